@@ -1,0 +1,84 @@
+//! Large bytes, stored once by their SHA-256 and referred to from messages and tool outcomes.
+
+use crate::{Result, Tx};
+use contract::conversation::{Block, Source};
+use contract::{TaskId, Timestamp};
+use rusqlite::{OptionalExtension, params};
+use sha2::{Digest, Sha256};
+
+/// The name of these bytes: SHA-256, 64 hex digits.
+pub fn name_of(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Stores bytes (or finds them stored) and returns their name. Without a reference they go at the next
+/// retention run.
+pub fn put(tx: &Tx<'_>, bytes: &[u8], media_type: &str, now: Timestamp) -> Result<String> {
+    let name = name_of(bytes);
+    tx.conn()
+        .prepare_cached(
+            "INSERT INTO blobs (sha256, media_type, size, data, created_at) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (sha256) DO NOTHING",
+        )?
+        .execute(params![
+            name,
+            media_type,
+            i64::try_from(bytes.len()).unwrap_or(i64::MAX),
+            bytes,
+            now.millis()
+        ])?;
+    Ok(name)
+}
+
+/// The bytes of a blob.
+pub fn get(tx: &Tx<'_>, sha256: &str) -> Result<Option<Vec<u8>>> {
+    Ok(tx
+        .conn()
+        .prepare_cached("SELECT data FROM blobs WHERE sha256 = ?1")?
+        .query_row([sha256], |r| r.get(0))
+        .optional()?)
+}
+
+/// Notes that a row needs a blob.
+pub fn refer(tx: &Tx<'_>, sha256: &str, owner_table: &str, owner_id: &str) -> Result<()> {
+    tx.conn()
+        .prepare_cached(
+            "INSERT INTO blob_refs (sha256, owner_table, owner_id)
+             SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM blobs WHERE sha256 = ?1)
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![sha256, owner_table, owner_id])?;
+    Ok(())
+}
+
+/// Notes that a row needs the blobs its blocks name, nested tool results included.
+pub fn refer_blocks(tx: &Tx<'_>, blocks: &[Block], owner_table: &str, owner_id: &str) -> Result<()> {
+    for block in blocks {
+        if let Some(Source::Blob { sha256, .. }) = block.source() {
+            refer(tx, sha256, owner_table, owner_id)?;
+        }
+        if let Block::ToolResult { content, .. } = block {
+            refer_blocks(tx, content, owner_table, owner_id)?;
+        }
+    }
+    Ok(())
+}
+
+/// Drops the references a task's rows hold, and every blob nothing refers to any more.
+pub(crate) fn release_task(tx: &Tx<'_>, task: &TaskId) -> Result<()> {
+    tx.conn().execute(
+        "DELETE FROM blob_refs WHERE owner_table = 'conversations'
+           AND owner_id IN (SELECT message_id FROM conversations WHERE task_id = ?1)",
+        [task.as_str()],
+    )?;
+    tx.conn().execute(
+        "DELETE FROM blob_refs WHERE owner_table = 'effects'
+           AND owner_id IN (SELECT tool_call_id FROM effects WHERE task_id = ?1)",
+        [task.as_str()],
+    )?;
+    tx.conn().execute(
+        "DELETE FROM blobs WHERE NOT EXISTS (SELECT 1 FROM blob_refs WHERE blob_refs.sha256 = blobs.sha256)",
+        [],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! Facts about the brain itself: its id, its generation, how it was last closed.
+
+use crate::{Result, Tx};
+use rusqlite::{OptionalExtension, params};
+
+/// Made once, when the brain is created.
+pub const BRAIN_ID: &str = "brain_id";
+/// The highest orchestrator generation that has opened this brain.
+pub const GENERATION: &str = "generation";
+/// Milliseconds of creation.
+pub const CREATED_AT: &str = "created_at";
+/// Milliseconds of the last orderly close; removed while open.
+pub const LAST_CLEAN_SHUTDOWN: &str = "last_clean_shutdown";
+/// How many opens found no orderly close before them.
+pub const CRASH_COUNT: &str = "crash_count";
+
+/// Reads one fact.
+pub fn get(tx: &Tx<'_>, key: &str) -> Result<Option<String>> {
+    Ok(tx
+        .conn()
+        .prepare_cached("SELECT value FROM brain_meta WHERE key = ?1")?
+        .query_row([key], |r| r.get(0))
+        .optional()?)
+}
+
+/// Writes one fact.
+pub fn set(tx: &Tx<'_>, key: &str, value: &str) -> Result<()> {
+    tx.conn()
+        .prepare_cached(
+            "INSERT INTO brain_meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        )?
+        .execute(params![key, value])?;
+    Ok(())
+}
+
+/// Forgets one fact.
+pub fn remove(tx: &Tx<'_>, key: &str) -> Result<()> {
+    tx.conn().prepare_cached("DELETE FROM brain_meta WHERE key = ?1")?.execute([key])?;
+    Ok(())
+}

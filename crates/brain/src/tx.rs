@@ -1,0 +1,23 @@
+//! The handle that noun functions work on: one transaction, or one read snapshot.
+
+use rusqlite::Connection;
+
+/// A transaction (inside `Brain::write`) or a read snapshot (inside `Brain::read`).
+///
+/// Only this crate sees the connection behind it, so SQL stays here. It cannot commit or roll back: that
+/// is the writer's decision, made from the closure's result.
+#[derive(Debug)]
+pub struct Tx<'c> {
+    conn: &'c Connection,
+}
+
+impl<'c> Tx<'c> {
+    pub(crate) fn new(conn: &'c Connection) -> Self {
+        Self { conn }
+    }
+
+    /// The connection, for this crate's nouns. Prefer `prepare_cached`.
+    pub(crate) fn conn(&self) -> &'c Connection {
+        self.conn
+    }
+}

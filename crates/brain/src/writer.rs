@@ -1,0 +1,239 @@
+//! The writer: one thread, the only write connection, commits in groups.
+//!
+//! A group is one transaction in which every job has a savepoint of its own, so a failing job undoes
+//! itself and not its neighbours. Callers are answered after the commit's fsync, never before.
+
+use crate::health::Health;
+use crate::queue::{Job, Next, Queue, Verdict};
+use crate::{Error, Result, Tx, meta};
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Jobs that share one commit. Larger makes the first of them wait for the last; smaller spends an fsync
+/// on fewer jobs.
+const GROUP_JOBS: usize = 128;
+/// How long a group takes in further jobs. Longer delays the first caller's answer under load.
+const GROUP_TIME: Duration = Duration::from_millis(20);
+/// Size of the WAL above which it is cut to nothing. Larger fills the disk with dead pages; smaller pays
+/// the cut more often.
+pub(crate) const WAL_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
+/// Growth of the WAL before a refused cut is tried again; a long reader (a backup) refuses it.
+const WAL_RETRY_BYTES: u64 = 16 * 1024 * 1024;
+/// How often a full disk is tried again while nobody writes, so that `/health` recovers by itself.
+const FULL_DISK_PROBE: Duration = Duration::from_secs(2);
+/// The fact a probe rewrites: when a full disk was last tried.
+const WRITE_PROBE: &str = "write_probe";
+/// Rounds of `busy_timeout` spent on a foreign program's write transaction before its victims are told.
+const BUSY_ROUNDS: u32 = 6;
+
+pub(crate) struct Writer {
+    conn: Connection,
+    queue: Arc<Queue>,
+    health: Arc<Health>,
+    wal: PathBuf,
+    cut_wal_above: u64,
+}
+
+impl Writer {
+    pub(crate) fn new(conn: Connection, queue: Arc<Queue>, health: Arc<Health>, path: &Path) -> Self {
+        Self { conn, queue, health, wal: wal_path(path), cut_wal_above: WAL_LIMIT_BYTES }
+    }
+
+    /// Works until the queue is closed and empty, then leaves the file checkpointed.
+    pub(crate) fn run(mut self) {
+        while let Some(job) = self.next() {
+            if let Some(error) = self.health.stopped() {
+                job.answer(Err(error));
+            } else if job.alone() {
+                self.alone(job);
+            } else {
+                self.group(job);
+            }
+            self.cut_wal();
+        }
+        self.say_goodbye();
+    }
+
+    fn next(&self) -> Option<Box<dyn Job>> {
+        while self.health.is_full() {
+            match self.queue.pop_within(FULL_DISK_PROBE) {
+                Next::Job(job) => return Some(job),
+                Next::Closed => return None,
+                Next::TimedOut => self.probe(),
+            }
+        }
+        self.queue.pop()
+    }
+
+    fn group(&self, first: Box<dyn Job>) {
+        if let Err(error) = self.begin() {
+            // Nothing has run, so nothing is half done; a busy file is not a failed commit.
+            if !matches!(error, Error::Busy) {
+                self.health.commit_failed(&error);
+            }
+            return first.answer(Err(error));
+        }
+        let started = Instant::now();
+        let mut done = Vec::new();
+        let mut kept = 0_usize;
+        let mut lost = None;
+        let mut next = Some(first);
+        while let Some(mut job) = next {
+            let verdict = self.run_one(&mut *job);
+            self.health.saw(&verdict);
+            kept += usize::from(verdict == Verdict::Keep);
+            done.push(job);
+            if self.conn.is_autocommit() {
+                // SQLite itself rolled the transaction back (disk full, I/O error): the whole group is gone.
+                lost = Some(if verdict == Verdict::Full {
+                    Error::DiskFull
+                } else {
+                    Error::Commit("the transaction was rolled back by a neighbour's failure".to_owned())
+                });
+                break;
+            }
+            let room = done.len() < GROUP_JOBS && started.elapsed() < GROUP_TIME;
+            next = if room { self.queue.pop_companion() } else { None };
+        }
+        for job in done.drain(..) { job.answer(Ok(())); }
+        let outcome = match lost {
+            Some(error) => Err(error),
+            None if kept == 0 => self.conn.execute_batch("ROLLBACK").map_err(Error::from),
+            None => self.commit(),
+        };
+        for job in done {
+            job.answer(outcome.as_ref().map_err(Error::for_neighbour).copied());
+        }
+    }
+
+    fn run_one(&self, job: &mut dyn Job) -> Verdict {
+        let savepoint = self.statement("SAVEPOINT job");
+        if let Err(error) = savepoint {
+            return if matches!(error, Error::DiskFull) { Verdict::Full } else { Verdict::Undo };
+        }
+        let verdict = job.run(&Tx::new(&self.conn));
+        if self.conn.is_autocommit() {
+            return verdict;
+        }
+        let undone = if verdict == Verdict::Keep { Ok(()) } else { self.statement("ROLLBACK TO job") };
+        match undone.and_then(|()| self.statement("RELEASE job")) {
+            Ok(()) => verdict,
+            Err(error) => {
+                // A savepoint that cannot be undone must not be committed with its neighbours.
+                tracing::warn!(%error, "a savepoint could not be closed; the group is rolled back");
+                let _ = self.conn.execute_batch("ROLLBACK");
+                if matches!(error, Error::DiskFull) { Verdict::Full } else { Verdict::Undo }
+            }
+        }
+    }
+
+    fn alone(&self, mut job: Box<dyn Job>) {
+        self.health.saw(&job.run(&Tx::new(&self.conn)));
+        if !self.conn.is_autocommit() {
+            let _ = self.conn.execute_batch("ROLLBACK");
+        }
+        job.answer(Ok(()));
+    }
+
+    fn begin(&self) -> Result<()> {
+        let mut round = 0;
+        loop {
+            match self.statement("BEGIN IMMEDIATE") {
+                Err(Error::Busy) if round < BUSY_ROUNDS => round += 1,
+                other => return other,
+            }
+        }
+    }
+
+    fn commit(&self) -> Result<()> {
+        let Err(error) = self.statement("COMMIT") else {
+            self.health.committed();
+            return Ok(());
+        };
+        if !self.conn.is_autocommit() {
+            let _ = self.conn.execute_batch("ROLLBACK");
+        }
+        let error = match error {
+            // A deferred rule refused the group: a fault in a job, not in the disk.
+            Error::Constraint(_) => return Err(error),
+            Error::DiskFull | Error::Corrupt(_) | Error::ReadOnly(_) => error,
+            other => Error::Commit(other.to_string()),
+        };
+        self.health.commit_failed(&error);
+        Err(error)
+    }
+
+    fn statement(&self, sql: &str) -> Result<()> {
+        self.conn.prepare_cached(sql)?.execute([])?;
+        Ok(())
+    }
+
+    /// The smallest commit that proves the disk takes commits again. The value must differ each time:
+    /// SQLite does not write a page that would not change.
+    fn probe(&self) {
+        let now = contract::Timestamp::now().millis().to_string();
+        let tried = self.begin().and_then(|()| meta::set(&Tx::new(&self.conn), WRITE_PROBE, &now));
+        match tried {
+            Ok(()) => drop(self.commit()),
+            Err(_) if !self.conn.is_autocommit() => drop(self.conn.execute_batch("ROLLBACK")),
+            Err(_) => {}
+        }
+    }
+
+    fn cut_wal(&mut self) {
+        let size = file_size(&self.wal);
+        if size <= self.cut_wal_above {
+            return;
+        }
+        self.cut_wal_above = match truncate_wal(&self.conn) {
+            Ok(true) => WAL_LIMIT_BYTES,
+            Ok(false) | Err(_) => size + WAL_RETRY_BYTES,
+        };
+    }
+
+    fn say_goodbye(self) {
+        if self.health.stopped().is_none() {
+            let now = contract::Timestamp::now().millis().to_string();
+            let noted = self
+                .begin()
+                .and_then(|()| meta::set(&Tx::new(&self.conn), meta::LAST_CLEAN_SHUTDOWN, &now))
+                .and_then(|()| self.commit());
+            if let Err(error) = noted {
+                tracing::warn!(%error, "the brain was closed without its closing note");
+            }
+            if let Err(error) = truncate_wal(&self.conn) {
+                tracing::warn!(%error, "the brain was closed without a checkpoint; the WAL file keeps the rest");
+            }
+        } else {
+            // Closing would move the log into a file that may be damaged; leave both as they are for `verify`.
+            let _ = self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        }
+        self.conn.flush_prepared_statement_cache();
+        if let Err((_, error)) = self.conn.close() {
+            tracing::warn!(%error, "the brain's write connection did not close cleanly");
+        }
+    }
+}
+
+/// Moves the WAL into the file and cuts it to nothing; false when a reader still needs it.
+fn truncate_wal(conn: &Connection) -> Result<bool> {
+    conn.busy_timeout(Duration::ZERO)?;
+    let busy = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get::<_, i64>(0));
+    conn.busy_timeout(crate::connection::BUSY_TIMEOUT)?;
+    Ok(busy? == 0)
+}
+
+/// The name SQLite gives the write-ahead log of `path`.
+pub(crate) fn wal_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    PathBuf::from(name)
+}
+
+/// Bytes of a file, zero when it is not there. A `stat`, so SQLite's locks are not disturbed.
+pub(crate) fn file_size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |m| m.len())
+}

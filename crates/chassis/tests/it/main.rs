@@ -1,0 +1,5 @@
+//! The server over real sockets, the configuration as a program uses it, and what a panic leaves behind.
+
+mod config;
+mod panics;
+mod server;

@@ -1,0 +1,189 @@
+//! Every typed identifier, in one list.
+//!
+//! Identifiers made by the Engine are `<prefix>-<UUIDv7 as 32 lower-case hex digits>`, so they sort by
+//! creation time. Identifiers chosen by callers ([`TaskId`]) are validated on entry and compared byte
+//! for byte afterwards. There is deliberately no `From<String>` and no `Deref<str>`.
+
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
+
+/// Why a text is not an identifier of the wanted kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected {expected}")]
+pub struct InvalidId {
+    /// What would have been accepted, for people.
+    pub expected: &'static str,
+}
+
+macro_rules! made_id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, utoipa::ToSchema)]
+        #[serde(transparent)]
+        pub struct $name(String);
+
+        impl $name {
+            /// The text every identifier of this kind begins with, without the dash.
+            pub const PREFIX: &'static str = $prefix;
+
+            /// Makes a new identifier from the present time and randomness.
+            pub fn generate() -> Self {
+                Self(format!(concat!($prefix, "-{}"), uuid::Uuid::now_v7().simple()))
+            }
+
+            /// Accepts a text of the form `prefix-<1..64 of [A-Za-z0-9._-]>`.
+            pub fn parse(text: &str) -> Result<Self, InvalidId> {
+                let rest = text.strip_prefix(concat!($prefix, "-"));
+                match rest {
+                    Some(r) if !r.is_empty()
+                        && r.len() <= 64
+                        && r.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) =>
+                    {
+                        Ok(Self(text.to_owned()))
+                    }
+                    _ => Err(InvalidId { expected: concat!("an id that starts with \"", $prefix, "-\"") }),
+                }
+            }
+
+            /// The identifier as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(d)?;
+                Self::parse(&text).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+made_id!(
+    /// One turn: a user message plus everything done until the answer.
+    TurnId, "turn"
+);
+made_id!(
+    /// One stored message of a conversation.
+    MessageId, "msg"
+);
+made_id!(
+    /// One tool call asked for by a model.
+    CallId, "call"
+);
+made_id!(
+    /// One question to a person.
+    HitlId, "hitl"
+);
+made_id!(
+    /// One remembered permission of a task.
+    PermissionId, "perm"
+);
+
+/// A caller-chosen conversation name: 1..256 characters without control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, utoipa::ToSchema)]
+#[serde(transparent)]
+pub struct TaskId(String);
+
+impl TaskId {
+    /// Longest accepted name in Unicode scalar values. Larger would let one name fill an index page;
+    /// smaller would refuse names that products derive from their own long keys.
+    pub const MAX_CHARS: usize = 256;
+
+    /// Accepts 1..256 characters, none of them a control character.
+    pub fn parse(text: &str) -> Result<Self, InvalidId> {
+        let count = text.chars().count();
+        if count == 0 || count > Self::MAX_CHARS || text.chars().any(char::is_control) {
+            return Err(InvalidId { expected: "1..256 characters without control characters" });
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for TaskId {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// The id of one HTTP request: the caller's `X-Request-Id`, or one made here.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct RequestId(String);
+
+impl RequestId {
+    /// Makes a new request id.
+    pub fn generate() -> Self {
+        Self(format!("req-{}", uuid::Uuid::now_v7().simple()))
+    }
+
+    /// Accepts `[A-Za-z0-9._-]{1,128}`.
+    pub fn parse(text: &str) -> Result<Self, InvalidId> {
+        let ok = !text.is_empty()
+            && text.len() <= 128
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if ok {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidId { expected: "1..128 characters of [A-Za-z0-9._-]" })
+        }
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_made_id_parses_back_and_carries_its_prefix() {
+        let id = TurnId::generate();
+        assert!(id.as_str().starts_with("turn-"));
+        assert_eq!(id.as_str().len(), "turn-".len() + 32);
+        assert_eq!(TurnId::parse(id.as_str()), Ok(id));
+    }
+
+    #[test]
+    fn ids_of_another_kind_are_refused() {
+        assert!(TurnId::parse("msg-0196").is_err());
+        assert!(TurnId::parse("turn-").is_err());
+        assert!(TurnId::parse("turn-a b").is_err());
+    }
+
+    #[test]
+    fn task_ids_are_limited_in_characters_not_bytes() {
+        assert!(TaskId::parse(&"ü".repeat(256)).is_ok());
+        assert!(TaskId::parse(&"ü".repeat(257)).is_err());
+        assert!(TaskId::parse("").is_err());
+        assert!(TaskId::parse("a\nb").is_err());
+    }
+}

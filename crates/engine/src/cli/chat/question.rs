@@ -1,0 +1,179 @@
+//! A question to the person: what it says on the screen, and what an answer means.
+
+use super::command::{self, Permission};
+use super::view;
+use crate::cli::paint::{self, Paint};
+use serde_json::Value;
+
+/// A HITL request, from a `hitl_request` event or from GET /hitl/pending.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Question {
+    /// Answer with this.
+    pub request_id: String,
+    permission: bool,
+    question: String,
+    options: Vec<String>,
+    tool: String,
+    input: Value,
+    reason: String,
+    rule: String,
+}
+
+/// What the person's line amounts to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Send this.
+    Send {
+        /// The answer.
+        answer: String,
+        /// For the agent.
+        feedback: Option<String>,
+    },
+    /// A refusal without a reason: a person is asked for one.
+    AskWhy,
+    /// Not an answer; the text says what is.
+    Unclear(&'static str),
+}
+
+impl Question {
+    /// Reads the payload of an event or an element of the pending list.
+    pub fn read(data: &Value) -> Self {
+        let text = |field: &str| data.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let options = data.get("options").and_then(Value::as_array);
+        Self {
+            request_id: text("request_id"),
+            permission: text("kind") == "permission",
+            question: text("question"),
+            options: options.map(|o| o.iter().map(view::plain).collect()).unwrap_or_default(),
+            tool: text("tool"),
+            input: data.get("input").cloned().unwrap_or(Value::Null),
+            reason: text("reason"),
+            rule: text("rule"),
+        }
+    }
+
+    /// The lines above the prompt.
+    pub fn lines(&self, paint: Paint) -> Vec<String> {
+        let room = paint.columns.saturating_sub(12);
+        let mut lines = Vec::new();
+        if self.permission {
+            lines.push(format!(
+                "{} {}",
+                paint.yellow("▲"),
+                paint.bold(&paint::one_line(&self.question, room))
+            ));
+            let input = match self.input.get("command").and_then(Value::as_str) {
+                // A person must see every line of what they allow.
+                Some(command) => paint::clean(command),
+                None => view::brief_input(&self.tool, &self.input, room * 3),
+            };
+            if !input.trim().is_empty() && !self.question.contains(input.trim()) {
+                lines.extend(input.lines().map(|line| format!("  {} {line}", paint.cyan(&self.tool))));
+            }
+            if !self.reason.is_empty() {
+                lines.push(paint.dim(&format!("  why   {}", paint::one_line(&self.reason, room))));
+            }
+            if !self.rule.is_empty() && self.offers_always() {
+                lines.push(paint.dim(&format!("  rule  {}", paint::one_line(&self.rule, room))));
+            }
+        } else {
+            let text = paint::clean(&self.question);
+            let mut parts = text.lines();
+            let first = parts.next().unwrap_or_default();
+            lines.push(format!("{} {}", paint.yellow("?"), paint.bold(first)));
+            lines.extend(parts.map(|p| format!("  {p}")));
+            let options = self.options.iter().enumerate();
+            lines.extend(options.map(|(i, o)| format!("  {}) {}", i + 1, paint::one_line(o, room))));
+        }
+        lines
+    }
+
+    /// The prompt itself.
+    pub fn prompt(&self) -> String {
+        match (self.permission, self.offers_always(), self.options.is_empty()) {
+            (true, true, _) => "  allow? [y]es, [n]o, [a]lways in this conversation › ".into(),
+            (true, false, _) => "  allow? [y]es, [n]o › ".into(),
+            (false, _, true) => "  answer › ".into(),
+            (false, _, false) => "  answer (a number, or your own words) › ".into(),
+        }
+    }
+
+    fn offers_always(&self) -> bool {
+        self.options.iter().any(|o| o == "always")
+    }
+
+    /// Understands one line. `person` is false for a script, which gives its reason in the same line.
+    pub fn understand(&self, line: &str, person: bool) -> Answer {
+        if line.trim().is_empty() {
+            return Answer::Unclear("please answer; Ctrl-C cancels the turn");
+        }
+        if !self.permission {
+            return Answer::Send { answer: command::choose(line, &self.options), feedback: None };
+        }
+        match Permission::parse(line) {
+            Some(Permission::No(None)) if person => Answer::AskWhy,
+            Some(choice) => {
+                let answer = choice.word().to_owned();
+                let feedback = match choice {
+                    Permission::No(why) => why,
+                    Permission::Yes | Permission::Always => None,
+                };
+                Answer::Send { answer, feedback }
+            }
+            None => Answer::Unclear("please answer yes, no or always (or \"no: because…\")"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn permission() -> Question {
+        Question::read(&json!({
+            "request_id": "hitl-1", "kind": "permission", "question": "Allow bash?", "options": ["yes", "no", "always"],
+            "tool": "bash", "input": {"command": "cd /srv\nrm -rf old"}, "reason": "destructive", "rule": "bash:rm"
+        }))
+    }
+
+    #[test]
+    fn a_permission_prompt_shows_the_whole_command_the_reason_and_the_rule() {
+        let lines = permission().lines(Paint::plain());
+        assert_eq!(
+            lines,
+            [
+                "▲ Allow bash?",
+                "  bash cd /srv",
+                "  bash rm -rf old",
+                "  why   destructive",
+                "  rule  bash:rm"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_person_is_asked_why_and_a_script_is_not() {
+        let send = |answer: &str, feedback: Option<&str>| Answer::Send {
+            answer: answer.into(),
+            feedback: feedback.map(str::to_owned),
+        };
+        assert_eq!(permission().understand("n", true), Answer::AskWhy);
+        assert_eq!(permission().understand("n", false), send("no", None));
+        assert_eq!(permission().understand("no, keep it", true), send("no", Some("keep it")));
+        assert_eq!(permission().understand("A", true), send("always", None));
+        assert!(matches!(permission().understand("maybe", false), Answer::Unclear(_)));
+    }
+
+    #[test]
+    fn a_question_takes_a_number_or_words() {
+        let question =
+            Question::read(&json!({"kind": "question", "question": "Where?", "options": ["here", "there"]}));
+        assert_eq!(question.lines(Paint::plain()), ["? Where?", "  1) here", "  2) there"]);
+        let answer = |line: &str| match question.understand(line, true) {
+            Answer::Send { answer, .. } => answer,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((answer("2"), answer("nowhere")), ("there".into(), "nowhere".into()));
+    }
+}

@@ -1,0 +1,127 @@
+//! The words of the configuration as types.
+
+use chassis::config::Reader;
+use chassis::telemetry::{LogFormat, LogLevel};
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident reads $var:literal { $($(#[$vdoc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant),* }
+
+        impl $name {
+            /// Every variant.
+            pub const ALL: &'static [$name] = &[$($name::$variant),*];
+
+            /// The word in the configuration.
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $word),* }
+            }
+
+            /// Reads the variable; the declaration admits exactly these words.
+            pub(super) fn of(r: &Reader<'_>) -> Self {
+                match r.text($var).as_deref() {
+                    $(Some($word) => $name::$variant,)*
+                    other => unreachable!("{} admits {other:?}", $var),
+                }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+words! {
+    /// The model provider.
+    Provider reads "LLM_PROVIDER" {
+        /// OpenAI chat completions and every compatible server.
+        Openai = "openai",
+        /// Anthropic messages.
+        Anthropic = "anthropic",
+        /// Google Gemini.
+        Gemini = "gemini",
+        /// The built-in rule set; not a model.
+        Offline = "offline",
+    }
+}
+
+words! {
+    /// How subprocesses are confined.
+    SandboxMode reads "ENGINE_SANDBOX" {
+        /// Every layer, or the Engine does not start.
+        Required = "required",
+        /// Every layer this host offers.
+        BestEffort = "best-effort",
+        /// No confinement.
+        Off = "off",
+    }
+}
+
+words! {
+    /// What subprocesses see of the environment.
+    ScrubMode reads "SUBPROCESS_SCRUB_MODE" {
+        /// Only PATH HOME LANG TERM TMPDIR TZ.
+        Strict = "strict",
+        /// All but names that look secret.
+        Standard = "standard",
+        /// All but the Engine's own secrets.
+        Off = "off",
+    }
+}
+
+words! {
+    /// What happens when the brain's schema is older.
+    MigrationMode reads "MIGRATIONS" {
+        /// Migrate at start.
+        Auto = "auto",
+        /// Refuse to serve until `migrate` has run.
+        Gate = "gate",
+    }
+}
+
+impl Provider {
+    /// The variable that holds this provider's own key.
+    pub const fn key_variable(self) -> Option<&'static str> {
+        match self {
+            Provider::Openai => Some("OPENAI_API_KEY"),
+            Provider::Anthropic => Some("ANTHROPIC_API_KEY"),
+            Provider::Gemini => Some("GEMINI_API_KEY"),
+            Provider::Offline => None,
+        }
+    }
+
+    /// The model used when none is named.
+    pub const fn default_model(self) -> &'static str {
+        match self {
+            Provider::Openai => "gpt-4o",
+            Provider::Anthropic => "claude-sonnet-5-5",
+            Provider::Gemini => "gemini-3.8-flash",
+            Provider::Offline => "offline-1",
+        }
+    }
+
+    /// The provider a key plainly belongs to, by its first letters.
+    pub(super) fn of_key(key: &str) -> Option<Provider> {
+        if key.starts_with("sk-ant-") {
+            Some(Provider::Anthropic)
+        } else if key.starts_with("AIza") {
+            Some(Provider::Gemini)
+        } else if key.starts_with("sk-") {
+            Some(Provider::Openai)
+        } else {
+            None
+        }
+    }
+}
+
+pub(super) fn log_level(r: &Reader<'_>) -> LogLevel {
+    r.text("ENGINE_LOG_LEVEL").and_then(|word| LogLevel::parse(&word)).unwrap_or(LogLevel::Info)
+}
+
+pub(super) fn log_format(r: &Reader<'_>) -> LogFormat {
+    r.text("ENGINE_LOG_FORMAT").and_then(|word| LogFormat::parse(&word)).unwrap_or(LogFormat::Auto)
+}

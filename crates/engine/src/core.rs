@@ -1,0 +1,237 @@
+//! What a running Engine is made of, once its brain is open.
+//!
+//! One [`Core`] per process, shared by every handler and turn. It owns no logic of its own beyond
+//! [`Core::record`]: the one way to change the brain and tell the streams about it.
+
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::feed::Feed;
+use crate::sandbox::{Launcher, ProcessGroups, Workspace};
+use crate::tools::registry::Registry;
+use crate::turn::coordinator::Coordinator;
+use brain::events::StoredEvent;
+use brain::turns::Turn;
+use brain::{Brain, Tx};
+use contract::event::{Event, Nested};
+use contract::{TaskId, Timestamp, TurnId};
+use llm::Herald;
+use std::collections::HashMap;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use tokio_util::sync::CancellationToken;
+
+/// Everything a handler or a turn may use.
+pub struct Core {
+    /// Every variable.
+    pub config: Config,
+    /// The brain.
+    pub brain: Brain,
+    /// Who waits for which events.
+    pub feed: Arc<Feed>,
+    /// Model calls with retries and fallback.
+    pub herald: Herald,
+    /// Agents.
+    pub catalog: Catalog,
+    /// Tools.
+    pub tools: Registry,
+    /// The one way to start a process.
+    pub launcher: Arc<Launcher>,
+    /// What tools may see.
+    pub workspace: Arc<Workspace>,
+    /// Slots and the queue.
+    pub coordinator: Coordinator,
+    /// The process groups of running turns.
+    pub groups: Mutex<HashMap<TurnId, Arc<ProcessGroups>>>,
+    /// Where tasks' private directories are.
+    pub scratch: PathBuf,
+    /// What /health tells.
+    pub pulse: Arc<Pulse>,
+    /// Cancelled when running turns must stop at the next safe point (end of the drain time).
+    pub halt: CancellationToken,
+}
+
+/// Facts for /health that must be had without waiting for anything.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    provider_down: AtomicBool,
+    last_activity: AtomicI64,
+    open_streams: AtomicU64,
+    next_hitl_expiry: AtomicI64,
+    next_backup: AtomicI64,
+}
+
+impl Pulse {
+    /// The last model call ended well or in a way that is not the provider's trouble (false), or badly (true).
+    pub fn provider(&self, down: bool) {
+        self.provider_down.store(down, Ordering::Relaxed);
+    }
+
+    /// Whether the last model call ended badly.
+    pub fn provider_is_down(&self) -> bool {
+        self.provider_down.load(Ordering::Relaxed)
+    }
+
+    /// Something a person or a product did, or a turn's end.
+    pub fn activity(&self) {
+        self.last_activity.store(Timestamp::now().millis(), Ordering::Relaxed);
+    }
+
+    /// When that was last.
+    pub fn last_activity(&self) -> Option<Timestamp> {
+        some_time(self.last_activity.load(Ordering::Relaxed))
+    }
+
+    /// Open event streams.
+    pub fn open_streams(&self) -> &AtomicU64 {
+        &self.open_streams
+    }
+
+    /// When the next pending question expires.
+    pub fn set_next_hitl_expiry(&self, at: Option<Timestamp>) {
+        self.next_hitl_expiry.store(at.map_or(0, Timestamp::millis), Ordering::Relaxed);
+    }
+
+    /// When that is.
+    pub fn next_hitl_expiry(&self) -> Option<Timestamp> {
+        some_time(self.next_hitl_expiry.load(Ordering::Relaxed))
+    }
+
+    /// When the next scheduled backup is due.
+    pub fn set_next_backup(&self, at: Option<Timestamp>) {
+        self.next_backup.store(at.map_or(0, Timestamp::millis), Ordering::Relaxed);
+    }
+
+    /// The earliest thing the Engine must be awake for.
+    pub fn next_scheduled(&self) -> Option<Timestamp> {
+        [&self.next_hitl_expiry, &self.next_backup]
+            .into_iter()
+            .filter_map(|a| some_time(a.load(Ordering::Relaxed)))
+            .min()
+    }
+}
+
+fn some_time(millis: i64) -> Option<Timestamp> {
+    (millis != 0).then(|| Timestamp::from_millis(millis))
+}
+
+/// Collects the events of one transaction.
+#[derive(Debug, Default)]
+pub struct Emitted {
+    events: Vec<StoredEvent>,
+}
+
+impl Emitted {
+    /// Appends an event to the log, inside the transaction, and returns its `seq`.
+    pub fn emit(
+        &mut self,
+        tx: &Tx<'_>,
+        task: &TaskId,
+        turn: &TurnId,
+        event: &Event,
+        nested: Option<&Nested>,
+    ) -> brain::Result<i64> {
+        let stored = brain::events::append(tx, task, turn, event, nested, Timestamp::now())?;
+        let seq = stored.seq;
+        self.events.push(stored);
+        Ok(seq)
+    }
+}
+
+impl Core {
+    /// Changes the brain in one transaction and, once it is committed, makes its events known to the
+    /// streams in commit order.
+    pub async fn record<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        change: impl FnOnce(&Tx<'_>, &mut Emitted) -> brain::Result<T> + Send + 'static,
+    ) -> brain::Result<T> {
+        let feed = Arc::clone(&self.feed);
+        let (value, _) = self
+            .brain
+            .write_then(
+                name,
+                move |tx| {
+                    let mut emitted = Emitted::default();
+                    let value = change(tx, &mut emitted)?;
+                    Ok((value, emitted.events))
+                },
+                move |(_, events)| {
+                    if !events.is_empty() {
+                        metrics::counter!("engine_events_total").increment(events.len() as u64);
+                        feed.publish(events);
+                    }
+                },
+            )
+            .await?;
+        Ok(value)
+    }
+
+    /// Starts as many waiting turns as there are free slots.
+    pub fn pump(self: &Arc<Self>) {
+        while let Some((turn, control)) = self.coordinator.next() {
+            let core = Arc::clone(self);
+            tokio::spawn(crate::turn::drive::run(core, turn, control));
+        }
+    }
+
+    /// Makes the private directory of a turn's task, for this user only.
+    pub fn make_scratch(&self, turn: &Turn) -> std::io::Result<PathBuf> {
+        let dir = self.scratch_of(turn);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        Ok(dir)
+    }
+
+    /// The private directory of a turn's task.
+    pub fn scratch_of(&self, turn: &Turn) -> PathBuf {
+        let name = brain::blobs::name_of(turn.task_id.as_str().as_bytes());
+        self.scratch.join(&name[..32])
+    }
+
+    /// The process groups of a turn.
+    pub fn groups_of(&self, turn: &Turn) -> Arc<ProcessGroups> {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = || Arc::new(ProcessGroups::new(self.scratch_of(turn)));
+        Arc::clone(groups.entry(turn.turn_id.clone()).or_insert_with(made))
+    }
+
+    /// Ends whatever a turn has left running.
+    pub async fn end_of_turn(&self, turn: &TurnId) {
+        let left = self.groups.lock().unwrap_or_else(PoisonError::into_inner).remove(turn);
+        if let Some(groups) = left {
+            groups.kill_all().await;
+        }
+    }
+
+    /// How long a turn's events stay after its last one.
+    pub fn expiry(&self, now: Timestamp) -> Timestamp {
+        now.plus_millis(millis(self.config.channel_state_ttl_active))
+    }
+
+    /// How long a question waits.
+    pub fn hitl_expiry(&self, now: Timestamp) -> Timestamp {
+        now.plus_millis(millis(self.config.channel_state_ttl_hitl))
+    }
+}
+
+/// A duration in whole milliseconds, saturating.
+pub fn millis(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earliest_of_the_scheduled_things_counts() {
+        let pulse = Pulse::default();
+        assert_eq!(pulse.next_scheduled(), None);
+        pulse.set_next_backup(Some(Timestamp::from_millis(50)));
+        pulse.set_next_hitl_expiry(Some(Timestamp::from_millis(20)));
+        assert_eq!(pulse.next_scheduled(), Some(Timestamp::from_millis(20)));
+        pulse.set_next_hitl_expiry(None);
+        assert_eq!(pulse.next_scheduled(), Some(Timestamp::from_millis(50)));
+    }
+}

@@ -1,0 +1,168 @@
+//! Reading request bodies and query strings field by field, with errors that name the field.
+
+use axum::body::Body;
+use chassis::http::read_body;
+use contract::{ApiError, ErrorCode};
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+
+/// A JSON object body; fields nobody asks for are ignored.
+#[derive(Debug)]
+pub struct Fields(Map<String, Value>);
+
+fn kind(value: &Value) -> Value {
+    match value {
+        Value::String(s) if s.chars().count() > 100 => json!(format!("a string of {} characters", s.chars().count())),
+        Value::Array(a) => json!(format!("an array of {}", a.len())),
+        Value::Object(_) => json!("an object"),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+    }
+}
+
+impl Fields {
+    /// Reads a body of at most `limit` bytes; an empty body counts as `{}`.
+    pub async fn read(body: Body, limit: usize) -> Result<Self, ApiError> {
+        let bytes = read_body(body, limit).await?;
+        if bytes.is_empty() {
+            return Ok(Self(Map::new()));
+        }
+        match serde_json::from_slice::<Value>(&bytes) {
+            Ok(Value::Object(map)) => Ok(Self(map)),
+            Ok(other) => Err(ApiError::invalid_field("body", "a JSON object", kind(&other))),
+            Err(error) => {
+                let message = format!("the body is not JSON: {error}");
+                Err(ApiError::new(ErrorCode::InvalidRequest, message)
+                    .with(json!({"field": "body", "expected": "JSON in UTF-8", "got": error.to_string()})))
+            }
+        }
+    }
+
+    /// The value of a field; `null` counts as absent.
+    pub fn take(&mut self, name: &str) -> Option<Value> {
+        self.0.remove(name).filter(|v| !v.is_null())
+    }
+
+    /// An optional text of `min..=max` characters.
+    pub fn opt_text(&mut self, name: &str, min: usize, max: usize) -> Result<Option<String>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        match value {
+            Value::String(text) if (min..=max).contains(&text.chars().count()) => {
+                Ok(Some(super::sanitise::text(&text)))
+            }
+            other if min == 0 && max == usize::MAX => Err(ApiError::invalid_field(name, "a string", kind(&other))),
+            other if max == usize::MAX => {
+                Err(ApiError::invalid_field(name, &format!("a string of at least {min} characters"), kind(&other)))
+            }
+            other => Err(ApiError::invalid_field(name, &format!("a string of {min}..{max} characters"), kind(&other))),
+        }
+    }
+
+    /// A required text of `min..=max` characters.
+    pub fn text(&mut self, name: &str, min: usize, max: usize) -> Result<String, ApiError> {
+        if !self.0.contains_key(name) {
+            return Err(ApiError::invalid_field(name, "this field is required", Value::Null));
+        }
+        self.opt_text(name, min, max)?.ok_or_else(|| ApiError::invalid_field(name, "a string", Value::Null))
+    }
+
+    /// An optional flag.
+    pub fn flag(&mut self, name: &str) -> Result<bool, ApiError> {
+        match self.take(name) {
+            None => Ok(false),
+            Some(Value::Bool(b)) => Ok(b),
+            Some(other) => Err(ApiError::invalid_field(name, "true or false", kind(&other))),
+        }
+    }
+
+    /// An optional whole number.
+    pub fn opt_int(&mut self, name: &str, min: i64, max: i64) -> Result<Option<i64>, ApiError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Number(n)) if n.as_i64().is_some_and(|n| (min..=max).contains(&n)) => Ok(n.as_i64()),
+            Some(other) => Err(ApiError::invalid_field(name, &format!("a whole number {min}..{max}"), kind(&other))),
+        }
+    }
+
+    /// An optional list.
+    pub fn list(&mut self, name: &str) -> Result<Vec<Value>, ApiError> {
+        match self.take(name) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(items)) => Ok(items),
+            Some(other) => Err(ApiError::invalid_field(name, "an array", kind(&other))),
+        }
+    }
+
+    /// An optional object.
+    pub fn object(&mut self, name: &str) -> Result<Option<Value>, ApiError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(value @ Value::Object(_)) => Ok(Some(value)),
+            Some(other) => Err(ApiError::invalid_field(name, "an object", kind(&other))),
+        }
+    }
+}
+
+/// A query string; parameters nobody asks for are ignored.
+#[derive(Debug)]
+pub struct Query(pub HashMap<String, String>);
+
+impl Query {
+    /// A parameter, when it is there and not empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|v| !v.is_empty())
+    }
+
+    /// A whole number.
+    pub fn int(&self, name: &str, min: i64, max: i64) -> Result<Option<i64>, ApiError> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        match text.parse::<i64>() {
+            Ok(n) if (min..=max).contains(&n) => Ok(Some(n)),
+            _ => Err(ApiError::invalid_field(name, &format!("a whole number {min}..{max}"), json!(text))),
+        }
+    }
+
+    /// `limit` of a list: 1..200, default 50.
+    pub fn limit(&self) -> Result<u32, ApiError> {
+        let limit = self.int("limit", 1, 200)?.unwrap_or(50);
+        Ok(u32::try_from(limit).unwrap_or(50))
+    }
+
+    /// `true` or `false`.
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
+        match self.get(name) {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(other) => Err(ApiError::invalid_field(name, "true or false", json!(other))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn fields(body: &str) -> Result<Fields, ApiError> {
+        Fields::read(Body::from(body.to_owned()), 1000).await
+    }
+
+    #[tokio::test]
+    async fn errors_name_the_field_and_what_was_expected() {
+        let mut f = fields(r#"{"limit": "x", "task_id": ""}"#).await.expect("an object");
+        let error = f.opt_int("limit", 1, 100).expect_err("not a number");
+        assert_eq!(error.details.expect("details")["expected"], "a whole number 1..100");
+        assert!(f.text("task_id", 1, 256).is_err());
+        assert!(f.text("message", 0, usize::MAX).is_err());
+    }
+
+    #[tokio::test]
+    async fn bodies_that_are_not_objects_are_refused_and_an_empty_one_is_an_empty_object() {
+        assert!(fields("[1]").await.is_err());
+        assert!(fields("{").await.is_err());
+        assert!(fields("").await.is_ok());
+        let big = format!("{{\"a\":\"{}\"}}", "x".repeat(2000));
+        assert_eq!(fields(&big).await.expect_err("too large").error, ErrorCode::PayloadTooLarge);
+        let deep = "[".repeat(500);
+        assert!(fields(&deep).await.is_err());
+    }
+}

@@ -1,0 +1,245 @@
+//! The route list: every operation of the API, once. The router, the `Allow` headers, the preflight
+//! answers, the exemptions from the key and the OpenAPI document are all made from it.
+
+use super::app::App;
+use super::{admin, catalog, docs, execute, health, hitl, openapi, tasks};
+use axum::Router;
+use axum::extract::Request;
+use axum::handler::Handler;
+use axum::http::{HeaderValue, Method, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, MethodRouter, on};
+use chassis::http::error_response;
+use contract::{ApiError, ErrorCode};
+use std::sync::Arc;
+
+/// One operation.
+#[derive(Debug, Clone, Copy)]
+pub struct Operation {
+    /// HTTP method.
+    pub method: &'static str,
+    /// Path template.
+    pub path: &'static str,
+    /// One line for people.
+    pub summary: &'static str,
+    /// Answered without a key.
+    pub keyless: bool,
+    /// Query parameters and headers: name, place, type, meaning.
+    pub parameters: &'static [(&'static str, &'static str, &'static str, &'static str)],
+    /// Name of the body's schema in the OpenAPI document.
+    pub body: Option<&'static str>,
+    /// Name of the answer's schema, or a media type.
+    pub answer: &'static str,
+    /// Codes beyond those every operation may answer.
+    pub codes: &'static [ErrorCode],
+}
+
+const fn op(method: &'static str, path: &'static str, summary: &'static str, answer: &'static str) -> Operation {
+    Operation { method, path, summary, keyless: false, parameters: &[], body: None, answer, codes: &[] }
+}
+
+type Parameter = (&'static str, &'static str, &'static str, &'static str);
+const LIMIT: Parameter = ("limit", "query", "integer", "1..200, default 50");
+const CURSOR: Parameter = ("cursor", "query", "string", "next_cursor of the answer before");
+
+use ErrorCode as C;
+
+/// Every operation, in the order of the reference.
+pub const OPERATIONS: &[Operation] = &[
+    Operation {
+        body: Some("ExecuteRequest"),
+        parameters: &[(
+            "Idempotency-Key",
+            "header",
+            "string",
+            "1..255 visible ASCII characters; sending it again joins the same turn",
+        ), ("Last-Event-ID", "header", "integer", "with a known Idempotency-Key: go on after this event")],
+        codes: &[C::AgentNotFound, C::TaskNotFound, C::NotFound, C::TaskBusy, C::HitlRequired, C::PayloadTooLarge, C::ValidationError, C::EngineBusy, C::Draining],
+        ..op("POST", "/execute", "Run one turn and stream it", "text/event-stream")
+    },
+    Operation {
+        parameters: &[
+            ("after", "query", "integer", "milliseconds since the epoch; events later than this instant; 0 = everything stored"),
+            ("task_id", "query", "string", "only this task; absent = all tasks"),
+            ("follow", "query", "string", "auto (default): while a selected turn is not over; true: stay; false: stored events only"),
+            ("Last-Event-ID", "header", "integer", "events after this one; wins over `after`"),
+        ],
+        codes: &[C::TaskNotFound, C::EngineBusy],
+        ..op("GET", "/execute/replay", "Stream stored events, then live ones", "text/event-stream")
+    },
+    Operation {
+        body: Some("CancelRequest"),
+        codes: &[C::TaskNotFound],
+        ..op("POST", "/execute/cancel", "Cancel the turn in flight", "CancelResponse")
+    },
+    Operation {
+        parameters: &[LIMIT, CURSOR, ("status", "query", "string", "idle, queued, running or paused")],
+        ..op("GET", "/tasks", "Tasks, newest first", "TaskList")
+    },
+    Operation { codes: &[C::TaskNotFound], ..op("GET", "/tasks/{id}", "One task", "TaskDetail") },
+    Operation {
+        codes: &[C::TaskNotFound, C::TaskBusy],
+        ..op("DELETE", "/tasks/{id}", "Delete a task with its history; cancels a turn in flight first", "TaskDeleted")
+    },
+    Operation {
+        parameters: &[LIMIT, CURSOR, ("include", "query", "string", "`superseded` shows replaced messages, too")],
+        codes: &[C::TaskNotFound],
+        ..op("GET", "/tasks/{id}/messages", "Messages of a task, oldest first", "MessageList")
+    },
+    Operation {
+        body: Some("HitlAnswer"),
+        codes: &[C::TaskNotFound, C::Conflict],
+        ..op("POST", "/hitl/respond", "Answer a permission prompt or a question", "HitlResumed")
+    },
+    op("GET", "/hitl/pending", "Questions that wait, of all tasks", "HitlPending"),
+    Operation {
+        parameters: &[LIMIT, CURSOR, ("task_id", "query", "string", "only this task")],
+        codes: &[C::TaskNotFound],
+        ..op("GET", "/permissions", "Remembered permissions", "PermissionList")
+    },
+    Operation { codes: &[C::NotFound], ..op("DELETE", "/permissions/{id}", "Forget a remembered permission", "PermissionRevoked") },
+    op("GET", "/agents", "Agents", "AgentList"),
+    op("GET", "/tools", "Tools", "ToolList"),
+    Operation {
+        parameters: &[
+            ("from", "query", "string", "ISO-8601 date or time; default: 30 days before `to`"),
+            ("to", "query", "string", "ISO-8601 date or time; default: now"),
+            ("group_by", "query", "string", "day (default), model, task or purpose"),
+        ],
+        ..op("GET", "/usage", "Model calls and tokens", "UsageReport")
+    },
+    op("GET", "/version", "What is running", "Version"),
+    Operation { keyless: true, ..op("GET", "/health", "Readiness, for supervisors; 200 only when turns are taken", "Health") },
+    op("GET", "/metrics", "Prometheus metrics", "text/plain"),
+    Operation { keyless: true, ..op("GET", "/openapi.json", "This document", "application/json") },
+    Operation { keyless: true, ..op("GET", "/docs", "A viewer of this document", "text/html") },
+    Operation { keyless: true, ..op("GET", "/docs/app.js", "The viewer's script", "text/javascript") },
+    Operation { keyless: true, ..op("GET", "/docs/style.css", "The viewer's style", "text/css") },
+    Operation {
+        body: Some("RotateKeyRequest"),
+        codes: &[C::Conflict],
+        ..op("POST", "/admin/rotate-key", "Replace the key on the running Engine", "RotateKeyResponse")
+    },
+    Operation {
+        body: Some("BackupRequest"),
+        codes: &[C::Conflict, C::EngineBusy],
+        ..op("POST", "/admin/backup", "Make a verified online backup in BACKUP_DIR", "BackupResponse")
+    },
+];
+
+fn handler(operation: &Operation, app: &Arc<App>) -> MethodRouter {
+    let filter = match operation.method {
+        "GET" => MethodFilter::GET,
+        "POST" => MethodFilter::POST,
+        "DELETE" => MethodFilter::DELETE,
+        other => unreachable!("the route list has no {other}"),
+    };
+    fn with<H, T>(filter: MethodFilter, handler: H, app: &Arc<App>) -> MethodRouter
+    where
+        H: Handler<T, Arc<App>>,
+        T: 'static,
+    {
+        on(filter, handler).with_state(Arc::clone(app))
+    }
+    match (operation.method, operation.path) {
+        ("POST", "/execute") => with(filter, execute::execute, app),
+        ("GET", "/execute/replay") => with(filter, execute::replay, app),
+        ("POST", "/execute/cancel") => with(filter, execute::cancel, app),
+        ("GET", "/tasks") => with(filter, tasks::list, app),
+        ("GET", "/tasks/{id}") => with(filter, tasks::get, app),
+        ("DELETE", "/tasks/{id}") => with(filter, tasks::delete, app),
+        ("GET", "/tasks/{id}/messages") => with(filter, tasks::messages, app),
+        ("POST", "/hitl/respond") => with(filter, hitl::respond, app),
+        ("GET", "/hitl/pending") => with(filter, hitl::pending, app),
+        ("GET", "/permissions") => with(filter, hitl::permissions, app),
+        ("DELETE", "/permissions/{id}") => with(filter, hitl::revoke, app),
+        ("GET", "/agents") => with(filter, catalog::agents, app),
+        ("GET", "/tools") => with(filter, catalog::tools, app),
+        ("GET", "/usage") => with(filter, catalog::usage, app),
+        ("GET", "/version") => with(filter, catalog::version, app),
+        ("GET", "/health") => with(filter, health::health, app),
+        ("GET", "/metrics") => with(filter, health::metrics, app),
+        ("GET", "/openapi.json") => with(filter, openapi::serve, app),
+        ("GET", path) if path.starts_with("/docs") => with(filter, viewer, app),
+        ("POST", "/admin/rotate-key") => with(filter, admin::rotate_key, app),
+        ("POST", "/admin/backup") => with(filter, admin::backup, app),
+        (method, path) => unreachable!("{method} {path} has no handler"),
+    }
+}
+
+async fn viewer(request: Request) -> Response {
+    let found = docs::assets().iter().find(|(path, _, _)| *path == request.uri().path());
+    match found {
+        Some((_, content_type, bytes)) => (
+            [
+                (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
+                (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(docs::CONTENT_SECURITY_POLICY)),
+            ],
+            *bytes,
+        )
+            .into_response(),
+        None => no_such_path().await,
+    }
+}
+
+async fn no_such_path() -> Response {
+    let error = ApiError::new(ErrorCode::NotFound, "there is no such path; GET /openapi.json lists them");
+    error_response(&error, chassis::http::current_request_id().as_ref())
+}
+
+async fn wrong_method(request: Request) -> Response {
+    let allowed = methods(request.uri().path()).unwrap_or_default();
+    let error = ApiError::new(ErrorCode::MethodNotAllowed, format!("this path takes {allowed}"));
+    let mut response = error_response(&error, chassis::http::current_request_id().as_ref());
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+/// All routes.
+pub fn router(app: &Arc<App>) -> Router {
+    let mut router = Router::new();
+    for operation in OPERATIONS {
+        router = router.route(operation.path, handler(operation, app));
+    }
+    router.method_not_allowed_fallback(wrong_method).fallback(no_such_path)
+}
+
+/// True for operations that need no key.
+pub fn keyless(method: &Method, path: &str) -> bool {
+    OPERATIONS.iter().any(|o| o.keyless && o.path == path && (o.method == method.as_str() || *method == Method::HEAD))
+}
+
+/// The methods of a path, for `Allow` and preflights.
+pub fn methods(path: &str) -> Option<&'static str> {
+    let found: Vec<&str> = OPERATIONS.iter().filter(|o| matches(o.path, path)).map(|o| o.method).collect();
+    match found.as_slice() {
+        [] => None,
+        ["GET"] => Some("GET"),
+        ["POST"] => Some("POST"),
+        ["DELETE"] => Some("DELETE"),
+        ["GET", "DELETE"] => Some("GET, DELETE"),
+        other => unreachable!("the route list has no path with {other:?}"),
+    }
+}
+
+fn matches(template: &str, path: &str) -> bool {
+    let (a, b): (Vec<&str>, Vec<&str>) = (template.split('/').collect(), path.split('/').collect());
+    a.len() == b.len() && a.iter().zip(&b).all(|(t, p)| t == p || (t.starts_with('{') && !p.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_knows_its_methods_and_only_documented_ones_are_keyless() {
+        for operation in OPERATIONS {
+            let path = operation.path.replace("{id}", "x");
+            assert!(methods(&path).is_some_and(|m| m.contains(operation.method)), "{path}");
+        }
+        assert_eq!(methods("/tasks/abc"), Some("GET, DELETE"));
+        assert_eq!(methods("/nowhere"), None);
+        let open: Vec<&str> = OPERATIONS.iter().filter(|o| o.keyless).map(|o| o.path).collect();
+        assert_eq!(open, ["/health", "/openapi.json", "/docs", "/docs/app.js", "/docs/style.css"]);
+    }
+}

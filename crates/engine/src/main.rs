@@ -1,0 +1,7 @@
+//! The program. Everything it does is in the library; see `engine::cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    engine::cli::main(std::env::args_os())
+}

@@ -1,0 +1,155 @@
+//! What happens between `fork` and `exec`: only system calls, on data made before the fork.
+//!
+//! This is the one file of the sandbox with `unsafe` code. Nothing here may allocate, lock, log or panic:
+//! after `fork` in a program with threads, only async-signal-safe calls are allowed.
+//!
+//! The invariant: every step that fails fails the launch.
+
+use libc::{c_int, c_ulong, rlimit};
+use seccompiler::BpfProgram;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+
+/// Files made by a child are readable by the person's other programs and writable by nobody else.
+const UMASK: libc::mode_t = 0o022;
+/// Descriptors looked at one by one on kernels without `close_range`; such kernels have no landlock either.
+const OLD_KERNEL_FDS: c_int = 4096;
+/// Version 3 of the capability structures: two 32-bit halves.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+/// What a child of a root Engine keeps: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, for ordinary file work within
+/// landlock. Everything else goes, above all SYS_RESOURCE, with which rlimits could be raised again.
+const KEPT_CAPABILITIES: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 4;
+
+/// Everything a child does to itself before `exec`.
+pub(super) struct Confinement {
+    /// The process that must still be the parent, or the child ends.
+    pub parent: u32,
+    /// `(resource, limit)`, soft and hard alike.
+    pub limits: Vec<(libc::__rlimit_resource_t, u64)>,
+    /// no_new_privs and dropped capabilities.
+    pub unprivileged: bool,
+    /// Landlock.
+    pub ruleset: Option<OwnedFd>,
+    /// Seccomp, in order.
+    pub programs: Vec<BpfProgram>,
+}
+
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: c_int,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapabilitySet {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+impl Confinement {
+    /// Makes `command` confine itself when it is spawned.
+    pub(super) fn install(self, command: &mut std::process::Command) {
+        // SAFETY: `apply` makes system calls only, on memory owned by `self` that lives as long as the
+        // command; it neither allocates nor takes a lock, and reports failure by errno.
+        unsafe {
+            command.pre_exec(move || self.apply());
+        }
+    }
+
+    fn apply(&self) -> io::Result<()> {
+        // SAFETY: all calls below are async-signal-safe system calls; the pointers handed over point to
+        // values on this stack or owned by `self`, which outlive the calls.
+        unsafe {
+            check(libc::setsid())?;
+            libc::umask(UMASK);
+            for &(resource, limit) in &self.limits {
+                self.limit(resource, limit)?;
+            }
+            if self.unprivileged {
+                drop_capabilities()?;
+                check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+            }
+            // After the capabilities: changing credentials may clear it.
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong, 0, 0, 0))?;
+            if libc::getppid().cast_unsigned() != self.parent {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            close_others_on_exec()?;
+            if let Some(ruleset) = &self.ruleset {
+                let nr = libc::SYS_landlock_restrict_self;
+                check_long(libc::syscall(nr, ruleset.as_raw_fd(), 0 as c_ulong))?;
+            }
+            for program in &self.programs {
+                let prog = libc::sock_fprog {
+                    // A program has at most 4096 instructions.
+                    len: program.len() as libc::c_ushort,
+                    filter: program.as_ptr().cast_mut().cast(),
+                };
+                let (nr, mode) = (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER as c_ulong);
+                check_long(libc::syscall(nr, mode, 0 as c_ulong, &raw const prog))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lowers one limit; a hard limit that is lower already stays.
+    ///
+    /// # Safety
+    /// Async-signal-safe; callable between fork and exec.
+    unsafe fn limit(&self, resource: libc::__rlimit_resource_t, limit: u64) -> io::Result<()> {
+        let mut now = rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `now` is a valid place for the answer.
+        unsafe { check(libc::getrlimit(resource, &raw mut now))? };
+        let value = limit.min(now.rlim_max);
+        let wanted = rlimit { rlim_cur: value, rlim_max: value };
+        // SAFETY: `wanted` is a valid value.
+        unsafe { check(libc::setrlimit(resource, &raw const wanted)) }
+    }
+}
+
+/// # Safety
+/// Async-signal-safe; callable between fork and exec.
+unsafe fn drop_capabilities() -> io::Result<()> {
+    let header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
+    let mut sets = [CapabilitySet::default(); 2];
+    // SAFETY: header and sets have the kernel's layout for version 3.
+    unsafe {
+        check_long(libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()))?;
+    }
+    let kept = sets[0].permitted & KEPT_CAPABILITIES;
+    let low = CapabilitySet { effective: kept, permitted: kept, inheritable: 0 };
+    let sets = [low, CapabilitySet::default()];
+    // SAFETY: as above.
+    unsafe { check_long(libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr())) }
+}
+
+/// Marks every descriptor above stderr close-on-exec. Not closed at once: the standard library still
+/// needs its own to report a failed exec.
+///
+/// # Safety
+/// Async-signal-safe; callable between fork and exec.
+unsafe fn close_others_on_exec() -> io::Result<()> {
+    let first: c_ulong = 3;
+    let flag = libc::CLOSE_RANGE_CLOEXEC as c_ulong;
+    // SAFETY: plain system calls on descriptor numbers.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, first, c_ulong::from(u32::MAX), flag) == 0 {
+            return Ok(());
+        }
+        for fd in 3..OLD_KERNEL_FDS {
+            libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+        }
+    }
+    Ok(())
+}
+
+fn check(result: c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn check_long(result: libc::c_long) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,486 @@
+//! Start, drain and stop: from a configuration to a serving Engine and back.
+//!
+//! The port is bound first and /health answers from then on; the brain is opened behind it. After SIGTERM
+//! running turns get ENGINE_DRAIN_TIMEOUT_S, then stop at the next safe point; `kill -9` is always safe.
+
+use crate::catalog::Catalog;
+use crate::config::{self, Config};
+use crate::core::{Core, Pulse};
+use crate::feed::Feed;
+use crate::http::app::{App, Life};
+use crate::http::{admin, routes};
+use crate::sandbox::launcher::{Launcher, LauncherConfig};
+use crate::sandbox::scrub::Parent;
+use crate::sandbox::{self, Workspace};
+use crate::tools::registry::Registry;
+use crate::tools::{files, own, search, shell};
+use crate::turn::coordinator::Coordinator;
+use crate::turn::{answers, resume};
+use brain::backup::{self, OnExisting, Reason};
+use brain::{Brain, OpenError, OpenOptions, lock, retention};
+use chassis::config::Report;
+use chassis::drain::{Deadline, Drain};
+use chassis::http::{
+    Guard, HostRule, KeyRing, OriginRule, Preflight, RequestMetrics, Server, ServerLimits, Watch, front,
+};
+use chassis::telemetry::{LogSettings, install, install_metrics, last_words};
+use contract::engine_api::{KEY_HEADER, SandboxReport};
+use contract::{ErrorCode, Timestamp};
+use http::HeaderName;
+use llm::{Herald, ProviderConfig, ProviderKind, Timeouts};
+use serde_json::json;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// How often a brain lock held by somebody else is tried again.
+const LOCK_RETRY: Duration = Duration::from_millis(50);
+/// How often expired data are removed. More often costs wake-ups of an idle machine.
+const RETENTION_EVERY: Duration = Duration::from_secs(3600);
+/// Longest sleep of the expiry timer: a frozen process or a changed clock is noticed within this.
+const EXPIRY_CHECK: Duration = Duration::from_secs(15);
+/// How long halted turns get to leave.
+const HALT_WAIT: Duration = Duration::from_secs(2);
+/// How long open answers get after the last turn is over.
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
+/// Threads of the async runtime. The Engine waits more than it computes; more threads cost memory.
+const RUNTIME_THREADS: usize = 2;
+/// A task's private directory is emptied after this long without use.
+const SCRATCH_IDLE: Duration = Duration::from_secs(3600);
+
+/// Exit code: success.
+const OK: i32 = 0;
+/// Exit code: failure.
+const FAILURE: i32 = 1;
+/// Exit code: configuration.
+const CONFIGURATION: i32 = 2;
+
+/// Serves until a signal; the answer is the exit code of the process.
+pub fn run(config: Config, report: Report) -> i32 {
+    let started = Instant::now();
+    let secrets: Vec<String> = config.secret_values().iter().map(|s| s.expose().to_owned()).collect();
+    let scrub: chassis::telemetry::Scrub = Arc::new(move |line: String| {
+        secrets.iter().fold(line, |line, secret| {
+            if line.contains(secret.as_str()) { line.replace(secret.as_str(), "[redacted:secret]") } else { line }
+        })
+    });
+    let settings = LogSettings {
+        level: config.engine_log_level,
+        format: config.engine_log_format,
+        own: &["engine", "september_engine", "brain", "chassis", "llm"],
+        scrub: Some(Arc::clone(&scrub)),
+    };
+    if install(&settings).is_err() {
+        return FAILURE;
+    }
+    for warning in &report.warnings {
+        tracing::warn!(variable = %warning.name, "{}", warning.text);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .enable_all()
+        .build();
+    let code = match runtime {
+        Ok(runtime) => runtime.block_on(serve(config, started)),
+        Err(error) => Err(Stop { code: FAILURE, message: format!("start the runtime: {error}") }),
+    };
+    match code {
+        Ok(()) => OK,
+        Err(stop) => {
+            let level = chassis::telemetry::LogLevel::Error;
+            let extra = json!({"code": stop.code});
+            last_words(level, "engine.serve", &stop.message, &extra, Some(&scrub));
+            stop.code
+        }
+    }
+}
+
+/// Why the process ends.
+struct Stop {
+    code: i32,
+    message: String,
+}
+
+impl Stop {
+    fn failure(message: impl Into<String>) -> Self {
+        Self { code: FAILURE, message: message.into() }
+    }
+}
+
+async fn serve(config: Config, started: Instant) -> Result<(), Stop> {
+    let drain = Drain::on_signals().map_err(|e| Stop::failure(format!("listen for signals: {e}")))?;
+    let metrics = install_metrics().map_err(|e| Stop::failure(e.to_string()))?;
+    let launcher = Arc::new(launcher_of(&config)?);
+    let address = SocketAddr::new(config.engine_host, config.engine_port);
+    let server = Server::bind(address, ServerLimits::default())
+        .await
+        .map_err(|e| Stop::failure(format!("listen on {address}: {e}; set ENGINE_PORT to a free port, or 0")))?;
+    let local = server.local_addr().map_err(|e| Stop::failure(format!("listen on {address}: {e}")))?;
+    let env_hash = config
+        .engine_key_hash
+        .ok_or_else(|| Stop { code: CONFIGURATION, message: "ENGINE_API_KEY or ENGINE_KEY_HASH is needed".into() })?;
+    let pulse = Arc::new(Pulse::default());
+    let app = Arc::new(App {
+        life: RwLock::new(Life::Starting),
+        core: OnceLock::new(),
+        keys: Arc::new(KeyRing::new(env_hash, &[])),
+        drain: drain.clone(),
+        pulse: Arc::clone(&pulse),
+        sandbox: SandboxReport { mode: config.engine_sandbox.as_str().to_owned(), layers: launcher.layers() },
+        metrics: metrics.clone(),
+        started,
+        max_body: config.engine_max_body_bytes,
+    });
+    let serving = tokio::spawn(server.run(front_of(&app, &config), drain.clone(), CLOSE_WAIT));
+    tokio::spawn(metrics.upkeep());
+
+    let result = match open_brain(&app, &config).await {
+        Ok(Some(brain)) => live(&app, config, brain, launcher, local).await,
+        Ok(None) => Ok(()),
+        Err(stop) => Err(stop),
+    };
+    drain.close();
+    let _ = serving.await;
+    result
+}
+
+fn front_of(app: &Arc<App>, config: &Config) -> axum::Router {
+    let gate = Arc::clone(app);
+    let guard = Guard {
+        key_header: HeaderName::from_static(KEY_HEADER),
+        keys: Arc::clone(&app.keys),
+        keyless: routes::keyless,
+        gate: Box::new(move |_, path| if path == "/health" { None } else { gate.not_ready() }),
+        hosts: HostRule::new(
+            config
+                .engine_allowed_hosts
+                .iter()
+                .cloned()
+                .chain([config.engine_host.to_string()]),
+        ),
+        hosts_variable: "ENGINE_ALLOWED_HOSTS",
+        origins: OriginRule::new(&config.cors_origins, config.cors_allow_credentials),
+        origins_variable: "CORS_ORIGINS",
+        preflight: Preflight {
+            methods: routes::methods,
+            headers: "X-Engine-Key, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id",
+            expose: "X-Request-Id, Retry-After",
+        },
+    };
+    let watch = Watch {
+        metrics: RequestMetrics {
+            requests_total: "engine_requests_total",
+            errors_total: "engine_errors_total",
+            request_duration_seconds: "engine_request_duration_seconds",
+        },
+        quiet: &["/health", "/metrics"],
+    };
+    front(routes::router(app), Arc::new(watch), Arc::new(guard))
+}
+
+#[allow(clippy::disallowed_methods, reason = "children inherit from the real environment, scrubbed by the launcher")]
+fn launcher_of(config: &Config) -> Result<Launcher, Stop> {
+    let mode = match config.engine_sandbox {
+        config::SandboxMode::Required => sandbox::SandboxMode::Required,
+        config::SandboxMode::BestEffort => sandbox::SandboxMode::BestEffort,
+        config::SandboxMode::Off => sandbox::SandboxMode::Off,
+    };
+    let scrub = match config.subprocess_scrub_mode {
+        config::ScrubMode::Strict => sandbox::scrub::ScrubMode::Strict,
+        config::ScrubMode::Standard => sandbox::scrub::ScrubMode::Standard,
+        config::ScrubMode::Off => sandbox::scrub::ScrubMode::Off,
+    };
+    let limits = sandbox::Limits {
+        cpu_s: config.sandbox_cpu_s,
+        memory_mb: config.sandbox_memory_mb,
+        max_processes: config.sandbox_max_processes,
+        max_file_mb: config.sandbox_max_file_mb,
+    };
+    let parent = Parent {
+        variables: std::env::vars_os().collect(),
+        secret_names: config::VARS.iter().filter(|v| v.secret).map(|v| v.name.to_owned()).collect(),
+    };
+    let launcher = Launcher::detect(LauncherConfig { mode, scrub, limits, parent })
+        .map_err(|e| Stop { code: CONFIGURATION, message: format!("ENGINE_SANDBOX=required cannot be met: {e}") })?;
+    if mode == sandbox::SandboxMode::BestEffort {
+        for missing in launcher.missing() {
+            tracing::warn!("A sandbox layer is missing: {missing}");
+        }
+    }
+    Ok(launcher)
+}
+
+/// Opens the brain, saying on /health meanwhile what is waited for. `None` when a signal came first.
+async fn open_brain(app: &Arc<App>, config: &Config) -> Result<Option<Brain>, Stop> {
+    let options = OpenOptions {
+        generation: config.brain_generation.map(|g| i64::try_from(g).unwrap_or(i64::MAX)),
+        allow_unsafe_fs: config.brain_allow_unsafe_fs,
+        lock_wait: config.brain_lock_wait_s,
+        backup_dir: config.backup_dir.clone(),
+        migrations: match config.migrations {
+            config::MigrationMode::Auto => brain::MigrationMode::Auto,
+            config::MigrationMode::Gate => brain::MigrationMode::Gate,
+        },
+        ..OpenOptions::at(&config.sqlite_db_path)
+    };
+    let refuse = |e: OpenError| Stop { code: i32::from(e.exit_code()), message: e.to_string() };
+    if let Some(dir) = &config.migrations_dir {
+        let differences = brain::schema::differences_in(dir, brain::schema::MIGRATIONS);
+        if !differences.is_empty() {
+            let message = format!("MIGRATIONS_DIR: {}", differences.join("; "));
+            return Err(Stop { code: CONFIGURATION, message });
+        }
+    }
+    brain::check_place(&options).map_err(refuse)?;
+    let deadline = Instant::now() + config.brain_lock_wait_s;
+    let guard = loop {
+        match lock::try_acquire(&options.path) {
+            Ok(guard) => break guard,
+            Err(OpenError::Locked { holder, .. }) => {
+                app.set_life(Life::BrainLocked(json!(holder)));
+                if Instant::now() >= deadline {
+                    return Err(refuse(OpenError::Locked { holder, waited: config.brain_lock_wait_s }));
+                }
+            }
+            Err(error) => return Err(refuse(error)),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOCK_RETRY) => {}
+            () = app.drain.draining() => return Ok(None),
+        }
+    };
+    app.set_life(Life::Starting);
+    let opened = tokio::task::spawn_blocking(move || Brain::open_locked(options, guard)).await;
+    match opened {
+        Ok(Ok(brain)) => Ok(Some(brain)),
+        Ok(Err(OpenError::MigrationRequired { direction, found, wanted, reason })) => {
+            let message = format!("the brain has schema {found}, this engine wants {wanted}: {reason}");
+            tracing::error!(code = ErrorCode::MigrationRequired.as_str(), "{message}");
+            app.set_life(Life::MigrationRequired { direction: direction.as_str(), message });
+            app.drain.draining().await;
+            Ok(None)
+        }
+        Ok(Err(error)) => Err(refuse(error)),
+        Err(error) => Err(Stop::failure(format!("open the brain: {error}"))),
+    }
+}
+
+/// What the Engine does with an open brain, until a signal.
+async fn live(
+    app: &Arc<App>,
+    config: Config,
+    brain: Brain,
+    launcher: Arc<Launcher>,
+    local: SocketAddr,
+) -> Result<(), Stop> {
+    let bad = |what: &str, e: brain::Error| Stop::failure(format!("{what}: {e}"));
+    let stored = brain.read("read keys", |tx| brain::keys::get(tx)).await.map_err(|e| bad("read the keys", e))?;
+    let (current, replaced, counts) = admin::ring_of(app.keys.current(), stored.as_ref());
+    app.keys.set(current, &replaced);
+    if stored.is_some() && !counts {
+        brain.write("drop rotation", |tx| brain::keys::clear(tx)).await.map_err(|e| bad("drop a rotation", e))?;
+        tracing::info!("The environment brings a new key; the stored rotation is dropped");
+    }
+    let core = core_of(app, config, brain, launcher)?;
+    resume::end_orphans(&core).await.map_err(|e| bad("end orphans", e))?;
+    prepare_scratch(&core.scratch);
+    let clean = !core.brain.is_after_crash();
+    let open = resume::recover(&core, clean).await.map_err(|e| bad("resume turns", e))?;
+    answers::refresh_expiry(&core).await;
+    let _ = app.core.set(Arc::clone(&core));
+    app.set_life(Life::Ready);
+    core.pump();
+    announce(&core, local, &app.sandbox, open);
+    let keepers = [
+        tokio::spawn(expire_questions(Arc::clone(&core))),
+        tokio::spawn(keep_tidy(Arc::clone(&core))),
+        tokio::spawn(back_up(Arc::clone(&core))),
+    ];
+    app.drain.draining().await;
+    tracing::info!("Draining");
+    core.coordinator.close();
+    let running = || async {
+        while core.coordinator.counts().0 > 0 {
+            // turns end at their own pace; nothing else can be waited on
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if Deadline::after(core.config.engine_drain_timeout_s).wait(running()).await.is_none() {
+        tracing::info!("The drain time is over; running turns stop and resume at the next start");
+        core.halt.cancel();
+        let _ = Deadline::after(HALT_WAIT).wait(running()).await;
+    }
+    core.halt.cancel();
+    for keeper in keepers {
+        keeper.abort();
+    }
+    app.drain.close();
+    let brain = core.brain.clone();
+    let _ = tokio::task::spawn_blocking(move || brain.close()).await;
+    tracing::info!("Stopped");
+    Ok(())
+}
+
+fn core_of(app: &Arc<App>, config: Config, brain: Brain, launcher: Arc<Launcher>) -> Result<Arc<Core>, Stop> {
+    use std::os::unix::fs::DirBuilderExt;
+    let make = |dir: &std::path::Path| {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|e| Stop::failure(format!("make {}: {e}", dir.display())))
+    };
+    for root in &config.allowed_roots {
+        make(root)?;
+    }
+    let scratch = config.brain_dir().join("scratch");
+    make(&scratch)?;
+    let scratch = std::fs::canonicalize(&scratch).map_err(|e| Stop::failure(format!("resolve {}: {e}", scratch.display())))?;
+    let absolute = |p: &std::path::Path| std::path::absolute(p).unwrap_or_else(|_| p.to_owned());
+    let mut workspace = Workspace::new(&config.allowed_roots)
+        .map_err(|e| Stop::failure(format!("open ALLOWED_ROOTS: {e}")))?
+        .seal_brain(&absolute(&config.sqlite_db_path))
+        .seal(&absolute(&config.backup_dir));
+    if let Some(catalog) = &config.catalog_dir {
+        workspace = workspace.read_only(&absolute(catalog));
+    }
+    let mut tools = Registry::default();
+    let mut all: Vec<Arc<dyn crate::tools::tool::Tool>> =
+        vec![Arc::new(shell::Bash::new(config.bash_timeout_s))];
+    all.extend(files::tools(config.media_max_bytes as u64));
+    all.push(Arc::new(search::Grep::new()));
+    all.push(Arc::new(search::Find::new()));
+    all.extend(own::OwnTool::all().into_iter().map(|t| Arc::new(t) as Arc<dyn crate::tools::tool::Tool>));
+    for tool in all {
+        tools.add(tool).map_err(|e| Stop::failure(e.to_string()))?;
+    }
+    let provider = llm::build(ProviderConfig {
+        provider: match config.llm_provider {
+            config::Provider::Openai => ProviderKind::OpenAi,
+            config::Provider::Anthropic => ProviderKind::Anthropic,
+            config::Provider::Gemini => ProviderKind::Gemini,
+            config::Provider::Offline => ProviderKind::Offline,
+        },
+        api_key: config.llm_api_key.as_ref().map(|k| k.expose().to_owned()),
+        base_url: config.llm_base_url.clone(),
+        timeouts: Timeouts {
+            connect: config.llm_connect_timeout_s,
+            first_byte: config.llm_first_byte_timeout_s,
+            idle: config.llm_idle_timeout_s,
+        },
+    });
+    Ok(Arc::new(Core {
+        herald: Herald::new(provider, config.llm_max_retries, config.fallback_model.clone()),
+        coordinator: Coordinator::new(config.engine_task_slots, config.engine_task_queue),
+        brain,
+        feed: Arc::new(Feed::default()),
+        catalog: Catalog::default(),
+        tools,
+        launcher,
+        workspace: Arc::new(workspace),
+        groups: Mutex::default(),
+        scratch,
+        pulse: Arc::clone(&app.pulse),
+        halt: CancellationToken::new(),
+        config,
+    }))
+}
+
+/// Empties the tasks' private directories: nothing of an earlier process is left in them.
+fn prepare_scratch(scratch: &PathBuf) {
+    crate::sandbox::groups::kill_orphans(scratch);
+    remove_scratch(scratch, Duration::ZERO);
+}
+
+fn remove_scratch(scratch: &PathBuf, idle: Duration) {
+    let Ok(entries) = std::fs::read_dir(scratch) else { return };
+    for entry in entries.flatten() {
+        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+        if age.is_none_or(|a| a >= idle)
+            && let Err(error) = std::fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(error = %error, "A task's private directory could not be emptied");
+        }
+    }
+}
+
+fn announce(core: &Arc<Core>, local: SocketAddr, sandbox: &SandboxReport, open: usize) {
+    if local.ip().is_unspecified() {
+        tracing::warn!("The engine listens on every address of this machine");
+    }
+    let host = if local.ip().is_unspecified() { "127.0.0.1".to_owned() } else { local.ip().to_string() };
+    tracing::info!(
+        address = %local,
+        brain = %core.config.sqlite_db_path.display(),
+        provider = core.config.llm_provider.as_str(),
+        model = %core.config.llm_model,
+        sandbox = %sandbox.layers.join(","),
+        resumed_turns = open,
+        "Ready"
+    );
+    use std::io::IsTerminal;
+    if std::io::stdout().is_terminal() {
+        println!(
+            "\ncurl -N http://{host}:{}/execute -H \"X-Engine-Key: $ENGINE_API_KEY\" -H 'Content-Type: application/json' \\\n  -d '{{\"task_id\":\"demo\",\"message\":\"run ls\"}}'\n",
+            local.port()
+        );
+    }
+}
+
+async fn expire_questions(core: Arc<Core>) {
+    loop {
+        let wait = match core.pulse.next_hitl_expiry() {
+            Some(at) => {
+                let left = (at.millis() - Timestamp::now().millis()).max(0).unsigned_abs();
+                Duration::from_millis(left).min(EXPIRY_CHECK)
+            }
+            None => EXPIRY_CHECK,
+        };
+        tokio::time::sleep(wait).await;
+        let due = core.pulse.next_hitl_expiry().is_some_and(|at| at <= Timestamp::now());
+        if due && let Err(error) = answers::expire_due(&core).await {
+            tracing::error!(code = "INTERNAL", error = %error, "Expired questions could not be settled");
+            tokio::time::sleep(EXPIRY_CHECK).await;
+        }
+    }
+}
+
+async fn keep_tidy(core: Arc<Core>) {
+    let days = core.config.observability_retention_days.as_secs() / 86_400;
+    let policy = retention::Policy { observability_days: u32::try_from(days).unwrap_or(u32::MAX) };
+    loop {
+        // not at start: readiness comes first
+        tokio::time::sleep(RETENTION_EVERY).await;
+        match retention::run_once(&core.brain, Timestamp::now(), policy).await {
+            Ok(report) => tracing::debug!(events = report.events, pages = report.pages, "Expired data were removed"),
+            Err(error) => tracing::error!(code = "INTERNAL", error = %error, "Expired data could not be removed"),
+        }
+        remove_scratch(&core.scratch, SCRATCH_IDLE);
+    }
+}
+
+async fn back_up(core: Arc<Core>) {
+    let Some(every) = core.config.backup_interval_hours else { return };
+    let dir = core.config.backup_dir.clone();
+    loop {
+        let next = Timestamp::now().plus_millis(crate::core::millis(every));
+        core.pulse.set_next_backup(Some(next));
+        tokio::time::sleep(every).await;
+        let target = dir.join(backup::file_name(Reason::Scheduled, Timestamp::now()));
+        let made = match backup::make_dir(&dir) {
+            Ok(()) => core.brain.backup(target, OnExisting::Refuse).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        match made {
+            Ok(()) => {
+                tracing::info!("A scheduled backup was made");
+                if let Err(error) = backup::prune(&dir, core.config.backup_keep) {
+                    tracing::warn!(error = %error, "Old scheduled backups could not be removed");
+                }
+            }
+            Err(error) => tracing::error!(code = "INTERNAL", error = %error, "A scheduled backup failed"),
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Everything a model can call, and the one guarded path for every call.
+//!
+//! [`tool`] what a tool is; [`registry`] which there are; then the tools themselves, each beside its own
+//! schema. Tools refuse to know turns, journals and streams.
+
+pub mod tool;
+pub mod registry;
+pub mod input;
+pub mod shorten;
+pub mod shell;
+pub mod files;
+pub mod search;
+pub mod own;
+pub mod schema;
+pub mod result;
+pub mod dispatch;

@@ -1,0 +1,174 @@
+//! The utility directory: every tool by name, with its compiled input schema.
+//!
+//! The invariant: a tool is only in here if its schema compiles, so validation cannot fail for another
+//! reason than the input.
+
+use super::tool::Tool;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How many of the validator's messages a model sees. It repairs the first few; more only fill its context.
+const MESSAGES_MAX: usize = 10;
+/// Longest tool name; providers refuse longer ones.
+const NAME_MAX: usize = 64;
+
+/// Why a tool cannot be registered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadTool {
+    /// The name is not snake_case or dotted, or too long.
+    #[error("tool name `{0}` is not of the form [a-z][a-z0-9_]*(.[a-z][a-z0-9_]*)*, at most 64 characters")]
+    Name(String),
+    /// The input schema is no JSON Schema.
+    #[error("input schema of tool `{name}`: {message}")]
+    Schema {
+        /// The tool.
+        name: String,
+        /// The schema compiler's words.
+        message: String,
+    },
+}
+
+#[derive(Clone)]
+struct Entry {
+    tool: Arc<dyn Tool>,
+    validator: Arc<jsonschema::Validator>,
+}
+
+/// Tools by name. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Registry {
+    entries: BTreeMap<String, Entry>,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.entries.keys()).finish()
+    }
+}
+
+impl Registry {
+    /// Adds a tool; one of the same name is replaced.
+    pub fn add(&mut self, tool: Arc<dyn Tool>) -> Result<(), BadTool> {
+        let name = tool.name().to_owned();
+        if !is_tool_name(&name) {
+            return Err(BadTool::Name(name));
+        }
+        let validator = jsonschema::options()
+            .with_draft(jsonschema::Draft::Draft202012)
+            .build(tool.input_schema())
+            .map_err(|e| BadTool::Schema { name: name.clone(), message: e.to_string() })?;
+        self.entries.insert(name, Entry { tool, validator: Arc::new(validator) });
+        Ok(())
+    }
+
+    /// The tool of this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
+        self.entries.get(name).map(|e| &e.tool)
+    }
+
+    /// What is wrong with `input` for the tool `name`; empty when nothing is, or when there is no such tool.
+    pub fn complaints(&self, name: &str, input: &Value) -> Vec<String> {
+        let Some(entry) = self.entries.get(name) else { return Vec::new() };
+        entry
+            .validator
+            .iter_errors(input)
+            .take(MESSAGES_MAX)
+            .map(|e| {
+                let place = e.instance_path().to_string();
+                if place.is_empty() { e.to_string() } else { format!("{place}: {e}") }
+            })
+            .collect()
+    }
+
+    /// Every tool, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tool>> {
+        self.entries.values().map(|e| &e.tool)
+    }
+
+    /// The tools an agent's list names (`*`, `server.*`, exact names), by name.
+    pub fn select<'a>(&'a self, patterns: &'a [String]) -> impl Iterator<Item = &'a Arc<dyn Tool>> {
+        self.iter().filter(move |tool| patterns.iter().any(|p| matches_pattern(p, tool.name())))
+    }
+}
+
+/// True when an entry of an agent's tool list means this tool.
+pub fn matches_pattern(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some("") => true,
+        Some(prefix) if prefix.ends_with('.') => name.starts_with(prefix),
+        Some(_) | None => pattern == name,
+    }
+}
+
+fn is_tool_name(name: &str) -> bool {
+    let part = |p: &str| {
+        p.starts_with(|c: char| c.is_ascii_lowercase())
+            && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    name.len() <= NAME_MAX && name.split('.').all(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tools::{files, search, shell};
+    use serde_json::json;
+    use std::time::Duration;
+
+    fn platform() -> Registry {
+        let mut registry = Registry::default();
+        registry.add(Arc::new(shell::Bash::new(Duration::from_secs(5)))).unwrap();
+        registry.add(Arc::new(search::Grep::new())).unwrap();
+        registry.add(Arc::new(search::Find::new())).unwrap();
+        for tool in files::tools(1 << 20) {
+            registry.add(tool).unwrap();
+        }
+        registry
+    }
+
+    #[test]
+    fn every_schema_is_closed_and_describes_every_property() {
+        for tool in platform().iter() {
+            let schema = tool.input_schema();
+            assert_eq!(schema["type"], "object", "{}", tool.name());
+            assert_eq!(schema["additionalProperties"], false, "{}", tool.name());
+            for (name, property) in schema["properties"].as_object().unwrap() {
+                let text = property["description"].as_str().unwrap_or("");
+                assert!(text.len() > 10, "{}.{name} has no description", tool.name());
+            }
+            assert!(tool.description().len() > 80, "{}", tool.name());
+        }
+    }
+
+    #[test]
+    fn wrong_input_is_named_by_place() {
+        let registry = platform();
+        assert!(registry.complaints("bash", &json!({"command": "ls"})).is_empty());
+        for bad in [
+            json!({}),
+            json!({"command": ""}),
+            json!({"command": "ls", "timeout_s": 0}),
+            json!({"command": "ls", "shell": "zsh"}),
+        ] {
+            assert_eq!(registry.complaints("bash", &bad).len(), 1, "{bad}");
+        }
+        let complaint = &registry.complaints("read_file", &json!({"path": "a", "offset": "x"}))[0];
+        assert!(complaint.starts_with("/offset: "), "{complaint}");
+    }
+
+    #[test]
+    fn selection_knows_stars_and_servers() {
+        assert!(matches_pattern("*", "bash"));
+        assert!(matches_pattern("slack.*", "slack.send"));
+        assert!(!matches_pattern("slack.*", "slackish"));
+        assert!(!matches_pattern("ba*", "bash"));
+        let registry = platform();
+        let patterns = ["grep".to_string(), "bash".into(), "none".into()];
+        let names: Vec<_> = registry.select(&patterns).map(|t| t.name().to_owned()).collect();
+        assert_eq!(names, ["bash", "grep"]);
+        for bad in ["", "Bash", "a..b", ".a", "a-b", "9a", &"a".repeat(65)] {
+            assert!(!is_tool_name(bad), "{bad}");
+        }
+    }
+}

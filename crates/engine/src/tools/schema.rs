@@ -1,0 +1,58 @@
+//! JSON Schema 2020-12: compiling, and validating tool inputs and structured answers.
+
+use serde_json::Value;
+
+/// Validator messages kept; more would not help a model and could be long.
+const MAX_MESSAGES: usize = 5;
+
+/// Compiles a self-contained schema. Remote references are refused: the validator has no retriever.
+pub fn compile(schema: &Value) -> Result<jsonschema::Validator, String> {
+    jsonschema::draft202012::options().build(schema).map_err(|e| e.to_string())
+}
+
+/// Validates a value; the error joins the first few messages with the places they are about.
+pub fn validate(schema: &Value, value: &Value) -> Result<(), String> {
+    let validator = compile(schema)?;
+    let messages: Vec<String> = validator
+        .iter_errors(value)
+        .take(MAX_MESSAGES)
+        .map(|e| {
+            let place = e.instance_path().to_string();
+            if place.is_empty() { e.to_string() } else { format!("{place}: {e}") }
+        })
+        .collect();
+    if messages.is_empty() { Ok(()) } else { Err(messages.join("; ")) }
+}
+
+/// Reads a structured answer: JSON, possibly inside one Markdown code fence, that validates.
+pub fn parse_answer(schema: &Value, text: &str) -> Result<Value, String> {
+    let trimmed = text.trim();
+    let inner = trimmed
+        .strip_prefix("```")
+        .and_then(|t| t.strip_suffix("```"))
+        .map_or(trimmed, |t| t.trim_start_matches("json").trim());
+    let value: Value = serde_json::from_str(inner).map_err(|e| format!("not JSON ({e})"))?;
+    validate(schema, &value)?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_structured_answer_may_stand_in_a_code_fence_and_must_validate() {
+        let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
+        assert_eq!(parse_answer(&schema, "```json\n{\"n\": 1}\n```"), Ok(json!({"n": 1})));
+        assert_eq!(parse_answer(&schema, "{\"n\": 1}"), Ok(json!({"n": 1})));
+        let problem = parse_answer(&schema, "{\"n\": \"x\"}").expect_err("does not validate");
+        assert!(problem.contains("/n"), "{problem}");
+        assert!(parse_answer(&schema, "one").is_err());
+    }
+
+    #[test]
+    fn remote_references_do_not_compile() {
+        assert!(compile(&json!({"$ref": "https://example.com/schema.json"})).is_err());
+    }
+}

@@ -1,0 +1,155 @@
+//! The tool `bash`: one shell per call, inside the sandbox.
+
+use super::input::{not_found, parse, readable};
+use super::shorten::head_and_tail;
+use super::tool::{CallContext, Effect, Failure, Output, Tool};
+use crate::permissions::{PermissionContext, Verdict, effect, rules};
+use crate::sandbox::{Command, Finished, LaunchError, launcher};
+use contract::ToolReason;
+use futures::future::BoxFuture;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+const DESCRIPTION: &str = "Runs a shell command in the workspace and waits for it. Input: `command` (bash \
+syntax, several lines allowed), optional `timeout_s` and `cwd`. Output: stdout, stderr, exit_code (128 + \
+signal when killed), timed_out. Use it to build, test, run programs, move and transform files. Do not use it \
+to read, write, edit or search files: read_file, write_file, edit_file, grep and find are safer and cheaper. \
+No terminal, no input, no network; only the workspace and $TMPDIR can be written. Each call is a new shell, so \
+`cd` and variables do not last; background processes live until the end of the turn. Destructive commands ask \
+a person first.";
+
+/// Grows the part of the cap that the smaller stream leaves to the other.
+const STREAMS: usize = 2;
+
+/// The tool.
+#[derive(Debug)]
+pub struct Bash {
+    schema: Value,
+    default_timeout: Duration,
+}
+
+#[derive(Deserialize)]
+struct Input {
+    command: String,
+    timeout_s: Option<u64>,
+    cwd: Option<String>,
+}
+
+impl Bash {
+    /// With BASH_TIMEOUT_S.
+    pub fn new(default_timeout: Duration) -> Self {
+        let default_s = default_timeout.as_secs();
+        let schema = json!({
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["command"],
+            "properties": {
+                "command": {"type": "string", "minLength": 1, "maxLength": 100_000,
+                    "description": "The command, in bash syntax."},
+                "timeout_s": {"type": "integer", "minimum": 1, "maximum": 3600,
+                    "description": format!("Seconds after which the command and its children are killed; {default_s} when absent.")},
+                "cwd": {"type": "string", "minLength": 1,
+                    "description": "Directory to run in, absolute or relative to the workspace; the workspace when absent."}
+            }
+        });
+        Self { schema, default_timeout }
+    }
+}
+
+impl Tool for Bash {
+    fn name(&self) -> &str {
+        "bash"
+    }
+
+    fn description(&self) -> &str {
+        DESCRIPTION
+    }
+
+    fn input_schema(&self) -> &Value {
+        &self.schema
+    }
+
+    fn effect(&self, input: &Value) -> Effect {
+        match input["command"].as_str() {
+            Some(command) if effect::is_read_only(command) => Effect::ReadOnly,
+            Some(_) | None => Effect::Once,
+        }
+    }
+
+    fn check(&self, input: &Value, context: &PermissionContext<'_>) -> Verdict {
+        match input["command"].as_str() {
+            Some(command) => rules::bash(command, input["cwd"].as_str(), context),
+            None => Verdict::deny("there is no command"),
+        }
+    }
+
+    fn run<'a>(&'a self, call: CallContext, input: Value) -> BoxFuture<'a, Result<Output, Failure>> {
+        Box::pin(async move {
+            let input: Input = parse(input)?;
+            let cwd = match &input.cwd {
+                Some(path) => {
+                    let cwd = readable(&call, path)?;
+                    if !cwd.is_dir() {
+                        return Err(not_found(path));
+                    }
+                    Some(cwd)
+                }
+                None => None,
+            };
+            let limit = input.timeout_s.map_or(self.default_timeout, Duration::from_secs);
+            let (program, args) = shell(&input.command);
+            let mut command = Command::new(program, args);
+            command.cwd = cwd;
+            command.grants = call.grants.clone();
+            let spawned = call.launcher.spawn(command, &call.workspace, &call.groups).await;
+            let running = spawned.map_err(|e| launch_failure(&e))?;
+            (call.on_spawn)(running.pgid()).await;
+            let finished = running.finish(limit, &call.cancel).await;
+            answer(finished, limit, call.output_max)
+        })
+    }
+}
+
+/// bash where there is one, else the system's shell. No profile and no rc file is read.
+fn shell(command: &str) -> (&'static str, Vec<OsString>) {
+    if launcher::is_program(Path::new("/bin/bash")) {
+        ("/bin/bash", vec!["--noprofile".into(), "--norc".into(), "-c".into(), command.into()])
+    } else {
+        ("/bin/sh", vec!["-c".into(), command.into()])
+    }
+}
+
+fn launch_failure(error: &LaunchError) -> Failure {
+    let cause = std::error::Error::source(error).map(|s| format!(": {s}")).unwrap_or_default();
+    Failure::new(ToolReason::Failed, format!("the command was not started: {error}{cause}"))
+}
+
+fn answer(finished: Finished, limit: Duration, output_max: usize) -> Result<Output, Failure> {
+    let Finished { exit_code, timed_out, cancelled, stdout, stderr } = finished;
+    let (stdout, stderr) = (stdout.into_text(), stderr.into_text());
+    let half = output_max / STREAMS;
+    // Each stream gets half, and what the other leaves of its half.
+    let short_out = head_and_tail(&stdout, output_max - stderr.len().min(half));
+    let short_err = head_and_tail(&stderr, output_max - stdout.len().min(half));
+    let full = (short_out.is_some() || short_err.is_some()).then(|| match stderr.as_str() {
+        "" => stdout.clone().into_bytes(),
+        err => format!("{stdout}\n--- stderr ---\n{err}").into_bytes(),
+    });
+    let value = json!({
+        "stdout": short_out.unwrap_or(stdout),
+        "stderr": short_err.unwrap_or(stderr),
+        "exit_code": exit_code,
+        "timed_out": timed_out,
+    });
+    if cancelled {
+        return Err(Failure { output: Some(value), full, ..Failure::cancelled() });
+    }
+    if timed_out {
+        let text = format!("the command was killed after {} s; what it wrote until then is kept", limit.as_secs());
+        return Err(Failure { output: Some(value), full, ..Failure::new(ToolReason::Timeout, text) });
+    }
+    Ok(Output { value, media: Vec::new(), full })
+}

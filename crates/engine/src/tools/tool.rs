@@ -1,0 +1,189 @@
+//! What a tool is: a name, a schema, an effect class, a permission check, and one way to run.
+//!
+//! Tools refuse to know the turn, the journal and the stream: they get a [`CallContext`], give back an
+//! [`Output`] or a [`Failure`], and never retry. Everything a call may touch hangs on its context, so a
+//! tool cannot reach further than the turn that called it.
+//!
+//! The invariant: [`Tool::check`] decides without acting; only [`Tool::run`] acts.
+
+use crate::permissions::{Grants, PermissionContext, Verdict};
+use crate::sandbox::{Launcher, ProcessGroups, Workspace};
+use contract::{CallId, TaskId, ToolReason, TurnId};
+use futures::future::BoxFuture;
+use serde_json::Value;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// What running a call twice would do; decides whether a call in doubt is run again after a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Effect {
+    /// Changes nothing.
+    ReadOnly,
+    /// Running it twice leaves the same state as running it once.
+    Idempotent,
+    /// Must not be run again without knowing whether it took effect.
+    Once,
+}
+
+impl Effect {
+    /// Every class, the most harmless first.
+    pub const ALL: [Effect; 3] = [Effect::ReadOnly, Effect::Idempotent, Effect::Once];
+
+    /// The word used in catalog files and in the brain.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Effect::ReadOnly => "read-only",
+            Effect::Idempotent => "idempotent",
+            Effect::Once => "once",
+        }
+    }
+
+    /// Reads the word back.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|e| e.as_str() == text)
+    }
+
+    /// The stricter of two; a catalog file may tighten a platform function's class, never loosen it.
+    #[must_use]
+    pub fn tightened_by(self, other: Effect) -> Effect {
+        self.max(other)
+    }
+}
+
+/// One thing a model can call.
+pub trait Tool: Send + Sync {
+    /// The name as the Engine knows it: snake_case or dotted.
+    fn name(&self) -> &str;
+
+    /// Inputs, outputs, when to use it and when not, for the model.
+    fn description(&self) -> &str;
+
+    /// JSON Schema 2020-12 of the input, type object.
+    fn input_schema(&self) -> &Value;
+
+    /// The effect class of this very input.
+    fn effect(&self, input: &Value) -> Effect;
+
+    /// True when every call needs a person's yes, whatever the input (`options` yes/no only).
+    fn requires_permission(&self) -> bool {
+        false
+    }
+
+    /// The tool's own permission rules for this input. Decides only; may read the file system to resolve
+    /// paths. Call [`crate::permissions::check`], which adds the rules common to all tools.
+    fn check(&self, _input: &Value, _context: &PermissionContext<'_>) -> Verdict {
+        Verdict::allow()
+    }
+
+    /// Runs the call. The input has passed the schema and the permission check. Returns within one
+    /// second of `call.cancel` being cancelled.
+    fn run<'a>(&'a self, call: CallContext, input: Value) -> BoxFuture<'a, Result<Output, Failure>>;
+}
+
+/// One picture or document made by a tool.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Media {
+    /// MIME type, from the content and not from the file name.
+    pub media_type: String,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for Media {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Media({}, {} bytes)", self.media_type, self.bytes.len())
+    }
+}
+
+/// What a successful call gives back.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Output {
+    /// For the model; already within `CallContext::output_max` when `full` is set.
+    pub value: Value,
+    /// Pictures and documents that go with it.
+    pub media: Vec<Media>,
+    /// The whole text when `value` carries only its head and tail; the dispatcher stores it as a blob
+    /// and tells the model how to read it.
+    pub full: Option<Vec<u8>>,
+}
+
+impl Output {
+    /// An output that is one JSON value and nothing else.
+    pub fn json(value: Value) -> Self {
+        Self { value, media: Vec::new(), full: None }
+    }
+}
+
+/// Why a call failed. Failure is data for the model, never an error of the turn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// The word clients and the model see.
+    pub reason: ToolReason,
+    /// One or two sentences for the model: what happened and what to do instead.
+    pub text: String,
+    /// What there was before it failed (a timed-out command's output), in the shape of the tool's output.
+    pub output: Option<Value>,
+    /// The whole text when `output` carries only its head and tail, as in [`Output::full`].
+    pub full: Option<Vec<u8>>,
+}
+
+impl Failure {
+    /// A failure without partial output.
+    pub fn new(reason: ToolReason, text: impl Into<String>) -> Self {
+        Self { reason, text: text.into(), output: None, full: None }
+    }
+
+    /// The answer to every call of a cancelled turn.
+    pub fn cancelled() -> Self {
+        Self::new(ToolReason::Cancelled, "the turn was cancelled before this call finished")
+    }
+}
+
+/// Told the process-group id of a child right after it started; returns when that is durable, so that
+/// the next process can find orphans.
+pub type OnSpawn = Arc<dyn Fn(i32) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Everything one call may use.
+#[derive(Clone)]
+pub struct CallContext {
+    /// The conversation.
+    pub task_id: TaskId,
+    /// The turn.
+    pub turn_id: TurnId,
+    /// This call.
+    pub call_id: CallId,
+    /// What the tools of this task may see: ALLOWED_ROOTS (the first is the working directory), the
+    /// task's temporary directory, and what is sealed. Made with [`Workspace::for_task`].
+    pub workspace: Arc<Workspace>,
+    /// The only way to start a process.
+    pub launcher: Arc<Launcher>,
+    /// Paths outside the workspace that a person allowed for this one call (from the [`Verdict`]).
+    pub grants: Grants,
+    /// Cancelled when the turn is.
+    pub cancel: CancellationToken,
+    /// TOOL_OUTPUT_MAX_BYTES.
+    pub output_max: usize,
+    /// The turn's process groups; `kill_all` at its end.
+    pub groups: Arc<ProcessGroups>,
+    /// Records process groups.
+    pub on_spawn: OnSpawn,
+    /// The task's private temporary directory (exists, 0700): TMPDIR of its children.
+    pub task_tmp: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn effect_words_read_back_and_only_tighten() {
+        for e in Effect::ALL {
+            assert_eq!(Effect::parse(e.as_str()), Some(e));
+            assert_eq!(Effect::ReadOnly.tightened_by(e), e);
+            assert_eq!(Effect::Once.tightened_by(e), Effect::Once);
+        }
+        assert_eq!(Effect::parse("twice"), None);
+    }
+}

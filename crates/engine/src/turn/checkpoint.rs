@@ -1,0 +1,103 @@
+//! What a turn must remember to go on after `kill -9`: the document in `channel_state_snapshots`.
+
+use brain::snapshots::{Snapshot, Step};
+use contract::{MessageId, StopReason, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The engine's part of a checkpoint. Unknown fields of a newer version are refused by the brain's version
+/// number, missing ones take their defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Checkpoint {
+    /// Model calls of the main loop that have ended.
+    pub iteration: u32,
+    /// The next `block_index`.
+    pub next_block: u32,
+    /// Text of the answer under way that earlier, cut-off calls have already streamed.
+    pub carried: String,
+    /// Events with a greater `seq` belong to the model call under way.
+    pub call_after_seq: i64,
+    /// In step tools: the assistant message whose calls run.
+    pub assistant: Option<MessageId>,
+    /// In step finish: how the turn ends.
+    pub ending: Option<(StopReason, Option<Value>)>,
+    /// True for the last call, made without tools (AGENT_MAX_ITERATIONS).
+    pub closing: bool,
+    /// Continuations of a cut-off answer so far (TOKEN_BUDGET).
+    pub continuations: u32,
+    /// Repair calls for output_schema so far.
+    pub repairs: u32,
+    /// The answer that did not validate, and what the model is told about it.
+    pub repair: Option<(String, String)>,
+    /// Working memory as rendered for this turn; kept so that the prefix stays the same.
+    pub working_memory: Option<String>,
+    /// Tokens the provider counted in the last call of this turn, and the position it covered.
+    pub counted: Option<Counted>,
+    /// Compactions tried for the call under way because the provider said the context is too large.
+    pub overflows: u32,
+    /// The date the system prompt names; kept so that the prefix stays the same past midnight.
+    pub day: String,
+}
+
+/// What the provider counted, and for how much of the conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// Input plus output tokens of that call.
+    pub tokens: u64,
+    /// Messages up to this position are covered by it.
+    pub up_to_position: i64,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self {
+            iteration: 0,
+            next_block: 0,
+            carried: String::new(),
+            call_after_seq: 0,
+            assistant: None,
+            ending: None,
+            closing: false,
+            continuations: 0,
+            repairs: 0,
+            repair: None,
+            working_memory: None,
+            counted: None,
+            overflows: 0,
+            day: Timestamp::now().to_string().chars().take(10).collect(),
+        }
+    }
+}
+
+impl Checkpoint {
+    /// The stored form, in the given step.
+    pub fn snapshot(&self, step: Step) -> Snapshot {
+        let state = serde_json::to_value(self).expect("a checkpoint has text keys and no failing serialisers");
+        Snapshot { step, state }
+    }
+
+    /// Reads the stored form back.
+    pub fn read(state: Value) -> Result<Self, serde_json::Error> {
+        serde_json::from_value(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_reads_back_whole() {
+        let checkpoint = Checkpoint { iteration: 3, carried: "Half a sen".into(), ..Checkpoint::default() };
+        let snapshot = checkpoint.snapshot(Step::Model);
+        assert_eq!(Checkpoint::read(snapshot.state).expect("reads"), checkpoint);
+    }
+
+    #[test]
+    fn a_checkpoint_of_an_earlier_build_takes_defaults() {
+        let read = Checkpoint::read(serde_json::json!({"iteration": 2})).expect("reads");
+        assert_eq!(read.iteration, 2);
+        assert_eq!(read.carried, "");
+    }
+}

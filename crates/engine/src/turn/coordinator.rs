@@ -1,0 +1,196 @@
+//! Task slots: how many turns run at once, how many may wait, and in which order.
+//!
+//! First come, first served; turns that go on (resumed after a restart, answered by a person) come first.
+//! The brain's `queued` rows are the truth; this only remembers their order in this process.
+
+use contract::TurnId;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// How to reach a running turn.
+#[derive(Debug, Default)]
+pub struct Control {
+    /// Cancelled when a cancel of the turn is committed.
+    pub cancel: CancellationToken,
+    /// Notified when a question of the turn was settled.
+    pub answered: Notify,
+}
+
+/// The fixed pool of task slots and its bounded queue.
+#[derive(Debug)]
+pub struct Coordinator {
+    inner: Mutex<Inner>,
+    slots: usize,
+    queue_limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    queue: VecDeque<TurnId>,
+    running: HashMap<TurnId, Arc<Control>>,
+    reserved: usize,
+    closed: bool,
+}
+
+/// All slots are taken and the queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+/// A place for one turn, taken before it is committed. Dropped unused, the place is free again.
+#[derive(Debug)]
+pub struct Place<'c> {
+    coordinator: &'c Coordinator,
+    /// True when the turn will have to wait for a slot.
+    pub must_wait: bool,
+    used: bool,
+}
+
+/// Where a turn is, from the coordinator's view.
+#[derive(Debug)]
+pub enum Whereabouts {
+    /// It runs; here is how to reach it.
+    Running(Arc<Control>),
+    /// It waited and has been taken out of the queue.
+    TakenFromQueue,
+    /// Neither.
+    Elsewhere,
+}
+
+impl Coordinator {
+    /// `slots` turns run at once (ENGINE_TASK_SLOTS), `queue_limit` may wait (ENGINE_TASK_QUEUE).
+    pub fn new(slots: usize, queue_limit: usize) -> Self {
+        Self { inner: Mutex::default(), slots, queue_limit }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place for a new turn.
+    pub fn reserve(&self) -> Result<Place<'_>, Full> {
+        let mut inner = self.lock();
+        let taken = inner.running.len() + inner.queue.len() + inner.reserved;
+        if taken >= self.slots + self.queue_limit {
+            return Err(Full);
+        }
+        inner.reserved += 1;
+        Ok(Place { coordinator: self, must_wait: taken >= self.slots, used: false })
+    }
+
+    /// Puts a turn that goes on at the front; its place was never given up.
+    pub fn push_front(&self, turn: TurnId) {
+        let mut inner = self.lock();
+        if !inner.running.contains_key(&turn) && !inner.queue.contains(&turn) {
+            inner.queue.push_front(turn);
+        }
+    }
+
+    /// The next waiting turn, if a slot is free; the slot is taken.
+    pub fn next(&self) -> Option<(TurnId, Arc<Control>)> {
+        let mut inner = self.lock();
+        if inner.closed || inner.running.len() >= self.slots {
+            return None;
+        }
+        let turn = inner.queue.pop_front()?;
+        let control = Arc::new(Control::default());
+        inner.running.insert(turn.clone(), Arc::clone(&control));
+        Some((turn, control))
+    }
+
+    /// Gives a slot back.
+    pub fn release(&self, turn: &TurnId) {
+        self.lock().running.remove(turn);
+    }
+
+    /// Finds a turn; a waiting one is taken out of the queue.
+    pub fn find(&self, turn: &TurnId) -> Whereabouts {
+        let mut inner = self.lock();
+        if let Some(control) = inner.running.get(turn) {
+            return Whereabouts::Running(Arc::clone(control));
+        }
+        match inner.queue.iter().position(|t| t == turn) {
+            Some(place) => {
+                inner.queue.remove(place);
+                Whereabouts::TakenFromQueue
+            }
+            None => Whereabouts::Elsewhere,
+        }
+    }
+
+    /// The way to reach a turn, when it runs.
+    pub fn running(&self, turn: &TurnId) -> Option<Arc<Control>> {
+        self.lock().running.get(turn).cloned()
+    }
+
+    /// Grants no slot any more (drain).
+    pub fn close(&self) {
+        self.lock().closed = true;
+    }
+
+    /// Turns that run and turns that wait.
+    pub fn counts(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.running.len(), inner.queue.len() + inner.reserved)
+    }
+}
+
+impl Place<'_> {
+    /// The turn is committed: it waits at the end of the queue.
+    pub fn fill(mut self, turn: TurnId) {
+        self.used = true;
+        let mut inner = self.coordinator.lock();
+        inner.reserved -= 1;
+        inner.queue.push_back(turn);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.used {
+            self.coordinator.lock().reserved -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_and_queue_are_bounded_and_places_come_back() {
+        let c = Coordinator::new(1, 1);
+        let first = c.reserve().expect("a slot is free");
+        assert!(!first.must_wait);
+        let second = c.reserve().expect("the queue has room");
+        assert!(second.must_wait);
+        assert_eq!(c.reserve().err(), Some(Full));
+        drop(second);
+        assert!(c.reserve().is_ok());
+    }
+
+    #[test]
+    fn waiting_turns_start_in_order_and_those_that_go_on_come_first() {
+        let c = Coordinator::new(1, 8);
+        let (a, b, resumed) = (TurnId::generate(), TurnId::generate(), TurnId::generate());
+        c.reserve().expect("room").fill(a.clone());
+        c.reserve().expect("room").fill(b.clone());
+        c.push_front(resumed.clone());
+        assert_eq!(c.next().expect("a slot is free").0, resumed);
+        assert!(c.next().is_none(), "one slot only");
+        c.release(&resumed);
+        assert_eq!(c.next().expect("a slot is free").0, a);
+        c.release(&a);
+        assert_eq!(c.next().expect("a slot is free").0, b);
+    }
+
+    #[test]
+    fn a_closed_coordinator_keeps_its_queue_and_starts_nothing() {
+        let c = Coordinator::new(4, 4);
+        c.reserve().expect("room").fill(TurnId::generate());
+        c.close();
+        assert!(c.next().is_none());
+        assert_eq!(c.counts(), (0, 1));
+    }
+}

@@ -1,0 +1,20 @@
+//! The agent loop: one `/execute` is one turn, from the accepted message to the answer.
+//!
+//! [`machine`] decides in pure code which state follows; [`accept`] commits a new turn; [`coordinator`]
+//! grants slots; [`drive`] performs the steps; [`context`] builds what the model sees; [`model`] streams
+//! one call; [`compact`] shortens old context; [`settle`] writes ends; [`answers`] carries people's answers
+//! back in; [`resume`] picks up after a kill.
+//!
+//! The invariant: every state change, its checkpoint and its events are one transaction.
+
+pub mod machine;
+pub mod checkpoint;
+pub mod accept;
+pub mod coordinator;
+pub mod drive;
+pub mod context;
+pub mod model;
+pub mod compact;
+pub mod settle;
+pub mod answers;
+pub mod resume;

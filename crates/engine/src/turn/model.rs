@@ -1,0 +1,262 @@
+//! Streaming one model call into the event log.
+//!
+//! Deltas of one block are merged and committed in groups; what has been committed is what readers see.
+//! While a commit is under way the provider's stream is simply not read, so a slow disk slows the stream
+//! down instead of filling memory.
+
+use crate::core::Core;
+use crate::turn::coordinator::Control;
+use crate::turn::settle::OpenBlock;
+use brain::turns::Turn;
+use contract::conversation::{Block, Usage};
+use contract::event::{BlockType, Delta, Event};
+use futures::StreamExt;
+use llm::{CallError, ErrorKind, Piece, Request, Stop};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Deltas are committed at most this often. Longer makes text arrive in visible lumps; shorter spends an
+/// fsync on every few words. (specification 4.1)
+const COMMIT_EVERY: Duration = Duration::from_millis(20);
+/// Merged deltas above this size become a second event, so that one frame stays readable for clients.
+const DELTA_BYTES: usize = 32 * 1024;
+
+/// How a call ended.
+#[derive(Debug)]
+pub enum CallEnd {
+    /// The message is complete; its last events wait to be committed with it.
+    Complete(Complete),
+    /// The provider failed; everything streamed is committed.
+    Failed {
+        /// Why.
+        error: CallError,
+        /// Text of this call that readers have seen.
+        text: String,
+        /// Whether any block of this call was shown.
+        streamed: bool,
+    },
+    /// The turn is being cancelled; everything streamed is committed.
+    Cancelled {
+        /// Text of this call that readers have seen.
+        text: String,
+    },
+    /// The process is about to stop; everything streamed is committed.
+    Halted,
+}
+
+/// A complete model message.
+#[derive(Debug)]
+pub struct Complete {
+    /// Its blocks in the stored form.
+    pub blocks: Vec<Block>,
+    /// Its text.
+    pub text: String,
+    /// Why it ended.
+    pub stop: Stop,
+    /// What it cost.
+    pub usage: Usage,
+    /// True when the provider sent no counts.
+    pub estimated: bool,
+    /// The model that answered.
+    pub model: String,
+    /// Events not yet committed.
+    pub pending: Vec<Event>,
+    /// The stop of the last text block, kept back until output_schema has been checked.
+    pub held_stop: Option<OpenBlock>,
+    /// The next free `block_index`.
+    pub next_block: u32,
+    /// How long the call took.
+    pub duration: Duration,
+}
+
+struct Streamer<'a> {
+    core: &'a Arc<Core>,
+    turn: &'a Turn,
+    pending: Vec<Event>,
+    next_block: u32,
+    open: Option<OpenBlock>,
+    hidden: bool,
+    held_stop: Option<OpenBlock>,
+    hold_text_stops: bool,
+    last_commit: Instant,
+    text: String,
+    blocks: Vec<Block>,
+    shown: bool,
+}
+
+/// Makes one call and streams it.
+pub async fn call(
+    core: &Arc<Core>,
+    turn: &Turn,
+    next_block: u32,
+    request: Request,
+    control: &Control,
+) -> brain::Result<CallEnd> {
+    let started = Instant::now();
+    let mut model = request.model.clone();
+    let purpose = "main";
+    let mut usage = (Usage::default(), true);
+    let mut streamer = Streamer {
+        core,
+        turn,
+        pending: Vec::new(),
+        next_block,
+        open: None,
+        hidden: false,
+        held_stop: None,
+        hold_text_stops: turn.output_schema.is_some(),
+        last_commit: started.checked_sub(COMMIT_EVERY).unwrap_or(started),
+        text: String::new(),
+        blocks: Vec::new(),
+        shown: false,
+    };
+    let mut stream = core.herald.complete(request);
+    let outcome = loop {
+        let due = streamer.last_commit + COMMIT_EVERY;
+        tokio::select! {
+            biased;
+            () = control.cancel.cancelled() => {
+                streamer.commit().await?;
+                return Ok(CallEnd::Cancelled { text: streamer.text });
+            }
+            () = core.halt.cancelled() => {
+                streamer.commit().await?;
+                return Ok(CallEnd::Halted);
+            }
+            () = tokio::time::sleep_until(due), if !streamer.pending.is_empty() => streamer.commit().await?,
+            piece = stream.next() => match piece {
+                Some(Ok(Piece::Began { model: name })) => model = name,
+                Some(Ok(Piece::Usage { usage: counts, estimated })) => usage = (counts, estimated),
+                Some(Ok(Piece::Stop(stop))) => break Ok(stop),
+                Some(Ok(piece)) => {
+                    if !streamer.shown {
+                        metrics::histogram!("engine_first_delta_seconds").record(started.elapsed().as_secs_f64());
+                    }
+                    streamer.take(piece);
+                }
+                Some(Err(error)) => break Err(error),
+                None => break Err(CallError::new(ErrorKind::Stream, "the provider's stream ended early")),
+            },
+        }
+    };
+    drop(stream);
+    let labels = |outcome: &'static str| {
+        [
+            ("provider", core.config.llm_provider.as_str().to_owned()),
+            ("model", model.clone()),
+            ("purpose", purpose.to_owned()),
+            ("outcome", outcome.to_owned()),
+        ]
+    };
+    match outcome {
+        Ok(stop) => {
+            metrics::counter!("engine_llm_calls_total", &labels("ok")).increment(1);
+            core.pulse.provider(false);
+            Ok(CallEnd::Complete(Complete {
+                blocks: streamer.blocks,
+                text: streamer.text,
+                stop,
+                usage: usage.0,
+                estimated: usage.1,
+                model,
+                pending: streamer.pending,
+                held_stop: streamer.held_stop,
+                next_block: streamer.next_block,
+                duration: started.elapsed(),
+            }))
+        }
+        Err(error) => {
+            metrics::counter!("engine_llm_calls_total", &labels("error")).increment(1);
+            if error.marks_provider_down() {
+                core.pulse.provider(true);
+            }
+            streamer.release_held();
+            streamer.commit().await?;
+            Ok(CallEnd::Failed { error, text: streamer.text, streamed: streamer.shown })
+        }
+    }
+}
+
+impl Streamer<'_> {
+    fn take(&mut self, piece: Piece) {
+        match piece {
+            Piece::BlockStart(kind) => {
+                self.release_held();
+                self.hidden = kind == BlockType::Thinking && !self.turn.super_thinking;
+                if !self.hidden {
+                    let index = self.next_block;
+                    self.next_block += 1;
+                    self.open = Some(OpenBlock { index, kind });
+                    self.push(Event::BlockStart { block_index: index, block_type: kind });
+                }
+            }
+            Piece::Text(text) => {
+                self.text.push_str(&text);
+                self.delta(text, Event::TextDelta);
+            }
+            Piece::Thinking(text) if !self.hidden => self.delta(text, Event::ThinkingDelta),
+            Piece::BlockEnd(block) => {
+                let is_text = matches!(block, Block::Text { .. });
+                self.blocks.push(block);
+                if let Some(open) = self.open.take() {
+                    if self.hold_text_stops && is_text {
+                        self.held_stop = Some(open);
+                    } else {
+                        self.push(stop_of(open, false));
+                    }
+                }
+                self.hidden = false;
+                // a finished block is committed without waiting for the next interval
+                self.last_commit = self.last_commit.checked_sub(COMMIT_EVERY).unwrap_or(self.last_commit);
+            }
+            Piece::Thinking(_) | Piece::Began { .. } | Piece::Usage { .. } | Piece::Stop(_) => {}
+        }
+    }
+
+    fn push(&mut self, event: Event) {
+        self.shown = true;
+        self.pending.push(event);
+    }
+
+    fn delta(&mut self, text: String, make: fn(Delta) -> Event) {
+        let Some(open) = self.open else { return };
+        if let Some(Event::TextDelta(last) | Event::ThinkingDelta(last)) = self.pending.last_mut()
+            && last.block_index == open.index
+            && last.text.len() + text.len() <= DELTA_BYTES
+        {
+            last.text.push_str(&text);
+            return;
+        }
+        self.push(make(Delta { text, block_index: open.index }));
+    }
+
+    fn release_held(&mut self) {
+        if let Some(open) = self.held_stop.take() {
+            self.push(stop_of(open, false));
+        }
+    }
+
+    async fn commit(&mut self) -> brain::Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let events = std::mem::take(&mut self.pending);
+        let (task, turn) = (self.turn.task_id.clone(), self.turn.turn_id.clone());
+        self.core
+            .record("stream deltas", move |tx, out| {
+                for event in &events {
+                    out.emit(tx, &task, &turn, event, None)?;
+                }
+                Ok(())
+            })
+            .await?;
+        self.last_commit = Instant::now();
+        Ok(())
+    }
+}
+
+/// The stop event of a block.
+pub fn stop_of(open: OpenBlock, discarded: bool) -> Event {
+    Event::BlockStop { block_index: open.index, block_type: open.kind, discarded }
+}

@@ -1,0 +1,326 @@
+//! Writing ends: completed, cancelled, errored. One transaction each, safe to repeat.
+
+use crate::core::{Core, Emitted};
+use brain::effects::{EffectState, Outcome};
+use brain::messages::{self, NewMessage};
+use brain::prompts::{self, PromptState};
+use brain::turns::{self, Ending, Turn, TurnError};
+use brain::{Tx, effects, events, snapshots, tasks};
+use contract::conversation::{Block, Role, StopReason, ToolReason};
+use contract::event::{BlockType, Completed, Errored, Event, Resolution};
+use contract::{ApiError, CallId, ErrorCode, MessageId, Timestamp};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// What the model is told about a call that a cancel stopped.
+pub const CANCELLED_TEXT: &str = "the turn was cancelled before this call finished";
+
+/// Ends a turn with an answer; true when this call ended it, false when it was over already.
+pub async fn complete(
+    core: &Arc<Core>,
+    turn: &Turn,
+    message: Option<MessageId>,
+    stop_reason: StopReason,
+    output: Option<Value>,
+) -> brain::Result<bool> {
+    let (turn, expiry) = (turn.clone(), core.expiry(Timestamp::now()));
+    let ended = core
+        .record("complete turn", move |tx, out| {
+            let ending = Ending::Completed { message_id: message.clone(), stop_reason, output: output.clone() };
+            let last = Event::Completed { phase: Completed::Is, message_id: message, stop_reason, output };
+            end(tx, out, &turn, &ending, None, &last, expiry)
+        })
+        .await?;
+    Ok(ended)
+}
+
+/// Ends a turn with an error; true when this call ended it.
+pub async fn fail(core: &Arc<Core>, turn: &Turn, error: ApiError, partial: Option<String>) -> brain::Result<bool> {
+    let (turn, expiry) = (turn.clone(), core.expiry(Timestamp::now()));
+    core.record("fail turn", move |tx, out| {
+        if turns::get(tx, &turn.turn_id)?.is_none_or(|t| t.state.is_terminal()) {
+            return Ok(false);
+        }
+        close_open_block(tx, out, &turn, true)?;
+        if let Some(text) = partial.filter(|t| !t.is_empty()) {
+            // stays visible, but the next turn goes on from the state before it
+            store_text(tx, &turn, text, false)?;
+        }
+        cancel_prompts(tx, out, &turn)?;
+        let ending = Ending::Errored(TurnError {
+            code: error.error,
+            message: error.message.clone(),
+            details: error.details.clone(),
+        });
+        let told =
+            Event::Error { error: error.error, message: error.message.clone(), details: error.details.clone() };
+        let last = Event::Errored { phase: Errored::Is, error: error.error };
+        end(tx, out, &turn, &ending, Some(&told), &last, expiry)
+    })
+    .await
+}
+
+/// Ends a cancelled turn: stops its open block, settles its calls and prompts, keeps the partial text.
+/// Safe to call twice and for a turn that another path has ended.
+pub async fn cancelled(core: &Arc<Core>, turn: &Turn, partial: Option<String>) -> brain::Result<bool> {
+    let (turn, expiry) = (turn.clone(), core.expiry(Timestamp::now()));
+    core.record("cancel turn", move |tx, out| {
+        let Some(now) = turns::get(tx, &turn.turn_id)? else { return Ok(false) };
+        if now.state.is_terminal() {
+            return Ok(false);
+        }
+        let durable = open_text(tx, &turn)?;
+        close_open_block(tx, out, &turn, false)?;
+        cancel_prompts(tx, out, &turn)?;
+        settle_calls(tx, out, &turn)?;
+        let text = partial.filter(|t| !t.is_empty()).or(durable);
+        let message = match text {
+            Some(text) => Some(store_text(tx, &turn, text, true)?),
+            None => messages::last_of_turn(tx, &turn.turn_id, Role::Assistant)?.map(|m| m.message_id),
+        };
+        let ending = Ending::Completed {
+            message_id: message.clone(),
+            stop_reason: StopReason::Cancelled,
+            output: None,
+        };
+        let last = Event::Completed {
+            phase: Completed::Is,
+            message_id: message,
+            stop_reason: StopReason::Cancelled,
+            output: None,
+        };
+        end(tx, out, &turn, &ending, None, &last, expiry)
+    })
+    .await
+}
+
+fn end(
+    tx: &Tx<'_>,
+    out: &mut Emitted,
+    turn: &Turn,
+    ending: &Ending,
+    before: Option<&Event>,
+    last: &Event,
+    expiry: Timestamp,
+) -> brain::Result<bool> {
+    if turns::get(tx, &turn.turn_id)?.is_none_or(|t| t.state.is_terminal()) {
+        return Ok(false);
+    }
+    if let Some(event) = before {
+        out.emit(tx, &turn.task_id, &turn.turn_id, event, None)?;
+    }
+    let seq = out.emit(tx, &turn.task_id, &turn.turn_id, last, None)?;
+    let now = Timestamp::now();
+    turns::finish(tx, &turn.turn_id, ending, seq, now)?;
+    snapshots::set_expiry(tx, &turn.turn_id, expiry)?;
+    tasks::touch(tx, &turn.task_id, now)?;
+    Ok(true)
+}
+
+/// Stores an assistant message that is only text.
+fn store_text(tx: &Tx<'_>, turn: &Turn, text: String, active: bool) -> brain::Result<MessageId> {
+    let id = MessageId::generate();
+    let content = vec![Block::text(text)];
+    messages::append(
+        tx,
+        &NewMessage {
+            message_id: id.clone(),
+            task_id: turn.task_id.clone(),
+            turn_id: turn.turn_id.clone(),
+            role: Role::Assistant,
+            token_estimate: crate::turn::context::estimate_blocks(&content),
+            content,
+            active,
+            agent: Some(turn.agent.clone()),
+            parent: None,
+            at: Timestamp::now(),
+        },
+    )?;
+    Ok(id)
+}
+
+/// A block that was started and not stopped, as the event log tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenBlock {
+    /// Its index.
+    pub index: u32,
+    /// Its type.
+    pub kind: BlockType,
+}
+
+/// What the event log tells about the model call under way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CallSoFar {
+    /// Text of the blocks that count.
+    pub text: String,
+    /// The block that is still open.
+    pub open: Option<OpenBlock>,
+    /// The next free `block_index`.
+    pub next_block: u32,
+}
+
+/// Reads what was streamed of a turn after `after_seq`.
+pub fn call_so_far(tx: &Tx<'_>, turn: &Turn, after_seq: i64) -> brain::Result<CallSoFar> {
+    let mut so_far = CallSoFar::default();
+    let mut cursor = after_seq;
+    loop {
+        // 1,000 at a time: a call streams at most fifty events a second
+        let batch = events::of_turn(tx, &turn.turn_id, cursor, 1000)?;
+        let Some(last) = batch.last() else { return Ok(so_far) };
+        cursor = last.seq;
+        for event in &batch {
+            let data: Value = serde_json::from_str(&event.data)
+                .map_err(|_| brain::Error::bad_data("events.data", event.seq.to_string()))?;
+            let index = u32::try_from(data["block_index"].as_u64().unwrap_or(0)).unwrap_or(u32::MAX);
+            match event.event.as_str() {
+                "content_block_start" => {
+                    let kind = match data["block_type"].as_str() {
+                        Some("thinking") => BlockType::Thinking,
+                        Some("tool_use") => BlockType::ToolUse,
+                        _ => BlockType::Text,
+                    };
+                    so_far.open = Some(OpenBlock { index, kind });
+                    so_far.next_block = so_far.next_block.max(index + 1);
+                }
+                "content_block_stop" => so_far.open = None,
+                "text_delta" => so_far.text.push_str(data["text"].as_str().unwrap_or_default()),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn checkpoint_of(tx: &Tx<'_>, turn: &Turn) -> brain::Result<Option<(brain::snapshots::Step, crate::turn::checkpoint::Checkpoint)>> {
+    let Some(snapshot) = snapshots::get(tx, &turn.turn_id)? else { return Ok(None) };
+    let checkpoint = crate::turn::checkpoint::Checkpoint::read(snapshot.state)
+        .map_err(|_| brain::Error::bad_data("channel_state_snapshots.state_json", turn.turn_id.as_str()))?;
+    Ok(Some((snapshot.step, checkpoint)))
+}
+
+/// Text of the answer under way that is durable but not yet a message.
+fn open_text(tx: &Tx<'_>, turn: &Turn) -> brain::Result<Option<String>> {
+    let Some((step, checkpoint)) = checkpoint_of(tx, turn)? else { return Ok(None) };
+    if step != brain::snapshots::Step::Model {
+        return Ok(None);
+    }
+    let so_far = call_so_far(tx, turn, checkpoint.call_after_seq)?;
+    let text = checkpoint.carried + &so_far.text;
+    Ok((!text.is_empty()).then_some(text))
+}
+
+/// Stops the block the log says is open.
+fn close_open_block(tx: &Tx<'_>, out: &mut Emitted, turn: &Turn, discarded: bool) -> brain::Result<()> {
+    let Some((_, checkpoint)) = checkpoint_of(tx, turn)? else { return Ok(()) };
+    let so_far = call_so_far(tx, turn, checkpoint.call_after_seq)?;
+    if let Some(open) = so_far.open {
+        let stop = Event::BlockStop { block_index: open.index, block_type: open.kind, discarded };
+        out.emit(tx, &turn.task_id, &turn.turn_id, &stop, None)?;
+    }
+    Ok(())
+}
+
+fn cancel_prompts(tx: &Tx<'_>, out: &mut Emitted, turn: &Turn) -> brain::Result<()> {
+    for prompt in prompts::of_turn(tx, &turn.turn_id)? {
+        if prompt.state == PromptState::Pending
+            && prompts::settle(tx, &prompt.request_id, PromptState::Cancelled, None, Timestamp::now())?
+        {
+            let event = Event::HitlResolved {
+                request_id: prompt.request_id,
+                kind: prompt.kind,
+                resolution: Resolution::Cancelled,
+                answer: None,
+            };
+            out.emit(tx, &turn.task_id, &turn.turn_id, &event, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives every call of the turn's last assistant message an outcome and stores the tool message, so that
+/// no later context has a call without its result.
+fn settle_calls(tx: &Tx<'_>, out: &mut Emitted, turn: &Turn) -> brain::Result<()> {
+    let Some((brain::snapshots::Step::Tools, checkpoint)) = checkpoint_of(tx, turn)? else { return Ok(()) };
+    let Some(message_id) = checkpoint.assistant else { return Ok(()) };
+    let Some(message) = messages::get(tx, &turn.task_id, &message_id)? else { return Ok(()) };
+    let now = Timestamp::now();
+    for (position, block) in message.content.iter().enumerate() {
+        let Block::ToolUse { id, name, input, .. } = block else { continue };
+        let call = CallId::parse(id).map_err(|_| brain::Error::bad_data("tool_use.id", id))?;
+        let present = effects::get(tx, &call)?;
+        if present.as_ref().is_some_and(|e| e.state != EffectState::Intent) {
+            continue;
+        }
+        if present.is_none() {
+            effects::intend(
+                tx,
+                &effects::Intent {
+                    call_id: call.clone(),
+                    turn_id: turn.turn_id.clone(),
+                    task_id: turn.task_id.clone(),
+                    block_position: u32::try_from(position).unwrap_or(u32::MAX),
+                    tool: name.clone(),
+                    input: input.clone(),
+                    effect_class: "once",
+                    permission: None,
+                    rule: None,
+                    at: now,
+                },
+            )?;
+        }
+        let outcome = Outcome {
+            state: EffectState::Cancelled,
+            output: Value::Null,
+            media: Vec::new(),
+            blob: None,
+            reason: Some(ToolReason::Cancelled),
+            error: Some(CANCELLED_TEXT.into()),
+            at: now,
+        };
+        effects::settle(tx, &call, &outcome)?;
+        let event = Event::ToolResult {
+            tool: name.clone(),
+            tool_call_id: call,
+            output: Value::Null,
+            error: Some(CANCELLED_TEXT.into()),
+            reason: Some(ToolReason::Cancelled),
+            duration_ms: present.map_or(0, |e| (now.millis() - e.started_at.millis()).unsigned_abs()),
+            truncated: false,
+            blob: None,
+        };
+        out.emit(tx, &turn.task_id, &turn.turn_id, &event, None)?;
+    }
+    store_results(tx, turn, &message)?;
+    Ok(())
+}
+
+/// Stores the tool message of an assistant message whose calls all have an outcome, in call order.
+pub fn store_results(tx: &Tx<'_>, turn: &Turn, assistant: &messages::Message) -> brain::Result<i64> {
+    let journal = effects::of_turn(tx, &turn.turn_id)?;
+    let mut content = Vec::new();
+    for block in &assistant.content {
+        let Block::ToolUse { id, .. } = block else { continue };
+        let effect = journal.iter().find(|e| e.call_id.as_str() == id);
+        content.push(crate::tools::result::block(id, effect));
+    }
+    let id = MessageId::generate();
+    messages::append(
+        tx,
+        &NewMessage {
+            message_id: id,
+            task_id: turn.task_id.clone(),
+            turn_id: turn.turn_id.clone(),
+            role: Role::Tool,
+            token_estimate: crate::turn::context::estimate_blocks(&content),
+            content,
+            active: true,
+            agent: None,
+            parent: None,
+            at: Timestamp::now(),
+        },
+    )
+}
+
+/// The error of a turn that met a bug.
+pub fn bug(message: &str) -> ApiError {
+    ApiError::new(ErrorCode::Internal, message.to_owned())
+}

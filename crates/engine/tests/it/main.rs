@@ -1,0 +1,3 @@
+//! The Engine from outside: one binary for all integration tests, because linking is what costs.
+
+mod cli;

@@ -1,0 +1,234 @@
+//! The built-in rule set: what it answers, and that it always answers the same.
+
+use crate::talk::*;
+use contract::{Block, Source};
+use llm::offline::rules::INTRODUCTION;
+use llm::{
+    CONTINUE_REQUEST, Message, Piece, Provider, ProviderConfig, ProviderKind, Request, Stop, Timeouts,
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+const ALL_TOOLS: &[&str] =
+    &["ask_user", "bash", "file_search", "knowledge_search", "knowledge_write", "plan", "read_file"];
+
+fn offline() -> Arc<dyn Provider> {
+    llm::build(ProviderConfig {
+        provider: ProviderKind::Offline,
+        api_key: None,
+        base_url: None,
+        timeouts: Timeouts::default(),
+    })
+}
+
+fn ask(tools: &[&str], messages: Vec<Message>) -> Request {
+    Request { tools: tools.iter().map(|t| tool(t)).collect(), ..request("offline-1", messages) }
+}
+
+async fn answer(tools: &[&str], messages: Vec<Message>) -> String {
+    text(&pieces(offline().complete(ask(tools, messages))).await)
+}
+
+async fn calls(tools: &[&str], said: &str) -> Vec<(String, Value)> {
+    blocks(&pieces(offline().complete(ask(tools, vec![user(said)]))).await)
+        .into_iter()
+        .filter_map(|b| match b {
+            Block::ToolUse { name, input, .. } => Some((name, input)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn each_rule_calls_its_tool() {
+    for (said, name, input) in [
+        ("run ls -la /tmp", "bash", json!({"command": "ls -la /tmp"})),
+        ("Please run `git status`", "bash", json!({"command": "git status"})),
+        ("READ /etc/hosts", "read_file", json!({"path": "/etc/hosts"})),
+        ("search for lost keys?", "file_search", json!({"query": "lost keys"})),
+        (
+            "remember that my cat is Mia",
+            "knowledge_write",
+            json!({"subject": "my cat", "content": "my cat is Mia"}),
+        ),
+        ("What do you know about cats?", "knowledge_search", json!({"query": "cats"})),
+        ("ask me what colour I like", "ask_user", json!({"question": "what colour I like"})),
+        ("plan a trip to Rome", "plan", json!({"goal": "a trip to Rome"})),
+    ] {
+        assert_eq!(calls(ALL_TOOLS, said).await, [(name.to_owned(), input)], "{said}");
+    }
+    assert_eq!(calls(&["grep"], "search foo").await, [("grep".to_owned(), json!({"pattern": "foo"}))]);
+}
+
+#[tokio::test]
+async fn a_rule_is_silent_when_its_tool_is_not_offered() {
+    for said in [
+        "run ls",
+        "read /x",
+        "search y",
+        "remember that a is b",
+        "what do you know about z",
+        "ask me q",
+        "plan p",
+    ] {
+        assert_eq!(calls(&[], said).await, [], "{said}");
+    }
+    assert!(
+        answer(&[], vec![user("remember that a is b")])
+            .await
+            .contains("cannot write that to long-term memory")
+    );
+}
+
+#[tokio::test]
+async fn the_first_answer_says_what_it_is_and_later_ones_do_not_repeat_it() {
+    let first = answer(ALL_TOOLS, vec![user("hello")]).await;
+    assert!(first.starts_with(INTRODUCTION), "{first}");
+    let second =
+        answer(ALL_TOOLS, vec![user("hello"), assistant(vec![Block::text(first)]), user("well")]).await;
+    assert!(!second.contains(INTRODUCTION) && second.contains("“well”"), "{second}");
+}
+
+#[tokio::test]
+async fn it_knows_the_thread() {
+    let said = |text: &str| vec![user("Hi. My name is Ada."), assistant(vec![Block::text("ok")]), user(text)];
+    assert_eq!(
+        answer(&[], said("what is my name?")).await,
+        "Your name is Ada; you told me: “My name is Ada”."
+    );
+    assert!(answer(&[], said("What did I say?")).await.contains("“Hi. My name is Ada.”"));
+    assert!(answer(&[], said("what is my colour?")).await.contains("have not told me your colour"));
+}
+
+#[tokio::test]
+async fn it_uses_recalled_memory_but_does_not_take_it_for_speech() {
+    let memory = "<memory>\n<item id=\"1\" source=\"user\">my favourite city is Lisbon</item>\n</memory>";
+    let message = Message {
+        role: contract::Role::User,
+        content: vec![Block::text(memory), Block::text("what is my favourite city")],
+    };
+    let told = answer(&[], vec![message]).await;
+    assert!(told.contains("Your favourite city is Lisbon"), "{told}");
+}
+
+#[tokio::test]
+async fn results_of_tools_are_reported_in_a_sentence() {
+    let after = |name: &str, input: Value, output: &str| {
+        vec![
+            user("go"),
+            assistant(vec![call("call-1", name, input)]),
+            results(vec![result("call-1", output)]),
+        ]
+    };
+    for (name, input, output, expected) in [
+        (
+            "bash",
+            json!({"command": "ls"}),
+            r#"{"stdout":"a\nb\n","stderr":"","exit_code":0,"timed_out":false}"#,
+            "I ran `ls`; it ended with exit code 0 and printed:\na\nb",
+        ),
+        (
+            "bash",
+            json!({"command": "true"}),
+            r#"{"stdout":"","stderr":"","exit_code":0,"timed_out":false}"#,
+            "and printed nothing.",
+        ),
+        ("read_file", json!({"path": "/x"}), r#"{"content":"hello\n","path":"/x"}"#, "This is in /x:\nhello"),
+        (
+            "knowledge_search",
+            json!({"query": "cats"}),
+            r#"[{"subject":"cat","content":"is Mia"}]"#,
+            "This is what I know about cats:\n- cat: is Mia",
+        ),
+        ("knowledge_search", json!({"query": "cats"}), "[]", "I know nothing about cats yet."),
+        ("ask_user", json!({"question": "q"}), r#"{"answer":"blue","feedback":null}"#, "You answered: blue"),
+        (
+            "plan",
+            json!({"goal": "g"}),
+            r#"{"goal":"g","steps":[{"id":"1","title":"Pack","status":"open"}]}"#,
+            "1. Pack",
+        ),
+        ("slack.send", json!({}), "sent", "The tool slack.send returned:\nsent"),
+    ] {
+        let told = answer(ALL_TOOLS, after(name, input, output)).await;
+        assert!(told.contains(expected), "{told}");
+        assert!(told.starts_with(INTRODUCTION), "the first text of the conversation introduces itself");
+    }
+}
+
+#[tokio::test]
+async fn a_failed_tool_is_told() {
+    let failed = Block::ToolResult {
+        tool_use_id: "call-1".into(),
+        content: vec![Block::text("no such file")],
+        is_error: true,
+    };
+    let messages = vec![
+        user("read /x"),
+        assistant(vec![call("call-1", "read_file", json!({"path": "/x"}))]),
+        results(vec![failed]),
+    ];
+    assert!(answer(ALL_TOOLS, messages).await.contains("The tool read_file did not succeed: no such file"));
+}
+
+#[tokio::test]
+async fn it_says_that_it_cannot_look_at_media() {
+    let image = Block::Image { source: Source::Url { url: "https://e.org/a.png".into() } };
+    let message = Message { role: contract::Role::User, content: vec![image, Block::text("what is this")] };
+    assert!(answer(&[], vec![message]).await.contains("cannot look at (image)"));
+}
+
+#[tokio::test]
+async fn with_a_schema_the_answer_is_the_smallest_valid_instance() {
+    let schema = json!({"type": "object", "required": ["title"], "properties": {"title": {"type": "string", "minLength": 2}}});
+    let request = Request { output_schema: Some(schema.clone()), ..ask(&[], vec![user("hi")]) };
+    let told: Value =
+        serde_json::from_str(&text(&pieces(offline().complete(request)).await)).expect("JSON only");
+    assert!(jsonschema::is_valid(&schema, &told));
+}
+
+#[tokio::test]
+async fn the_same_request_gives_the_same_pieces_and_usage_by_bytes() {
+    let request = ask(ALL_TOOLS, vec![user("tell me something long")]);
+    let first = pieces(offline().complete(request.clone())).await;
+    assert_eq!(first, pieces(offline().complete(request)).await);
+    let words = first.iter().filter(|p| matches!(p, Piece::Text(_))).count();
+    assert!(words > 10, "word by word");
+    let length = text(&first).len() as u64;
+    let Some(Piece::Usage { usage, estimated: false }) = first.get(first.len() - 2) else {
+        panic!("{first:?}")
+    };
+    assert_eq!(usage.output_tokens, length.div_ceil(4));
+}
+
+#[tokio::test]
+async fn an_answer_cut_anywhere_is_continued_exactly() {
+    let question =
+        || vec![user("my name is Ada"), assistant(vec![Block::text("ok")]), user("what did I say?")];
+    let whole = answer(&[], question()).await;
+    for at in (0..whole.len()).filter(|at| whole.is_char_boundary(*at)) {
+        let mut messages = question();
+        if at > 0 {
+            messages.extend([assistant(vec![Block::text(&whole[..at])]), user(CONTINUE_REQUEST)]);
+        }
+        assert_eq!(answer(&[], messages).await, whole[at..], "cut at {at}");
+    }
+    let (a, b) = (whole.floor_char_boundary(5), whole.floor_char_boundary(20));
+    let mut twice = question();
+    twice.extend([assistant(vec![Block::text(&whole[..a])]), user(CONTINUE_REQUEST)]);
+    twice.extend([assistant(vec![Block::text(&whole[a..b])]), user(CONTINUE_REQUEST)]);
+    assert_eq!(answer(&[], twice).await, whole[b..]);
+}
+
+#[tokio::test]
+async fn the_output_limit_cuts_and_the_rest_can_be_asked_for() {
+    let request = Request { max_tokens: 5, ..ask(ALL_TOOLS, vec![user("hello")]) };
+    let first = pieces(offline().complete(request.clone())).await;
+    assert_eq!(first.last(), Some(&Piece::Stop(Stop::MaxTokens)));
+    let part = text(&first);
+    assert!(part.len() <= 20);
+    let rest =
+        ask(ALL_TOOLS, vec![user("hello"), assistant(vec![Block::text(&part)]), user(CONTINUE_REQUEST)]);
+    let whole = answer(ALL_TOOLS, vec![user("hello")]).await;
+    assert_eq!(part + &text(&pieces(offline().complete(rest)).await), whole);
+}

@@ -1,0 +1,3 @@
+//! The whole system: the rules of the house, and the programs as real processes.
+
+mod house_rules;
