@@ -3,8 +3,8 @@
 //! A copy is taken from one read snapshot, so writers never wait and the copy is one instant. It appears
 //! under its name only after it was checked and synced; a crash leaves at most a `.partial` file.
 
-use crate::open::{self, OpenError};
 use crate::{Brain, Error, connection, filesystem, schema};
+use crate::{OpenError, open};
 use chrono::{DateTime, Utc};
 use contract::Timestamp;
 use rusqlite::backup::{Backup, StepResult};
@@ -235,7 +235,10 @@ fn told(error: OpenError) -> Error {
     }
 }
 
-pub(crate) fn failed<E: std::fmt::Display>(action: &'static str, path: &Path) -> impl FnOnce(E) -> BackupError {
+pub(crate) fn failed<E: std::fmt::Display>(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(E) -> BackupError {
     move |reason| BackupError::Failed { action, path: path.to_owned(), reason: reason.to_string() }
 }
 

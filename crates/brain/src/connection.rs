@@ -51,7 +51,9 @@ pub(crate) fn read_write(path: &Path) -> Result<Connection> {
     )?;
     let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |r| r.get(0))?;
     if mode != "wal" {
-        return Err(Error::ReadOnly(format!("the file system refuses WAL mode (journal_mode stayed {mode})")));
+        return Err(Error::ReadOnly(format!(
+            "the file system refuses WAL mode (journal_mode stayed {mode})"
+        )));
     }
     Ok(conn)
 }
@@ -80,7 +82,9 @@ fn immutable_uri(path: &Path) -> String {
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_bytes() {
         match byte {
-            b'/' | b'.' | b'_' | b'-' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => uri.push(char::from(*byte)),
+            b'/' | b'.' | b'_' | b'-' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
+                uri.push(char::from(*byte))
+            }
             other => drop(write!(uri, "%{other:02x}")),
         }
     }

@@ -2,12 +2,12 @@
 
 use crate::health::Health;
 use crate::lock::{self, LockGuard};
-use crate::open::{self, Direction, MigrationMode, OpenError, OpenOptions};
+use crate::open::{self, MigrationMode, OpenOptions};
 use crate::pool::Reader;
 use crate::queue::Queue;
 use crate::schema::{self, Standing};
 use crate::writer::{Writer, file_size, wal_path};
-use crate::{Result, Tx, connection, filesystem, meta, migrate};
+use crate::{Direction, OpenError, Result, Tx, connection, filesystem, meta, migrate};
 use contract::Timestamp;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
@@ -96,7 +96,8 @@ impl Brain {
         let failed = |e| OpenError::from_io("start a thread for", path, e);
         let readers = (0..options.read_connections.max(1))
             .map(|n| {
-                let reader = Reader { path: path.clone(), queue: Arc::clone(&reads), health: Arc::clone(&health) };
+                let reader =
+                    Reader { path: path.clone(), queue: Arc::clone(&reads), health: Arc::clone(&health) };
                 spawn(format!("brain-read-{n}"), move || reader.run())
             })
             .collect::<std::io::Result<Vec<_>>>()

@@ -46,8 +46,8 @@ pub mod keys;
 pub mod usage;
 pub mod observability;
 
-pub use error::{Error, Result};
+pub use error::{Direction, Error, OpenError, Result};
 pub use handle::Brain;
-pub use open::{Direction, MigrationMode, OpenError, OpenOptions, check_place};
+pub use open::{MigrationMode, OpenOptions, check_place};
 pub use shim::sqlite_version;
 pub use tx::Tx;

@@ -2,9 +2,9 @@
 
 use crate::backup::{self, OnExisting};
 use crate::lock::LockGuard;
-use crate::open::{self, Direction, MigrationMode, OpenError, OpenOptions};
+use crate::open::{self, MigrationMode, OpenOptions};
 use crate::schema::{self, Migration, Standing};
-use crate::{Brain, connection, filesystem};
+use crate::{Brain, Direction, OpenError, connection, filesystem};
 use contract::Timestamp;
 use serde::Serialize;
 use std::path::PathBuf;

@@ -6,10 +6,10 @@
 
 use crate::backup::{self, BackupError};
 use crate::lock::LockGuard;
-use crate::open::{self, OpenError, OpenOptions};
+use crate::open::{self, OpenOptions};
 use crate::schema::{self, Standing};
 use crate::writer::{file_size, wal_path};
-use crate::{Error, Tx, connection, meta};
+use crate::{Error, OpenError, Tx, connection, meta};
 use contract::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde::Serialize;

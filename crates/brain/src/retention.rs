@@ -99,7 +99,9 @@ async fn repeat(brain: &Brain, name: &'static str, sql: &'static str, time: i64)
     let mut total = 0;
     loop {
         let deleted = brain
-            .write(name, move |tx| Ok(tx.conn().prepare_cached(sql)?.execute(params![time, limit(CHUNK_ROWS)])?))
+            .write(name, move |tx| {
+                Ok(tx.conn().prepare_cached(sql)?.execute(params![time, limit(CHUNK_ROWS)])?)
+            })
             .await?;
         total += deleted;
         if deleted < CHUNK_ROWS {
@@ -131,7 +133,8 @@ fn events(tx: &Tx<'_>, now: i64) -> Result<(usize, usize, bool)> {
         deleted += gone;
         if gone < room {
             // The state goes last: while it is there, a stopped run finds the rest of its events.
-            conn.prepare_cached("DELETE FROM channel_state_snapshots WHERE turn_id = ?1")?.execute([&turn])?;
+            conn.prepare_cached("DELETE FROM channel_state_snapshots WHERE turn_id = ?1")?
+                .execute([&turn])?;
             turns += 1;
         }
     }

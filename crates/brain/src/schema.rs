@@ -3,8 +3,8 @@
 //! Forward only, each in one transaction, each recorded with the checksum of its text. A migration that
 //! has landed is never edited: a brain that knows another text refuses to open.
 
-use crate::open::{Direction, OpenError};
 use crate::Result;
+use crate::{Direction, OpenError};
 use contract::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
@@ -93,7 +93,12 @@ pub(crate) fn compare(applied: &[Applied], wanted: &[Migration]) -> std::result:
 }
 
 /// The error for a brain that may not be opened as it is.
-pub(crate) fn required(direction: Direction, found: u32, wanted: &[Migration], reason: impl Into<String>) -> OpenError {
+pub(crate) fn required(
+    direction: Direction,
+    found: u32,
+    wanted: &[Migration],
+    reason: impl Into<String>,
+) -> OpenError {
     OpenError::MigrationRequired { direction, found, wanted: newest(wanted), reason: reason.into() }
 }
 

@@ -1,6 +1,6 @@
 //! Everything that can be found wrong with a brain file, in one report. Reads only; repairs nothing.
 
-use crate::open::OpenError;
+use crate::OpenError;
 use crate::schema::{self, Migration, Standing};
 use crate::{Error, Result, connection, lock};
 use rusqlite::Connection;
@@ -79,7 +79,10 @@ fn inspect(conn: &Connection, wanted: &[Migration], report: &mut Report) -> Resu
         }
     }
     foreign_keys(conn, report)?;
-    let names = texts(conn, "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name")?;
+    let names = texts(
+        conn,
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name",
+    )?;
     for name in &names {
         report.tables.insert(name.clone(), count(conn, name)?);
     }
@@ -106,7 +109,11 @@ fn migrations(conn: &Connection, wanted: &[Migration], report: &mut Report) -> R
         Ok(Standing::Current | Standing::Behind) => {}
         Ok(Standing::Ahead) => report.add(
             "migrations",
-            format!("schema {} is newer than this Engine's {}", report.schema_version, schema::newest(wanted)),
+            format!(
+                "schema {} is newer than this Engine's {}",
+                report.schema_version,
+                schema::newest(wanted)
+            ),
         ),
         Err(changed) => report.add("migrations", changed.to_string()),
     }
@@ -136,7 +143,8 @@ fn blobs(conn: &Connection, report: &mut Report) -> Result<()> {
     let mut rows = statement.query([])?;
     let mut listed = 0;
     while let Some(row) = rows.next()? {
-        let (name, data): (String, &[u8]) = (row.get(0)?, row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?);
+        let (name, data): (String, &[u8]) =
+            (row.get(0)?, row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?);
         let found: String = Sha256::digest(data).iter().map(|b| format!("{b:02x}")).collect();
         if found != name && listed < FINDINGS_PER_CHECK {
             listed += 1;
@@ -152,14 +160,24 @@ fn companions(conn: &Connection, names: &[String], report: &mut Report) -> Resul
         if names.contains(&format!("{parent}_fts_docsize")) {
             let (rows, indexed) = (count(conn, parent)?, count(conn, &format!("{parent}_fts_docsize"))?);
             if rows != indexed {
-                report.add("fts", format!("{parent} has {rows} rows, its full-text index {indexed}; run `vacuum --rebuild-fts`"));
+                report.add(
+                    "fts",
+                    format!(
+                        "{parent} has {rows} rows, its full-text index {indexed}; run `vacuum --rebuild-fts`"
+                    ),
+                );
             }
         }
         if names.contains(&format!("{parent}_vec")) {
-            let sql = format!("SELECT count(*) FROM \"{parent}_vec\" WHERE id NOT IN (SELECT id FROM \"{parent}\")");
+            let sql = format!(
+                "SELECT count(*) FROM \"{parent}_vec\" WHERE id NOT IN (SELECT id FROM \"{parent}\")"
+            );
             let orphans: i64 = conn.query_row(&sql, [], |r| r.get(0))?;
             if orphans > 0 {
-                report.add("vectors", format!("{orphans} vectors of {parent} belong to rows that are not there"));
+                report.add(
+                    "vectors",
+                    format!("{orphans} vectors of {parent} belong to rows that are not there"),
+                );
             }
         }
     }

@@ -98,7 +98,6 @@ impl Writer {
             let room = done.len() < GROUP_JOBS && started.elapsed() < GROUP_TIME;
             next = if room { self.queue.pop_companion() } else { None };
         }
-        for job in done.drain(..) { job.answer(Ok(())); }
         let outcome = match lost {
             Some(error) => Err(error),
             None if kept == 0 => self.conn.execute_batch("ROLLBACK").map_err(Error::from),

@@ -81,9 +81,17 @@ impl fmt::Debug for ProviderConfig {
         f.debug_struct("ProviderConfig")
             .field("provider", &self.provider)
             .field("api_key", &self.api_key.as_ref().map(|_| "[redacted]"))
-            .field("base_url", &self.base_url)
+            .field("base_url", &self.base_url.as_deref().map(without_login))
             .field("timeouts", &self.timeouts)
             .finish()
+    }
+}
+
+/// A URL without the user name and password it may carry.
+fn without_login(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://[redacted]@{host}"),
+        _ => url.to_owned(),
     }
 }
 
@@ -110,11 +118,12 @@ mod tests {
         let config = ProviderConfig {
             provider: ProviderKind::OpenAi,
             api_key: Some("sk-canary".into()),
-            base_url: None,
+            base_url: Some("http://ada:canary@proxy.internal/v1".into()),
             timeouts: Timeouts::default(),
         };
         let shown = format!("{config:?}");
-        assert!(shown.contains("[redacted]") && !shown.contains("canary"), "{shown}");
+        assert!(shown.contains("Some(\"[redacted]\")") && !shown.contains("canary"), "{shown}");
+        assert!(shown.contains("http://[redacted]@proxy.internal/v1"), "{shown}");
     }
 
     #[test]

@@ -17,6 +17,9 @@ use serde_json::{Map, Value, json};
 /// Where OpenAI itself is.
 pub const DEFAULT_BASE: &str = "https://api.openai.com/v1";
 
+/// Longest tool description sent to a server that refuses long ones: the limit OpenAI names.
+const SHORT_DESCRIPTION_CHARS: usize = 1024;
+
 /// The field that limits the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitField {
@@ -64,6 +67,8 @@ pub struct Form {
     pub stream_options: bool,
     /// Reasoning that came in a field of its own is sent back in it.
     pub reasoning_back: bool,
+    /// Tool descriptions of any length are accepted.
+    pub long_descriptions: bool,
 }
 
 impl Form {
@@ -77,6 +82,7 @@ impl Form {
             parallel: true,
             stream_options: true,
             reasoning_back: true,
+            long_descriptions: true,
         }
     }
 }
@@ -149,7 +155,9 @@ pub fn other_form(request: &Request, form: &Form, refusal: &Refusal) -> Option<F
     let mut other = form.clone();
     // "max_tokens is too large: 9000" names the field too, but means the number.
     let about_size = ["too large", "at most", "less than", "greater than"].iter().any(|w| said.contains(w));
-    if names(form.limit.as_str()) && !form.limit_switched && !about_size {
+    if form.long_descriptions && names("function.description") && said.contains("too long") {
+        other.long_descriptions = false;
+    } else if names(form.limit.as_str()) && !form.limit_switched && !about_size {
         other.limit_switched = true;
         other.limit = match form.limit {
             LimitField::MaxTokens => LimitField::MaxCompletionTokens,
@@ -215,7 +223,7 @@ pub fn body(request: &Request, form: &Form, names: &NameMap) -> Value {
         let tools = request.tools.iter().map(|tool| {
             json!({"type": "function", "function": {
                 "name": names.wire(&tool.name),
-                "description": tool.description,
+                "description": description(&tool.description, form),
                 "parameters": tool.input_schema,
             }})
         });
@@ -234,6 +242,13 @@ pub fn body(request: &Request, form: &Form, names: &NameMap) -> Value {
         );
     }
     Value::Object(body)
+}
+
+fn description(text: &str, form: &Form) -> String {
+    match form.long_descriptions {
+        true => text.to_owned(),
+        false => text.chars().take(SHORT_DESCRIPTION_CHARS).collect(),
+    }
 }
 
 fn messages(request: &Request, form: &Form, names: &NameMap) -> Value {

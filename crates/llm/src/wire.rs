@@ -41,8 +41,8 @@ impl Default for Timeouts {
     }
 }
 
-/// An HTTP request ready to be sent.
-#[derive(Debug, Clone, PartialEq)]
+/// An HTTP request ready to be sent. Has no `Debug`, because its headers hold the key.
+#[derive(Clone, PartialEq)]
 pub struct Outgoing {
     /// Absolute URL.
     pub url: String,

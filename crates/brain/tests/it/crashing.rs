@@ -29,6 +29,7 @@ async fn what_write_returned_survives_kill_minus_nine() {
         let report = verify::run(&house.path(), brain::schema::MIGRATIONS).expect("a report");
         assert!(report.ok, "{:?}", report.findings);
     }
-    let crashes: u32 = crate::house::fact(&house.path(), meta::CRASH_COUNT).expect("counted").parse().expect("n");
+    let crashes: u32 =
+        crate::house::fact(&house.path(), meta::CRASH_COUNT).expect("counted").parse().expect("n");
     assert_eq!(crashes, rounds, "every kill is counted as a crash at the next opening");
 }

@@ -101,7 +101,8 @@ async fn working_memory_fades_and_a_deleted_entry_does_not_come_back() {
     write("deleted", None, 100).await.expect("a deletion under a shorter life");
     let report = retention::run_once(&brain, at(1000), Policy::default()).await.expect("a run");
     assert_eq!(report.working_memory, 1);
-    let left = brain.read("test", |tx| working_memory::present(tx, &task("a"), at(1000))).await.expect("a read");
+    let left =
+        brain.read("test", |tx| working_memory::present(tx, &task("a"), at(1000))).await.expect("a read");
     assert_eq!(left.iter().map(|e| e.key.as_str()).collect::<Vec<_>>(), ["alive"]);
     let report = retention::run_once(&brain, at(6000), Policy::default()).await.expect("later");
     assert_eq!(report.working_memory, 3);

@@ -123,7 +123,10 @@ pub async fn events(brain: &Brain, turn: &TurnId, name: &str, count: usize) -> i
         .write("test.events", move |tx| {
             let mut last = 0;
             for _ in 0..count {
-                let event = contract::Event::TextDelta(contract::event::Delta { text: "x".to_owned(), block_index: 0 });
+                let event = contract::Event::TextDelta(contract::event::Delta {
+                    text: "x".to_owned(),
+                    block_index: 0,
+                });
                 last = brain::events::append(tx, &task, &turn, &event, None, at(1))?.seq;
             }
             Ok(last)

@@ -1,15 +1,15 @@
 //! The brain from outside: what a caller, an operator and a kill -9 may rely on.
 
-mod house;
 mod child;
+mod house;
 
-mod opening;
-mod locking;
-mod writing;
-mod crashing;
-mod full_disk;
-mod migrating;
 mod copying;
+mod crashing;
+mod forgetting;
+mod full_disk;
+mod locking;
+mod migrating;
+mod opening;
 mod restoring;
 mod verifying;
-mod forgetting;
+mod writing;

@@ -6,7 +6,11 @@ use brain::{Brain, Direction, MigrationMode, OpenError, OpenOptions, lock, migra
 
 static TWO: &[Migration] = &[
     Migration { version: 1, name: MIGRATIONS[0].name, sql: MIGRATIONS[0].sql },
-    Migration { version: 2, name: "notes", sql: "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT) STRICT;" },
+    Migration {
+        version: 2,
+        name: "notes",
+        sql: "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT) STRICT;",
+    },
 ];
 static BROKEN: &[Migration] = &[
     Migration { version: 1, name: MIGRATIONS[0].name, sql: MIGRATIONS[0].sql },
@@ -38,7 +42,10 @@ async fn a_snapshot_is_kept_before_a_brain_is_migrated() {
     assert_eq!(brain.schema_version(), 2);
     brain.close();
     assert_eq!(number(&house.plain(), "SELECT count(*) FROM notes"), 0);
-    assert_eq!(number(&house.plain(), "SELECT count(*) FROM observability_events WHERE kind = 'migration'"), 2);
+    assert_eq!(
+        number(&house.plain(), "SELECT count(*) FROM observability_events WHERE kind = 'migration'"),
+        2
+    );
 
     let kept = house.backups();
     assert_eq!(kept.len(), 1);
@@ -74,13 +81,19 @@ async fn the_gate_stays_shut_until_migrate_has_run() {
     let house = House::new();
     let gated = OpenOptions { migrations: MigrationMode::Gate, ..with(&house, TWO) };
     let refused = Brain::open(gated.clone()).expect_err("a new brain, too");
-    assert!(matches!(refused, OpenError::MigrationRequired { direction: Direction::Upgrade, found: 0, wanted: 2, .. }));
+    assert!(matches!(
+        refused,
+        OpenError::MigrationRequired { direction: Direction::Upgrade, found: 0, wanted: 2, .. }
+    ));
     assert!(!house.path().exists(), "nothing was made");
 
     old_brain(&house).await;
     let before = std::fs::read(house.path()).expect("bytes");
     let refused = Brain::open(gated.clone()).expect_err("gated");
-    assert!(matches!(refused, OpenError::MigrationRequired { direction: Direction::Upgrade, found: 1, wanted: 2, .. }));
+    assert!(matches!(
+        refused,
+        OpenError::MigrationRequired { direction: Direction::Upgrade, found: 1, wanted: 2, .. }
+    ));
     assert!(refused.to_string().contains("september-engine migrate"));
     assert_eq!(std::fs::read(house.path()).expect("bytes"), before);
 
@@ -120,7 +133,10 @@ async fn a_snapshot_that_cannot_be_made_stops_the_migration() {
     let blocked = house.dir().join("a-file");
     std::fs::write(&blocked, "in the way").expect("a file");
     let refused = Brain::open(OpenOptions { backup_dir: blocked, ..with(&house, TWO) }).expect_err("refused");
-    assert!(matches!(refused, OpenError::MigrationRequired { direction: Direction::Upgrade, .. }), "{refused}");
+    assert!(
+        matches!(refused, OpenError::MigrationRequired { direction: Direction::Upgrade, .. }),
+        "{refused}"
+    );
     assert_eq!(number(&house.plain(), "SELECT max(version) FROM schema_migrations"), 1);
 }
 

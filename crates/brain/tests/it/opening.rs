@@ -19,7 +19,10 @@ async fn a_new_brain_is_private_and_has_the_pragmas_it_needs() {
     assert_eq!(number(&plain, "PRAGMA auto_vacuum"), 2, "incremental");
     let mode: String = plain.query_row("PRAGMA journal_mode", [], |r| r.get(0)).expect("mode");
     assert_eq!(mode, "wal");
-    assert_eq!(number(&plain, "SELECT max(version) FROM schema_migrations"), i64::from(brain.schema_version()));
+    assert_eq!(
+        number(&plain, "SELECT max(version) FROM schema_migrations"),
+        i64::from(brain.schema_version())
+    );
 }
 
 #[tokio::test]

@@ -119,19 +119,22 @@ async fn a_broken_rule_is_told_as_a_constraint() {
         .write("test", |tx| {
             let turn = brain::turns::open_of(tx, &crate::house::task("a"))?.expect("the open turn");
             brain::blobs::put(tx, b"undone with the rest", "text/plain", crate::house::at(1))?;
-            brain::turns::insert(tx, &brain::turns::NewTurn {
-                turn_id: contract::TurnId::generate(),
-                task_id: turn.task_id,
-                agent: turn.agent,
-                direct: false,
-                super_thinking: false,
-                idempotency_key: None,
-                request_hash: turn.request_hash,
-                request: turn.request,
-                output_schema: None,
-                user_message_id: contract::MessageId::generate(),
-                at: crate::house::at(2),
-            })
+            brain::turns::insert(
+                tx,
+                &brain::turns::NewTurn {
+                    turn_id: contract::TurnId::generate(),
+                    task_id: turn.task_id,
+                    agent: turn.agent,
+                    direct: false,
+                    super_thinking: false,
+                    idempotency_key: None,
+                    request_hash: turn.request_hash,
+                    request: turn.request,
+                    output_schema: None,
+                    user_message_id: contract::MessageId::generate(),
+                    at: crate::house::at(2),
+                },
+            )
         })
         .await;
     assert!(matches!(second, Err(Error::Constraint(_))), "{second:?}");
@@ -159,7 +162,8 @@ async fn closing_finishes_what_was_accepted() {
     closing.await.expect("close");
     first.await.expect("join").expect("the occupying job");
     let accepted = jobs.join_all().await.into_iter().filter(Result::is_ok).count();
-    let kept = crate::house::number(&house.plain(), "SELECT count(*) FROM brain_meta WHERE key LIKE 'late.%'");
+    let kept =
+        crate::house::number(&house.plain(), "SELECT count(*) FROM brain_meta WHERE key LIKE 'late.%'");
     assert_eq!(usize::try_from(kept).expect("a count"), accepted);
 }
 

@@ -6,8 +6,30 @@ use super::shell::{self, Redirect, Simple, Word};
 
 /// Commands that change nothing, whatever their arguments, except those judged in [`harmless_arguments`].
 const READ_ONLY: [&str; 24] = [
-    "ls", "cat", "head", "tail", "wc", "file", "stat", "du", "df", "pwd", "echo", "printf", "date", "grep",
-    "rg", "find", "sort", "uniq", "cut", "tr", "diff", "cmp", "sha256sum", "git",
+    "ls",
+    "cat",
+    "head",
+    "tail",
+    "wc",
+    "file",
+    "stat",
+    "du",
+    "df",
+    "pwd",
+    "echo",
+    "printf",
+    "date",
+    "grep",
+    "rg",
+    "find",
+    "sort",
+    "uniq",
+    "cut",
+    "tr",
+    "diff",
+    "cmp",
+    "sha256sum",
+    "git",
 ];
 /// git commands that change nothing.
 const GIT_READ_ONLY: [&str; 4] = ["status", "log", "diff", "show"];
@@ -19,9 +41,10 @@ pub fn is_read_only(command: &str) -> bool {
 }
 
 fn is_harmless(command: &Simple) -> bool {
-    let writes = command.redirects.iter().any(|(kind, target)| {
-        *kind != Redirect::Read && target.literal() != Some("/dev/null")
-    });
+    let writes = command
+        .redirects
+        .iter()
+        .any(|(kind, target)| *kind != Redirect::Read && target.literal() != Some("/dev/null"));
     // An assignment can change what a command does (GIT_PAGER, LD_PRELOAD).
     if writes || command.assigns {
         return false;
@@ -36,9 +59,7 @@ fn harmless_arguments(name: &str, args: &[Word]) -> bool {
     // An unknown value may be an option.
     let dynamic = args.iter().any(Word::is_dynamic);
     match name {
-        "find" => {
-            !dynamic && !has(&["-exec", "-ok", "-delete", "-fprint", "-fls"])
-        }
+        "find" => !dynamic && !has(&["-exec", "-ok", "-delete", "-fprint", "-fls"]),
         "git" => {
             let sub = args.first().and_then(Word::literal).unwrap_or("");
             !dynamic && GIT_READ_ONLY.contains(&sub) && !has(&["--ext-diff", "--textconv", "--output", "-O"])

@@ -9,6 +9,7 @@
 pub mod rules;
 pub mod shell;
 pub mod effect;
+mod words;
 #[cfg(test)]
 mod table;
 

@@ -8,6 +8,10 @@
 //! command.
 
 use super::shell::{self, Redirect, Script, Simple, UNKNOWN, Word};
+use super::words::{
+    Args, DEVICES, JUDGED, SHELLS, WRAPPERS, base_name, has_destructive_word, is_destructive_word, is_opaque,
+    joined,
+};
 use super::{ANSWERS, Grants, PermissionContext, Prompt, Verdict};
 use crate::sandbox::{Place, Workspace, workspace};
 use std::path::{Component, Path, PathBuf};
@@ -78,7 +82,8 @@ pub fn bash(command: &str, cwd: Option<&str>, context: &PermissionContext<'_>) -
     if reasons.is_empty() {
         return Verdict::allow();
     }
-    reasons.dedup();
+    let mut seen = std::collections::HashSet::new();
+    reasons.retain(|reason| seen.insert(*reason));
     let mut normal = shell::normalised(command);
     if start != workspace.cwd() {
         // The same words in another directory are another command.
@@ -105,35 +110,6 @@ const DESTRUCTIVE_UNKNOWN: &str = "destructive command whose target is not known
 const WRITES_OUTSIDE: &str = "writing outside ALLOWED_ROOTS";
 const TRUNCATES: &str = "replaces the content of an existing file";
 const GIT: &str = "git command that discards work";
-
-/// Shells whose `-c` text is followed.
-const SHELLS: [&str; 6] = ["sh", "bash", "dash", "zsh", "ksh", "ash"];
-/// Programs that run another command given as their arguments.
-const WRAPPERS: [&str; 26] = [
-    "sudo", "doas", "env", "nice", "ionice", "nohup", "setsid", "time", "timeout", "stdbuf", "command",
-    "builtin", "exec", "xargs", "find", "fd", "busybox", "toybox", "flock", "chrt", "taskset", "strace",
-    "unshare", "chroot", "rtk", "setpriv",
-];
-/// Programs that run text which is not read here.
-const OPAQUE: [&str; 22] = [
-    "python", "python2", "python3", "perl", "ruby", "node", "nodejs", "deno", "php", "lua", "awk", "gawk",
-    "mawk", "watch", "parallel", "script", "su", "ssh", "alias", "tclsh", "expect", "make",
-];
-/// Commands with rules of their own; found behind wrappers as well.
-const JUDGED: [&str; 42] = [
-    "rm", "rmdir", "unlink", "shred", "dd", "truncate", "chmod", "chown", "chgrp", "git", "cp", "mv", "tee",
-    "mkdir", "touch", "ln", "install", "rsync", "sed", "tar", "unzip", "sort", "curl", "wget", "find", "eval",
-    "trap", "cd", "pushd", "wipefs", "mkfifo", "mknod", "sh", "bash", "dash", "zsh", "ksh", "ash", "fd",
-    "xargs", "python3", "perl",
-];
-/// Words that make an unreadable command worth a question.
-const DESTRUCTIVE_WORDS: [&str; 17] = [
-    "rm", "rmdir", "unlink", "shred", "dd", "truncate", "wipefs", "rmtree", "remove", "removedirs", "unlinkSync",
-    "rmSync", "chmod", "chown", "delete", "mkfs", "fdisk",
-];
-/// Devices that swallow or give harmless bytes.
-const DEVICES: [&str; 7] =
-    ["/dev/null", "/dev/zero", "/dev/full", "/dev/stdout", "/dev/stderr", "/dev/stdin", "/dev/tty"];
 
 #[derive(Default)]
 struct Findings {
@@ -184,6 +160,10 @@ impl Judge<'_> {
     /// Adds the directories a command may have gone to before any command is judged: the order of lists,
     /// loops and subshells then does not matter.
     fn follow_cd(&mut self, words: &[Word]) {
+        let wraps = words.first().is_some_and(|w| matches!(base_name(&w.text), "env" | "sudo" | "doas"));
+        if wraps && words.iter().any(|w| ["-C", "-D", "--chdir"].iter().any(|f| w.text.starts_with(f))) {
+            self.cwds.push(PathBuf::from(UNKNOWN_DIR));
+        }
         let Some(at) = words.iter().position(|w| matches!(w.text.as_str(), "cd" | "pushd")) else { return };
         let Some(target) = words[at + 1..].iter().find(|w| !w.text.starts_with('-')) else { return };
         let Some(path) = target.literal() else {
@@ -338,8 +318,9 @@ impl Judge<'_> {
         }
         for word in args.operands() {
             for target in self.locate(word) {
+                self.deny_read_only(&target);
                 match target {
-                    Target::Inside(path) if hard && self.workspace.contains_sealed(&path) => {
+                    Target::Inside(path) if hard && self.holds_more_than_work(&path) => {
                         self.found.reasons.push(DESTRUCTIVE);
                     }
                     Target::Inside(_) => {}
@@ -405,8 +386,10 @@ impl Judge<'_> {
         let mut rest = args.args;
         let mut places = self.cwds.clone();
         while let Some((option, after)) = rest.split_first().filter(|(w, _)| w.text.starts_with('-')) {
-            let takes_value = matches!(option.text.as_str(), "-C" | "-c" | "--git-dir" | "--work-tree" | "--namespace");
-            let (value, after) = if takes_value { (after.first(), after.get(1..).unwrap_or_default()) } else { (None, after) };
+            let takes_value =
+                matches!(option.text.as_str(), "-C" | "-c" | "--git-dir" | "--work-tree" | "--namespace");
+            let (value, after) =
+                if takes_value { (after.first(), after.get(1..).unwrap_or_default()) } else { (None, after) };
             match (option.text.as_str(), value.and_then(Word::literal)) {
                 ("-C", Some(path)) => {
                     places = places.iter().map(|cwd| workspace::resolve(Path::new(path), cwd)).collect();
@@ -454,15 +437,22 @@ impl Judge<'_> {
         self.workspace.place(path) == Place::Inside
     }
 
+    fn deny_read_only(&mut self, target: &Target) {
+        if let Target::Inside(path) | Target::Outside(path) = target
+            && self.workspace.is_read_only(path)
+        {
+            self.found.denied.get_or_insert(READ_ONLY);
+        }
+    }
+
+    fn holds_more_than_work(&self, dir: &Path) -> bool {
+        self.workspace.contains_sealed(dir) || self.workspace.contains_read_only(dir)
+    }
+
     fn writes(&mut self, word: &Word) {
         for target in self.locate(word) {
+            self.deny_read_only(&target);
             match target {
-                Target::Inside(path) if self.workspace.is_read_only(&path) => {
-                    self.found.denied.get_or_insert(READ_ONLY);
-                }
-                Target::Outside(path) if self.workspace.is_read_only(&path) => {
-                    self.found.denied.get_or_insert(READ_ONLY);
-                }
                 Target::Inside(_) | Target::Unknown => {}
                 Target::Outside(path) => {
                     self.found.reasons.push(WRITES_OUTSIDE);
@@ -549,7 +539,8 @@ impl Judge<'_> {
         let split = pattern[..first].rfind('/').map_or(0, |slash| slash + 1);
         let dir = workspace::resolve(Path::new(&pattern[..split]), cwd);
         let full = dir.join(&pattern[split..]);
-        let Ok(glob) = globset::GlobBuilder::new(&full.to_string_lossy()).literal_separator(true).build() else {
+        let Ok(glob) = globset::GlobBuilder::new(&full.to_string_lossy()).literal_separator(true).build()
+        else {
             return false;
         };
         let glob = glob.compile_matcher();
@@ -559,85 +550,6 @@ impl Judge<'_> {
 
 /// Stands for a working directory nobody knows; nothing lies below it.
 const UNKNOWN_DIR: &str = "/\u{1}unknown";
-
-struct Args<'a> {
-    args: &'a [Word],
-    /// More arguments come from a pipe.
-    piped_args: bool,
-}
-
-impl<'a> Args<'a> {
-    /// Arguments that are not options, and everything after `--`.
-    fn operands(&self) -> impl Iterator<Item = &'a Word> + use<'a> {
-        let mut only_operands = false;
-        self.args.iter().filter(move |w| {
-            if w.text == "--" && !only_operands {
-                only_operands = true;
-                return false;
-            }
-            only_operands || !w.text.starts_with('-') || w.text == "-"
-        })
-    }
-
-    /// `-x` alone or in a cluster, or `--long` (also with `=`).
-    fn has_flag(&self, short: char, long: &str) -> bool {
-        self.args.iter().take_while(|w| w.text != "--").any(|w| match w.text.strip_prefix("--") {
-            Some(name) => !long.is_empty() && name.split('=').next().is_some_and(|n| abbreviates(n, long)),
-            None => w.text.strip_prefix('-').is_some_and(|cluster| cluster.contains(short)),
-        })
-    }
-
-    /// The value of `-x value`, `-xvalue`, `--long value` or `--long=value`.
-    fn value(&self, short: char, long: &str) -> Option<Word> {
-        let short = format!("-{short}");
-        for (at, word) in self.args.iter().enumerate() {
-            let named = word.text.strip_prefix("--").filter(|_| !long.is_empty());
-            if let Some((name, value)) = named.and_then(|n| n.split_once('='))
-                && abbreviates(name, long)
-            {
-                return Some(Word { text: value.into(), glob_at: None, ..word.clone() });
-            }
-            if word.text == short || named.is_some_and(|n| abbreviates(n, long)) {
-                return self.args.get(at + 1).cloned();
-            }
-            if let Some(value) = word.text.strip_prefix(&short) {
-                return Some(Word { text: value.into(), glob_at: None, ..word.clone() });
-            }
-        }
-        None
-    }
-}
-
-/// GNU programs accept unambiguous beginnings of long options; three letters are enough to be careful.
-fn abbreviates(given: &str, long: &str) -> bool {
-    given == long || (given.len() >= 3 && long.starts_with(given))
-}
-
-fn base_name(text: &str) -> &str {
-    text.rsplit('/').next().unwrap_or(text)
-}
-
-fn is_opaque(name: &str) -> bool {
-    OPAQUE.contains(&name) || (name.starts_with("python") && name[6..].starts_with(|c: char| c.is_ascii_digit()))
-}
-
-fn joined(words: &[Word]) -> String {
-    words.iter().map(|w| w.text.as_str()).collect::<Vec<_>>().join(" ")
-}
-
-fn is_destructive_word(word: &str) -> bool {
-    DESTRUCTIVE_WORDS.contains(&word) || word.starts_with("mkfs")
-}
-
-/// Looks at the bare words of a text that could not be analysed.
-fn has_destructive_word(text: &str) -> bool {
-    let bare: String = text.chars().filter(|c| !matches!(c, '\'' | '"' | '\\')).collect();
-    let words: Vec<&str> =
-        bare.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-' | '+')).collect();
-    let has = |w: &str| words.contains(&w);
-    words.iter().any(|w| is_destructive_word(w))
-        || (has("git") && ((has("push") && (has("-f") || bare.contains("--force"))) || has("--hard") || has("clean")))
-}
 
 fn names_sealed_path(text: &str, workspace: &Workspace) -> bool {
     workspace.sealed_paths().iter().any(|p| p.to_str().is_some_and(|p| text.contains(p)))
@@ -670,5 +582,8 @@ fn is_foreign_proc(path: &str, cwd: &Path, own: Own) -> bool {
         ["task", _, rest @ ..] => rest,
         rest => rest,
     };
-    named_process && rest.first().is_some_and(|f| matches!(*f, "environ" | "mem" | "root") || f.contains(['*', '?', '[', '{']))
+    named_process
+        && rest
+            .first()
+            .is_some_and(|f| matches!(*f, "environ" | "mem" | "root") || f.contains(['*', '?', '[', '{']))
 }

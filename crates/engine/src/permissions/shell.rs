@@ -211,7 +211,8 @@ impl Reader<'_, '_> {
     /// `>&2` copies a descriptor, `>&file` writes a file.
     fn duplicate(&mut self, kind: Redirect) -> Option<()> {
         let word = self.next_word()?;
-        let is_fd = word.literal().is_some_and(|t| t == "-" || t.trim_end_matches('-').parse::<u32>().is_ok());
+        let is_fd =
+            word.literal().is_some_and(|t| t == "-" || t.trim_end_matches('-').parse::<u32>().is_ok());
         if !is_fd {
             self.current.redirects.push((kind, word));
         }
@@ -555,7 +556,7 @@ mod tests {
             ("echo a # rm b\nc", &["echo a", "c"]),
             ("ls ~ ~/x ~bob", &["ls /home/me /home/me/x ¤bob"]),
             ("rm $HOME/x ${HOME}/y ${Z:-/}", &["rm /home/me/x /home/me/y ¤"]),
-            ("rm $'\\x2fa'", &["rm ¤x2fa"]),
+            ("rm $'\\x2fa'", &["rm ¤2fa"]),
             ("while read x; do rm \"$x\"; done < list", &["read x", "rm ¤", ""]),
             ("cat <<EOF\nrm a\nEOF\nb", &["cat", "b"]),
             ("echo a\\\nb", &["echo ab"]),

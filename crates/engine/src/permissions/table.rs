@@ -20,7 +20,14 @@ struct World {
 fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
     let base = dir.path().canonicalize().unwrap();
-    for sub in ["data/work/sub", "data/work/repo/.git", "data/backups", "data/tmp/t1", "srv/old", "data/work/catalog"] {
+    for sub in [
+        "data/work/sub",
+        "data/work/repo/.git",
+        "data/backups",
+        "data/tmp/t1",
+        "srv/old",
+        "data/work/catalog",
+    ] {
         fs::create_dir_all(base.join(sub)).unwrap();
     }
     fs::write(base.join("data/brain.sqlite"), "brain").unwrap();
@@ -111,6 +118,7 @@ fn every_command_has_its_verdict() {
         ("sudo -u bob rm -rf ../x", "ask"),
         ("env -u A nice -n 5 rm -rf ../x", "ask"),
         ("timeout 5 rm -rf ../x", "ask"),
+        ("env -C .. rm -rf x", "ask"),
         ("sh -c 'rm -rf ../x'", "ask"),
         ("bash -lc \"rm -rf ../x\"", "ask"),
         ("eval 'rm -rf' ../x", "ask"),
@@ -204,7 +212,10 @@ fn a_prompt_says_what_would_be_remembered_and_what_a_yes_opens() {
     let Verdict::Prompt(elsewhere) = rules::bash("git reset --hard", Some("sub"), &w.context()) else {
         panic!("must ask")
     };
-    assert_eq!(elsewhere.rule, format!("bash:cd {} && git reset --hard", w.base.join("data/work/sub").display()));
+    assert_eq!(
+        elsewhere.rule,
+        format!("bash:cd {} && git reset --hard", w.base.join("data/work/sub").display())
+    );
 }
 
 #[test]
@@ -214,7 +225,9 @@ fn remembered_rules_allow_but_never_what_is_denied() {
     let tool = |name: &str| tools.iter().find(|t| t.name() == name).unwrap().clone();
     let target = w.base.join("srv/new");
     let input = json!({"path": target, "content": "x"});
-    let Verdict::Prompt(prompt) = check(&*tool("write_file"), &input, &w.context()) else { panic!("must ask") };
+    let Verdict::Prompt(prompt) = check(&*tool("write_file"), &input, &w.context()) else {
+        panic!("must ask")
+    };
     assert_eq!(prompt.rule, format!("write:{}", target.display()));
     w.remembered.insert(prompt.rule);
     let grants = Grants { write: vec![target] };
@@ -222,7 +235,14 @@ fn remembered_rules_allow_but_never_what_is_denied() {
     let brain = w.base.join("data/brain.sqlite");
     w.remembered.insert(format!("write:{}", brain.display()));
     for name in ["read_file", "write_file", "edit_file"] {
-        for path in [brain.to_str().unwrap(), "link", "hard", "sub/../../brain.sqlite", "/proc/self/environ", "/proc/1/mem"] {
+        for path in [
+            brain.to_str().unwrap(),
+            "link",
+            "hard",
+            "sub/../../brain.sqlite",
+            "/proc/self/environ",
+            "/proc/1/mem",
+        ] {
             let verdict = check(&*tool(name), &json!({"path": path}), &w.context());
             assert!(matches!(verdict, Verdict::Deny { .. }), "{name} {path}: {verdict:?}");
         }
@@ -230,5 +250,9 @@ fn remembered_rules_allow_but_never_what_is_denied() {
     let catalog = check(&*tool("write_file"), &json!({"path": "catalog/x"}), &w.context());
     assert!(matches!(catalog, Verdict::Deny { .. }));
     assert_eq!(check(&*tool("read_file"), &json!({"path": "catalog/x"}), &w.context()), Verdict::allow());
-    assert_eq!(check(&*tool("read_file"), &json!({"path": "/etc/shadow"}), &w.context()), Verdict::allow(), "answers not_found when run");
+    assert_eq!(
+        check(&*tool("read_file"), &json!({"path": "/etc/shadow"}), &w.context()),
+        Verdict::allow(),
+        "answers not_found when run"
+    );
 }

@@ -139,7 +139,10 @@ impl Drop for ProcessGroups {
 /// below `tmp_base`, the directory all tasks' temporary directories are in. Call at start, holding the
 /// brain lock, before anything is spawned. Returns how many were killed.
 pub fn kill_orphans(tmp_base: &Path) -> usize {
-    (0..SEARCH_ROUNDS).map(|_| kill_marked(|tmpdir| tmpdir.starts_with(tmp_base))).take_while(|&n| n > 0).sum()
+    (0..SEARCH_ROUNDS)
+        .map(|_| kill_marked(|tmpdir| tmpdir.starts_with(tmp_base)))
+        .take_while(|&n| n > 0)
+        .sum()
 }
 
 /// Kills a recorded group of an earlier Engine process, provided at least one of its members carries the

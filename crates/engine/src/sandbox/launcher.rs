@@ -73,10 +73,7 @@ pub struct Command {
 
 impl Command {
     /// A command with arguments and nothing else.
-    pub fn new<A: Into<OsString>>(
-        program: impl Into<OsString>,
-        args: impl IntoIterator<Item = A>,
-    ) -> Self {
+    pub fn new<A: Into<OsString>>(program: impl Into<OsString>, args: impl IntoIterator<Item = A>) -> Self {
         Self { program: program.into(), args: args.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 }
@@ -147,7 +144,8 @@ impl Launcher {
         std::thread::Builder::new().name("launcher".into()).spawn(move || serve(&inbox)).map_err(|e| {
             Unachievable { layer: "launcher", cause: format!("its thread could not be started: {e}") }
         })?;
-        let mut launcher = Self { config, landlock, programs: Vec::new(), missing: Vec::new(), spawner: requests };
+        let mut launcher =
+            Self { config, landlock, programs: Vec::new(), missing: Vec::new(), spawner: requests };
         if launcher.config.mode == SandboxMode::Off {
             return Ok(launcher);
         }
@@ -237,11 +235,7 @@ impl Launcher {
         Ok(running)
     }
 
-    fn prepare(
-        &self,
-        command: Command,
-        workspace: &Workspace,
-    ) -> Result<std::process::Command, LaunchError> {
+    fn prepare(&self, command: Command, workspace: &Workspace) -> Result<std::process::Command, LaunchError> {
         let tmp = workspace.scratch().unwrap_or_else(|| workspace.cwd()).to_path_buf();
         let home = tmp.join("home");
         std::fs::create_dir_all(&home).map_err(LaunchError::Sandbox)?;

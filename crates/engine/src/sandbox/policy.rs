@@ -23,12 +23,45 @@ const NEWEST: ABI = ABI::V9;
 const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 /// The parts of /etc that programs need and that hold no secrets; the rest of /etc does not exist for them.
 const ETC: [&str; 39] = [
-    "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ld.so.preload", "alternatives", "ssl", "ca-certificates",
-    "ca-certificates.conf", "pki", "crypto-policies", "resolv.conf", "hosts", "host.conf", "hostname",
-    "nsswitch.conf", "gai.conf", "services", "protocols", "passwd", "group", "localtime", "timezone",
-    "locale.alias", "locale.conf", "default/locale", "terminfo", "inputrc", "bash.bashrc", "profile",
-    "profile.d", "environment.d", "mime.types", "magic", "os-release", "debian_version", "gitconfig",
-    "fonts", "python3", "perl",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "ld.so.preload",
+    "alternatives",
+    "ssl",
+    "ca-certificates",
+    "ca-certificates.conf",
+    "pki",
+    "crypto-policies",
+    "resolv.conf",
+    "hosts",
+    "host.conf",
+    "hostname",
+    "nsswitch.conf",
+    "gai.conf",
+    "services",
+    "protocols",
+    "passwd",
+    "group",
+    "localtime",
+    "timezone",
+    "locale.alias",
+    "locale.conf",
+    "default/locale",
+    "terminfo",
+    "inputrc",
+    "bash.bashrc",
+    "profile",
+    "profile.d",
+    "environment.d",
+    "mime.types",
+    "magic",
+    "os-release",
+    "debian_version",
+    "gitconfig",
+    "fonts",
+    "python3",
+    "perl",
 ];
 /// Facts about the machine that runtimes read.
 const FACTS: [&str; 2] = ["/proc", "/sys/devices/system/cpu"];
@@ -52,9 +85,7 @@ pub struct Support {
 /// Asks the kernel; `None` when there is no landlock.
 pub fn detect() -> Option<Support> {
     let strict = || Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
-    let files = |access: BitFlags<AccessFs>| {
-        strict().handle_access(access).and_then(Ruleset::create).is_ok()
-    };
+    let files = |access: BitFlags<AccessFs>| strict().handle_access(access).and_then(Ruleset::create).is_ok();
     if !files(AccessFs::from_all(ABI::V1)) {
         return None;
     }
@@ -200,12 +231,7 @@ fn refuse_second_names(workspace: &Workspace) -> io::Result<()> {
     Ok(())
 }
 
-fn second_name(
-    ws: &Workspace,
-    dir: &Path,
-    key: (u64, u64),
-    left: &mut usize,
-) -> io::Result<Option<PathBuf>> {
+fn second_name(ws: &Workspace, dir: &Path, key: (u64, u64), left: &mut usize) -> io::Result<Option<PathBuf>> {
     let Ok(entries) = fs::read_dir(dir) else { return Ok(None) };
     for entry in entries.flatten() {
         if *left == 0 {

@@ -40,13 +40,26 @@ impl ScrubMode {
 /// Names kept by [`ScrubMode::Strict`], besides HOME and TMPDIR which are always set anew.
 const STRICT_NAMES: [&str; 4] = ["PATH", "LANG", "TERM", "TZ"];
 /// A name containing one of these looks secret.
-const SECRET_WORDS: [&str; 16] = [
-    "KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "AUTH", "COOKIE", "PRIVATE",
-    "SESSION", "CERT", "DSN", "DATABASE_URL", "CONNECTION_STRING", "WEBHOOK",
+const SECRET_WORDS: [&str; 15] = [
+    "KEY",
+    "TOKEN",
+    "SECRET",
+    "PASSWORD",
+    "PASSWD",
+    "PASSPHRASE",
+    "CREDENTIAL",
+    "AUTH",
+    "COOKIE",
+    "PRIVATE",
+    "SESSION",
+    "DSN",
+    "DATABASE_URL",
+    "CONNECTION_STRING",
+    "WEBHOOK",
 ];
 /// Names that change what a child loads or whom it talks to; they never help a tool.
-const DANGEROUS_PREFIXES: [&str; 8] =
-    ["LD_", "DYLD_", "BASH_ENV", "BASH_FUNC_", "ENV", "GIT_", "PYTHONSTARTUP", "PERL5OPT"];
+const DANGEROUS_PREFIXES: [&str; 7] =
+    ["LD_", "DYLD_", "BASH_ENV", "BASH_FUNC_", "GIT_", "PYTHONSTARTUP", "PERL5OPT"];
 /// Used when the parent has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
@@ -97,6 +110,7 @@ fn passes(mode: ScrubMode, parent: &Parent, name: &OsStr, value: &OsStr) -> bool
             let upper = name.to_ascii_uppercase();
             !SECRET_WORDS.iter().any(|w| upper.contains(w))
                 && !DANGEROUS_PREFIXES.iter().any(|p| upper.starts_with(p))
+                && upper != "ENV"
                 && !upper.starts_with("ENGINE_")
                 && !has_url_password(&value)
         }

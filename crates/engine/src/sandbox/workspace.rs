@@ -44,7 +44,8 @@ pub struct Workspace {
 impl Workspace {
     /// A view of `roots` (existing directories; the first is the working directory).
     pub fn new<P: AsRef<Path>>(roots: impl IntoIterator<Item = P>) -> io::Result<Self> {
-        let roots = roots.into_iter().map(|r| fs::canonicalize(r.as_ref())).collect::<io::Result<Vec<_>>>()?;
+        let roots =
+            roots.into_iter().map(|r| fs::canonicalize(r.as_ref())).collect::<io::Result<Vec<_>>>()?;
         if roots.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "at least one root is needed"));
         }
@@ -132,9 +133,8 @@ impl Workspace {
             return false;
         }
         let key = (meta.dev(), meta.ino());
-        let same = |path: &Path| {
-            fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && (m.dev(), m.ino()) == key)
-        };
+        let same =
+            |path: &Path| fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && (m.dev(), m.ino()) == key);
         self.brains.iter().any(|brain| companions(brain).iter().any(|p| same(p)))
             || self.sealed.iter().any(|s| same(s) || (meta.nlink() > 1 && holds(s, key, SEALED_DEPTH)))
     }

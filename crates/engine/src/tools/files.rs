@@ -199,8 +199,8 @@ fn read_page(mut reader: impl BufRead, input: &ReadInput, stop: impl Fn() -> boo
             content.extend_from_slice(format!("\n[… line of {length} bytes cut …]\n").as_bytes());
         }
     }
-    let content = String::from_utf8(content)
-        .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
+    let content =
+        String::from_utf8(content).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
     Ok(Page { content, lines, total, next })
 }
 
@@ -310,7 +310,8 @@ impl Tool for WriteFile {
             let input: WriteInput = parse(input)?;
             let bytes = input.content.len();
             if bytes > WRITE_MAX_BYTES {
-                let text = format!("content has {bytes} bytes; at most {WRITE_MAX_BYTES} are written by one call");
+                let text =
+                    format!("content has {bytes} bytes; at most {WRITE_MAX_BYTES} are written by one call");
                 return Err(Failure::new(ToolReason::TooLarge, text));
             }
             let cancel = call.cancel.clone();
@@ -318,7 +319,9 @@ impl Tool for WriteFile {
                 let path = writable(&call, &input.path)?;
                 let _lock = locks.lock(&path);
                 let created = write(&call.workspace, &path, &input).map_err(|e| io_failure(&path, &e))?;
-                Ok(Output::json(json!({"path": path.display().to_string(), "bytes": bytes, "created": created})))
+                Ok(Output::json(
+                    json!({"path": path.display().to_string(), "bytes": bytes, "created": created}),
+                ))
             })
             .await
         })
@@ -438,10 +441,16 @@ fn edit(before: &str, input: &EditInput) -> Result<(String, usize), Failure> {
         before.match_indices(old).map(|(at, _)| at).filter(|&at| !is_changed(at)).collect();
     match places.len() {
         0 if !new.is_empty() && before.contains(new) => return Ok((before.to_owned(), 0)),
-        0 => return failed("old_text does not occur in the file; read it again, blanks and line ends count".into()),
+        0 => {
+            return failed(
+                "old_text does not occur in the file; read it again, blanks and line ends count".into(),
+            );
+        }
         1 => {}
         n if !input.replace_all => {
-            return failed(format!("old_text occurs {n} times; give more of what is around it, or set replace_all"));
+            return failed(format!(
+                "old_text occurs {n} times; give more of what is around it, or set replace_all"
+            ));
         }
         _ => {}
     }

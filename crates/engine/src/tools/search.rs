@@ -9,7 +9,9 @@ use contract::{Timestamp, ToolReason};
 use futures::future::BoxFuture;
 use globset::{GlobBuilder, GlobMatcher};
 use grep_regex::{RegexMatcher, RegexMatcherBuilder};
-use grep_searcher::{BinaryDetection, Searcher, SearcherBuilder, Sink, SinkContext, SinkContextKind, SinkMatch};
+use grep_searcher::{
+    BinaryDetection, Searcher, SearcherBuilder, Sink, SinkContext, SinkContextKind, SinkMatch,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::io;
@@ -126,7 +128,14 @@ fn grep(call: &CallContext, input: &GrepInput, stop: &Stop) -> Result<Output, Fa
         .before_context(input.context)
         .after_context(input.context)
         .build();
-    let mut found = Matches { context: input.context, stop, list: Vec::new(), before: Vec::new(), full: false, path: String::new() };
+    let mut found = Matches {
+        context: input.context,
+        stop,
+        list: Vec::new(),
+        before: Vec::new(),
+        full: false,
+        path: String::new(),
+    };
     for entry in walk(call, &start, Skip::Git, None) {
         if stop.now() || found.full {
             found.full = true;
@@ -178,7 +187,8 @@ impl Sink for Matches<'_> {
             self.full = true;
             return Ok(false);
         }
-        let mut entry = json!({"path": self.path, "line": found.line_number(), "text": line_text(found.bytes())});
+        let mut entry =
+            json!({"path": self.path, "line": found.line_number(), "text": line_text(found.bytes())});
         if self.context > 0 {
             entry["before"] = json!(std::mem::take(&mut self.before));
             entry["after"] = json!([]);

@@ -148,7 +148,8 @@ fn answer(finished: Finished, limit: Duration, output_max: usize) -> Result<Outp
         return Err(Failure { output: Some(value), full, ..Failure::cancelled() });
     }
     if timed_out {
-        let text = format!("the command was killed after {} s; what it wrote until then is kept", limit.as_secs());
+        let text =
+            format!("the command was killed after {} s; what it wrote until then is kept", limit.as_secs());
         return Err(Failure { output: Some(value), full, ..Failure::new(ToolReason::Timeout, text) });
     }
     Ok(Output { value, media: Vec::new(), full })

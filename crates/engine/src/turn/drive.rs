@@ -92,7 +92,7 @@ async fn write_end(core: &Arc<Core>, id: &TurnId, error: &ApiError) {
 /// One transition: what happened, and the checkpoint after it.
 fn step(tx: &Tx<'_>, core_expiry: Timestamp, turn: &Turn, at: Step, happening: Happening, checkpoint: &Checkpoint) -> brain::Result<Step> {
     let after = machine::next(Phase::Running(at), happening)
-        .map_err(|e| brain::Error::bad_data("turns.state", e.to_string()))?;
+        .map_err(|e| brain::Error::bad_data("turns.state", &e.to_string()))?;
     let Phase::Running(next) = after else {
         return Err(brain::Error::bad_data("turns.state", "a step may only lead to a step"));
     };

@@ -64,7 +64,7 @@ fn ready(
     let snapshot = snapshots::get(tx, &turn.turn_id)?
         .ok_or_else(|| brain::Error::bad_data("channel_state_snapshots.turn_id", turn.turn_id.as_str()))?;
     let phase = machine::next(Phase::of(turn.state, snapshot.step), Happening::ProcessDied)
-        .map_err(|e| brain::Error::bad_data("turns.state", e.to_string()))?;
+        .map_err(|e| brain::Error::bad_data("turns.state", &e.to_string()))?;
     match phase {
         Phase::Cancelling => return Ok(Ready::Cancelling(turn)),
         Phase::Paused => return Ok(Ready::Paused),

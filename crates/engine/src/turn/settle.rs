@@ -170,7 +170,7 @@ pub fn call_so_far(tx: &Tx<'_>, turn: &Turn, after_seq: i64) -> brain::Result<Ca
         cursor = last.seq;
         for event in &batch {
             let data: Value = serde_json::from_str(&event.data)
-                .map_err(|_| brain::Error::bad_data("events.data", event.seq.to_string()))?;
+                .map_err(|_| brain::Error::bad_data("events.data", &event.seq.to_string()))?;
             let index = u32::try_from(data["block_index"].as_u64().unwrap_or(0)).unwrap_or(u32::MAX);
             match event.event.as_str() {
                 "content_block_start" => {

@@ -1,4 +1,5 @@
 //! The file, search and shell tools, called as the dispatcher calls them.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail tests")]
 
 use crate::sandbox::Sandbox;
 use contract::{CallId, TaskId, ToolReason, TurnId};
@@ -95,7 +96,8 @@ async fn a_file_is_written_read_edited_and_read_again() {
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
     let again = t.value("write_file", json!({"path": path, "content": "one\ntwo\n"})).await;
     assert_eq!(again["created"], false);
-    let appended = t.value("write_file", json!({"path": "new/a.txt", "content": "three", "append": true})).await;
+    let appended =
+        t.value("write_file", json!({"path": "new/a.txt", "content": "three", "append": true})).await;
     assert_eq!(appended["bytes"], 5);
     let edited = json!({"path": "new/a.txt", "old_text": "two", "new_text": "2"});
     assert_eq!(t.value("edit_file", edited.clone()).await["replacements"], 1);
@@ -103,7 +105,10 @@ async fn a_file_is_written_read_edited_and_read_again() {
     let read = t.value("read_file", json!({"path": "new/a.txt", "offset": 2})).await;
     let expected = json!({"content": "2\nthree", "path": path, "start_line": 2, "end_line": 3, "total_lines": 3, "next_offset": null});
     assert_eq!(read, expected);
-    assert_eq!(t.reason("edit_file", json!({"path": "new/a.txt", "old_text": "x", "new_text": "y"})).await, ToolReason::Failed);
+    assert_eq!(
+        t.reason("edit_file", json!({"path": "new/a.txt", "old_text": "x", "new_text": "y"})).await,
+        ToolReason::Failed
+    );
     let names: Vec<_> = fs::read_dir(t.work().join("new")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["a.txt"], "no temporary file is left");
 }
@@ -147,7 +152,11 @@ async fn binary_files_are_refused_and_images_are_shown() {
         0,
     )
     .unwrap();
-    assert_eq!(t.reason("read_file", json!({"path": "fifo"})).await, ToolReason::Failed, "and it does not hang");
+    assert_eq!(
+        t.reason("read_file", json!({"path": "fifo"})).await,
+        ToolReason::Failed,
+        "and it does not hang"
+    );
 }
 
 #[tokio::test]
@@ -160,13 +169,29 @@ async fn no_trick_with_paths_leaves_the_workspace() {
     symlink("../brain.sqlite", t.work().join("brain")).unwrap();
     fs::hard_link(t.sandbox.base.join("data/brain.sqlite"), t.work().join("hard")).unwrap();
     let outside_path = outside.join("secret").display().to_string();
-    for path in [outside_path.as_str(), "dir/secret", "file", "../../outside/secret", "sub/../../../outside/secret", "/etc/passwd", "missing"] {
+    for path in [
+        outside_path.as_str(),
+        "dir/secret",
+        "file",
+        "../../outside/secret",
+        "sub/../../../outside/secret",
+        "/etc/passwd",
+        "missing",
+    ] {
         assert_eq!(t.reason("read_file", json!({"path": path})).await, ToolReason::NotFound, "{path}");
-        assert_eq!(t.reason("grep", json!({"pattern": "SECRET", "path": path})).await, ToolReason::NotFound, "{path}");
+        assert_eq!(
+            t.reason("grep", json!({"pattern": "SECRET", "path": path})).await,
+            ToolReason::NotFound,
+            "{path}"
+        );
         assert_eq!(t.reason("find", json!({"path": path})).await, ToolReason::NotFound, "{path}");
     }
     for path in ["brain", "hard", "../brain.sqlite", "../backups/b1"] {
-        assert_eq!(t.reason("read_file", json!({"path": path})).await, ToolReason::PermissionDenied, "{path}");
+        assert_eq!(
+            t.reason("read_file", json!({"path": path})).await,
+            ToolReason::PermissionDenied,
+            "{path}"
+        );
         let write = json!({"path": path, "content": "x"});
         assert_eq!(t.reason("write_file", write).await, ToolReason::PermissionDenied, "{path}");
     }
@@ -183,7 +208,10 @@ async fn no_trick_with_paths_leaves_the_workspace() {
     // A person's yes for one path opens that path and no other.
     t.grants.write.push(outside.join("new"));
     t.value("write_file", json!({"path": "dir/new", "content": "x"})).await;
-    assert_eq!(t.reason("write_file", json!({"path": "dir/new2", "content": "x"})).await, ToolReason::PermissionDenied);
+    assert_eq!(
+        t.reason("write_file", json!({"path": "dir/new2", "content": "x"})).await,
+        ToolReason::PermissionDenied
+    );
 }
 
 #[tokio::test]
@@ -200,7 +228,9 @@ async fn grep_finds_lines_within_its_limits() {
     assert_eq!(paths(&found["matches"], &work), [".hidden", "sub/b.txt"]);
     assert_eq!(found["matches"][1]["text"].as_str().unwrap().chars().count(), 501);
     assert_eq!(found["truncated"], false);
-    let found = t.value("grep", json!({"pattern": "NEEDLE", "ignore_case": true, "glob": "*.rs", "context": 1})).await;
+    let found = t
+        .value("grep", json!({"pattern": "NEEDLE", "ignore_case": true, "glob": "*.rs", "context": 1}))
+        .await;
     let expected = json!([{"path": work.join("a.rs"), "line": 2, "text": "Needle two", "before": ["one"], "after": ["three"]}]);
     assert_eq!(found["matches"], expected);
     let found = t.value("grep", json!({"pattern": "needle", "glob": "sub/**", "path": "."})).await;
@@ -226,7 +256,10 @@ async fn find_filters_by_name_type_age_size_and_depth() {
     fs::File::open(work.join("y.toml")).unwrap().set_modified(old).unwrap();
     let list = async |input: Value| paths(&t.value("find", input).await["entries"], &work);
     assert_eq!(list(json!({"name": "*.toml"})).await, ["sub/deep/x.toml", "y.toml", "z.toml"]);
-    assert_eq!(list(json!({"name": "*.toml", "type": "file", "newer_than": "1d"})).await, ["sub/deep/x.toml"]);
+    assert_eq!(
+        list(json!({"name": "*.toml", "type": "file", "newer_than": "1d"})).await,
+        ["sub/deep/x.toml"]
+    );
     assert_eq!(list(json!({"older_than": "7d"})).await, ["y.toml"]);
     assert_eq!(list(json!({"type": "link"})).await, ["z.toml"]);
     assert_eq!(list(json!({"type": "dir", "max_depth": 1})).await, ["sub"]);
@@ -276,7 +309,9 @@ async fn a_cancelled_call_answers_within_a_second() {
     });
     assert_eq!(answer.unwrap_err().reason, ToolReason::Cancelled);
     assert!(begin.elapsed() < Duration::from_secs(1));
-    for (name, input) in [("grep", json!({"pattern": "x"})), ("find", json!({})), ("read_file", json!({"path": "hello"}))] {
+    for (name, input) in
+        [("grep", json!({"pattern": "x"})), ("find", json!({})), ("read_file", json!({"path": "hello"}))]
+    {
         assert_eq!(t.reason(name, input).await, ToolReason::Cancelled);
     }
 }

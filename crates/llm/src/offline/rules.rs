@@ -222,10 +222,10 @@ fn tool_rule(text: &str, offered: &dyn Fn(&str) -> bool) -> Option<(&'static str
             return Some(write);
         }
     }
-    if let Some(topic) = after(text, &["what do you know about "]) {
-        if let Some(search) = call("knowledge_search", json!({"query": unasked(topic)})) {
-            return Some(search);
-        }
+    if let Some(topic) = after(text, &["what do you know about "])
+        && let Some(search) = call("knowledge_search", json!({"query": unasked(topic)}))
+    {
+        return Some(search);
     }
     if let Some(question) = after(text, &["ask me "]).and_then(|q| call("ask_user", json!({"question": q}))) {
         return Some(question);

@@ -298,3 +298,38 @@ fn a_picture_from_a_tool_reaches_every_model() {
     assert_eq!(gemini[2]["parts"].as_array().map(Vec::len), Some(1));
     assert!(gemini[3]["parts"][1]["inlineData"].is_object());
 }
+
+#[test]
+fn a_refused_field_of_a_compatible_server_is_left_out_one_by_one() {
+    use llm::errors::Refusal;
+    let mut request = request("gpt-5", vec![user("hi")]);
+    request.thinking = true;
+    request.tools[0].description = "long ".repeat(1000);
+    let proof = json!({"provider": "openai", "field": "reasoning"});
+    let thought = Block::Thinking { text: "hm".into(), signature: Some(proof) };
+    request.messages.extend([assistant(vec![thought, Block::text("ok")]), user("go on")]);
+    let mut form = openai::Form::first(openai::LimitField::MaxTokens);
+    for (said, pointer) in [
+        ("Unrecognized request argument supplied: parallel_tool_calls", "/parallel_tool_calls"),
+        ("stream_options is not allowed", "/stream_options"),
+        ("Unrecognized request argument supplied: reasoning_effort", "/reasoning_effort"),
+        ("property 'reasoning' is unsupported", "/messages/2/reasoning"),
+    ] {
+        let names = NameMap::of(&request, Dots::Forbidden);
+        assert!(
+            openai::body(&request, &form, &names).pointer(pointer).is_some(),
+            "{pointer} is sent at first"
+        );
+        let body = json!({"error": {"message": said}}).to_string();
+        let refusal = Refusal::new(400, http::HeaderMap::new(), body.as_bytes());
+        form = openai::other_form(&request, &form, &refusal).expect("another form");
+        assert_eq!(openai::body(&request, &form, &names).pointer(pointer), None, "{pointer} is left out");
+        assert_eq!(openai::other_form(&request, &form, &refusal).filter(|f| *f == form), None, "{pointer}");
+    }
+    let said = r#"{"error":{"message":"Invalid 'tools[0].function.description': string too long."}}"#;
+    let refusal = Refusal::new(400, http::HeaderMap::new(), said.as_bytes());
+    let form = openai::other_form(&request, &form, &refusal).expect("another form");
+    let body = openai::body(&request, &form, &NameMap::of(&request, Dots::Forbidden));
+    assert_eq!(body["tools"][0]["function"]["description"].as_str().map(str::len), Some(1024));
+    assert_eq!(openai::other_form(&request, &form, &refusal), None);
+}

@@ -400,6 +400,10 @@ async fn a_continuation_is_exact_however_often_an_answer_is_cut() {
         }
         told += &text(&pieces(provider.complete(request(model_of(protocol), messages))).await);
         assert_eq!(told, whole, "{protocol:?}");
+        let all_said =
+            vec![user("tell me"), assistant(vec![Block::text(&whole)]), user(llm::CONTINUE_REQUEST)];
+        let rest = pieces(provider.complete(request(model_of(protocol), all_said))).await;
+        assert_eq!((text(&rest).as_str(), rest.last()), ("", Some(&Piece::Stop(Stop::EndTurn))));
         model.assert_no_problems();
     }
 }

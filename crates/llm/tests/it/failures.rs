@@ -8,7 +8,7 @@ use std::time::Duration;
 use testbed::{Fault, Protocol, Reply, Script, ScriptedModel};
 
 /// Short enough not to be felt, long enough for a busy machine to answer a loopback request.
-const SHORT: Duration = Duration::from_millis(400);
+const SHORT: Duration = Duration::from_millis(600);
 
 fn ask(protocol: Protocol) -> Request {
     request(model_of(protocol), vec![user("hi")])
@@ -232,12 +232,12 @@ async fn silence_inside_a_stream_is_a_timeout_and_keeps_what_was_said() {
 
 #[tokio::test]
 async fn a_slow_but_steady_stream_is_not_cut_by_the_idle_limit() {
-    let reply = Reply::text("steady").fault(Fault::SlowLoris(Duration::from_millis(1)));
+    let reply = Reply::text("slow and steady").fault(Fault::SlowLoris(Duration::from_millis(1)));
     let model = ScriptedModel::start(Script::always(reply)).await;
-    let limits = Timeouts { first_byte: SHORT, idle: SHORT, ..timeouts() };
+    let limits = Timeouts { idle: SHORT, ..timeouts() };
     let began = std::time::Instant::now();
     let pieces = pieces(impatient(Protocol::Gemini, &model, limits).complete(ask(Protocol::Gemini))).await;
-    assert_eq!(text(&pieces), "steady");
+    assert_eq!(text(&pieces), "slow and steady");
     assert!(began.elapsed() > SHORT, "the stream was not slow enough to prove anything");
 }
 
@@ -296,4 +296,16 @@ async fn an_error_frame_keeps_its_kind_before_the_first_piece_and_is_a_broken_st
         assert!(pieces.iter().any(|p| matches!(p, Piece::Text(_))));
         assert_eq!(error.map(|e| e.kind), Some(ErrorKind::Stream), "{protocol:?}");
     }
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_so_that_the_key_stays_with_its_host() {
+    let elsewhere = ScriptedModel::start(Script::always(Reply::text("stolen"))).await;
+    for protocol in Protocol::ALL {
+        let headers = vec![("location".to_owned(), elsewhere.url())];
+        let redirect = Reply::new().fault(Fault::Status { status: 307, headers, body: Some(Value::Null) });
+        let error = fails_with(protocol, redirect).await;
+        assert!(error.message.contains("not followed"), "{error}");
+    }
+    assert!(elsewhere.calls().is_empty() && elsewhere.problems().is_empty());
 }

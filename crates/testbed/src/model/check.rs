@@ -358,3 +358,110 @@ impl Problems {
         self.that(open.is_empty(), &format!("calls {open:?} at the end have no result"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::seen;
+    use super::*;
+    use http::HeaderMap;
+    use serde_json::json;
+
+    fn problems(protocol: Protocol, body: Value) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", http::HeaderValue::from_static("application/json"));
+        check(&seen::read(protocol, Some("m".into()), 0, "/", &headers, body), None)
+    }
+
+    fn openai(messages: Value) -> Vec<String> {
+        problems(
+            Protocol::OpenAi,
+            json!({"model": "m", "stream": true, "max_tokens": 1, "messages": messages}),
+        )
+    }
+
+    fn anthropic(messages: Value) -> Vec<String> {
+        problems(
+            Protocol::Anthropic,
+            json!({"model": "m", "stream": true, "max_tokens": 1, "messages": messages}),
+        )
+    }
+
+    fn gemini(contents: Value) -> Vec<String> {
+        problems(Protocol::Gemini, json!({"generationConfig": {"maxOutputTokens": 1}, "contents": contents}))
+    }
+
+    #[test]
+    fn a_good_request_has_no_problems() {
+        assert_eq!(openai(json!([{"role": "user", "content": "hi"}])), [""; 0]);
+        assert_eq!(
+            anthropic(json!([{"role": "user", "content": [{"type": "text", "text": "hi"}]}])),
+            [""; 0]
+        );
+        assert_eq!(gemini(json!([{"role": "user", "parts": [{"text": "hi"}]}])), [""; 0]);
+    }
+
+    #[test]
+    fn a_call_without_result_is_found() {
+        let call = json!({"id": "a", "type": "function", "function": {"name": "t", "arguments": "{}"}});
+        let user = json!({"role": "user", "content": "hi"});
+        let found = openai(json!([user, {"role": "assistant", "content": null, "tool_calls": [call]}, user]));
+        assert_eq!(found, ["message 2 (user): calls [\"a\"] have no result"]);
+
+        let text = json!([{"type": "text", "text": "hi"}]);
+        let call = json!([{"type": "tool_use", "id": "a", "name": "t", "input": {}}]);
+        let found = anthropic(json!([
+            {"role": "user", "content": text}, {"role": "assistant", "content": call}, {"role": "user", "content": text},
+        ]));
+        assert_eq!(found, ["message 2 (user): calls [\"a\"] have no result"]);
+
+        let text = json!([{"text": "hi"}]);
+        let call = json!([{"functionCall": {"name": "t", "args": {}}}]);
+        let found = gemini(json!([
+            {"role": "user", "parts": text}, {"role": "model", "parts": call}, {"role": "user", "parts": text},
+        ]));
+        assert_eq!(found, ["content 2 (user): calls [\"t\"] are answered by []"]);
+    }
+
+    #[test]
+    fn a_result_without_call_or_given_twice_is_found() {
+        let user = json!({"role": "user", "content": "hi"});
+        let result = json!({"role": "tool", "tool_call_id": "a", "content": "x"});
+        let call = json!({"id": "a", "type": "function", "function": {"name": "t", "arguments": "{}"}});
+        let calling = json!({"role": "assistant", "content": null, "tool_calls": [call]});
+        let waiting_for_none = "result for \"a\", which is not waiting for one";
+        assert_eq!(openai(json!([user, result])), [format!("message 1 (tool): {waiting_for_none}")]);
+        assert_eq!(
+            openai(json!([user, calling, result, result])),
+            [format!("message 3 (tool): {waiting_for_none}")]
+        );
+    }
+
+    #[test]
+    fn roles_that_do_not_alternate_are_found() {
+        let text = json!({"role": "user", "content": [{"type": "text", "text": "hi"}]});
+        assert_eq!(anthropic(json!([text, text])), ["message 1 (user): roles do not alternate"]);
+        assert_eq!(
+            gemini(json!([{"role": "model", "parts": [{"text": "hi"}]}])),
+            ["the first content is not the user's"]
+        );
+    }
+
+    #[test]
+    fn a_tool_schema_that_is_none_and_a_forbidden_name_are_found() {
+        let tool =
+            json!({"name": "a.b", "description": "d", "input_schema": {"type": "object", "required": "x"}});
+        let text = json!([{"role": "user", "content": [{"type": "text", "text": "hi"}]}]);
+        let body = json!({"model": "m", "stream": true, "max_tokens": 1, "messages": text, "tools": [tool], "top_p": 1});
+        let found = problems(Protocol::Anthropic, body);
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert_eq!(found[0], "sampling parameter top_p");
+        assert_eq!(found[1], "tool name \"a.b\" is not allowed");
+        assert!(found[2].starts_with("schema of tool a.b is not JSON Schema"), "{found:?}");
+    }
+
+    #[test]
+    fn a_missing_key_is_found() {
+        let request = seen::read(Protocol::Gemini, Some("m".into()), 0, "/", &HeaderMap::new(), json!({}));
+        assert!(check(&request, Some("k"))[0].contains("x-goog-api-key does not carry the expected key"));
+    }
+}

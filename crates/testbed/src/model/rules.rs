@@ -76,7 +76,8 @@ impl Rules {
         }
         let full = self.full_answer(&message);
         match full.strip_prefix(&told) {
-            Some("") => reply.say("."),
+            // All was said before the cut: an answer without content, as providers give it.
+            Some("") => reply,
             Some(rest) => reply.say(rest),
             None => reply.say("[what was said before is not a beginning of the answer]"),
         }
