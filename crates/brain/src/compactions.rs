@@ -62,7 +62,9 @@ pub fn shrink(
 pub fn shrunk_up_to(tx: &Tx<'_>, task: &TaskId) -> Result<Option<i64>> {
     Ok(tx
         .conn()
-        .prepare_cached("SELECT max(up_to_position) FROM compactions WHERE task_id = ?1 AND strategy = 'shrink'")?
+        .prepare_cached(
+            "SELECT max(up_to_position) FROM compactions WHERE task_id = ?1 AND strategy = 'shrink'",
+        )?
         .query_row([task.as_str()], |r| r.get(0))?)
 }
 

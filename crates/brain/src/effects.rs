@@ -151,7 +151,8 @@ pub struct Effect {
     pub started_at: Timestamp,
 }
 
-const COLUMNS: &str = "tool_call_id, turn_id, tool, input_json, effect_class, state, output_json, output_blob,
+const COLUMNS: &str =
+    "tool_call_id, turn_id, tool, input_json, effect_class, state, output_json, output_blob,
     reason, error, pgid, started_at";
 
 fn read(row: &Row<'_>) -> Result<Effect> {

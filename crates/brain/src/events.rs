@@ -87,10 +87,18 @@ pub fn of_turn(tx: &Tx<'_>, turn: &TurnId, after: i64, limit: u32) -> Result<Vec
 }
 
 /// Events of one task with `seq` greater than `after` and later than `after_ts`, in order.
-pub fn of_task(tx: &Tx<'_>, task: &TaskId, after: i64, after_ts: i64, limit: u32) -> Result<Vec<StoredEvent>> {
+pub fn of_task(
+    tx: &Tx<'_>,
+    task: &TaskId,
+    after: i64,
+    after_ts: i64,
+    limit: u32,
+) -> Result<Vec<StoredEvent>> {
     collect(
         tx,
-        &format!("SELECT {COLUMNS} FROM events WHERE task_id = ?1 AND seq > ?2 AND ts > ?3 ORDER BY seq LIMIT ?4"),
+        &format!(
+            "SELECT {COLUMNS} FROM events WHERE task_id = ?1 AND seq > ?2 AND ts > ?3 ORDER BY seq LIMIT ?4"
+        ),
         params![task.as_str(), after, after_ts, limit],
     )
 }

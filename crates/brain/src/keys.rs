@@ -23,7 +23,9 @@ pub struct Rotation {
 pub fn get(tx: &Tx<'_>) -> Result<Option<Rotation>> {
     let current: Option<(String, String)> = tx
         .conn()
-        .prepare_cached("SELECT key_hash, env_hash FROM engine_keys WHERE state = 'current' ORDER BY id DESC LIMIT 1")?
+        .prepare_cached(
+            "SELECT key_hash, env_hash FROM engine_keys WHERE state = 'current' ORDER BY id DESC LIMIT 1",
+        )?
         .query_row([], |r| Ok((r.get(0)?, r.get(1)?)))
         .optional()?;
     let Some((current, env_hash)) = current else { return Ok(None) };

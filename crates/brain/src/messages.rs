@@ -51,8 +51,7 @@ pub struct Message {
     pub created_at: Timestamp,
 }
 
-const COLUMNS: &str =
-    "message_id, turn_id, position, role, content_json, token_estimate, status, created_at";
+const COLUMNS: &str = "message_id, turn_id, position, role, content_json, token_estimate, status, created_at";
 
 fn read(row: &Row<'_>) -> Result<Message> {
     let id: String = row.get(0)?;
@@ -87,7 +86,7 @@ fn collect(tx: &Tx<'_>, sql: &str, parameters: impl rusqlite::Params) -> Result<
 pub fn append(tx: &Tx<'_>, message: &NewMessage) -> Result<i64> {
     let position = tasks::next_position(tx, &message.task_id)?;
     let content = serde_json::to_string(&message.content)
-        .map_err(|e| Error::bad_data("conversations.content_json", &e.to_string()))?;
+        .map_err(|e| Error::bad_data("conversations.content_json", e.to_string()))?;
     tx.conn()
         .prepare_cached(
             "INSERT INTO conversations (message_id, task_id, turn_id, position, role, content_json, token_estimate,
@@ -120,7 +119,12 @@ pub fn get(tx: &Tx<'_>, task: &TaskId, id: &MessageId) -> Result<Option<Message>
 }
 
 /// The active messages of a loop after `after_position`, oldest first.
-pub fn active(tx: &Tx<'_>, task: &TaskId, parent: Option<&CallId>, after_position: i64) -> Result<Vec<Message>> {
+pub fn active(
+    tx: &Tx<'_>,
+    task: &TaskId,
+    parent: Option<&CallId>,
+    after_position: i64,
+) -> Result<Vec<Message>> {
     let sql = format!(
         "SELECT {COLUMNS} FROM conversations
          WHERE task_id = ?1 AND parent_tool_call_id = ?2 AND position > ?3 AND status = 'active' ORDER BY position"

@@ -73,7 +73,8 @@ pub struct Prompt {
     pub expires_at: Timestamp,
 }
 
-const COLUMNS: &str = "request_id, task_id, turn_id, tool_call_id, kind, question, options, details_json, state,
+const COLUMNS: &str =
+    "request_id, task_id, turn_id, tool_call_id, kind, question, options, details_json, state,
     answer, feedback, content_blocks, created_at, expires_at";
 
 fn read(row: &Row<'_>) -> Result<Prompt> {
@@ -123,7 +124,7 @@ fn collect(tx: &Tx<'_>, condition: &str, parameters: impl rusqlite::Params) -> R
 /// Stores a pending question. A call asks once: asking again finds the row, and false is returned.
 pub fn ask(tx: &Tx<'_>, prompt: &Prompt) -> Result<bool> {
     let options = serde_json::to_string(&prompt.options)
-        .map_err(|e| Error::bad_data("hitl_requests.options", &e.to_string()))?;
+        .map_err(|e| Error::bad_data("hitl_requests.options", e.to_string()))?;
     Ok(tx
         .conn()
         .prepare_cached(
@@ -212,7 +213,7 @@ pub fn settle(
     let blocks = answer
         .map(|a| serde_json::to_string(&a.content_blocks))
         .transpose()
-        .map_err(|e| Error::bad_data("hitl_requests.content_blocks", &e.to_string()))?;
+        .map_err(|e| Error::bad_data("hitl_requests.content_blocks", e.to_string()))?;
     Ok(tx
         .conn()
         .prepare_cached(

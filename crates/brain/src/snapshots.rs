@@ -95,7 +95,7 @@ pub fn get(tx: &Tx<'_>, turn: &TurnId) -> Result<Option<Snapshot>> {
         .optional()?;
     let Some((step, state, version)) = row else { return Ok(None) };
     if version != STATE_VERSION {
-        return Err(Error::bad_data("channel_state_snapshots.version", &version.to_string()));
+        return Err(Error::bad_data("channel_state_snapshots.version", version.to_string()));
     }
     Ok(Some(Snapshot {
         step: Step::parse(&step).ok_or_else(|| Error::bad_data("channel_state_snapshots.step", &step))?,

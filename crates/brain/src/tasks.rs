@@ -185,9 +185,8 @@ fn summary(
     messages: i64,
     turns: i64,
 ) -> Result<Summary> {
-    let open = open
-        .map(|s| TurnState::parse(&s).ok_or_else(|| Error::bad_data("turns.state", &s)))
-        .transpose()?;
+    let open =
+        open.map(|s| TurnState::parse(&s).ok_or_else(|| Error::bad_data("turns.state", &s))).transpose()?;
     Ok(Summary { task: build(raw)?, open, messages: messages.unsigned_abs(), turns: turns.unsigned_abs() })
 }
 
@@ -211,9 +210,8 @@ pub fn usage(tx: &Tx<'_>, id: &TaskId) -> Result<Usage> {
 /// Removes a task with its history, events, journal, prompts, working memory, remembered permissions and
 /// the blobs nothing else refers to. Token counts stay, no longer tied to the task.
 pub fn delete(tx: &Tx<'_>, id: &TaskId) -> Result<Deleted> {
-    let count = |sql: &str| -> Result<u64> {
-        Ok(tx.conn().prepare_cached(sql)?.execute([id.as_str()])? as u64)
-    };
+    let count =
+        |sql: &str| -> Result<u64> { Ok(tx.conn().prepare_cached(sql)?.execute([id.as_str()])? as u64) };
     crate::blobs::release_task(tx, id)?;
     let events = count("DELETE FROM events WHERE task_id = ?1")?;
     let messages = count("DELETE FROM conversations WHERE task_id = ?1")?;

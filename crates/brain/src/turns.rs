@@ -209,7 +209,8 @@ fn read(row: &Row<'_>) -> Result<Turn> {
         request: json(9, "turns.request_json")?.unwrap_or(Value::Null),
         output_schema: json(10, "turns.output_schema")?,
         output: json(11, "turns.output")?,
-        user_message_id: MessageId::parse(&user).map_err(|_| Error::bad_data("turns.user_message_id", &user))?,
+        user_message_id: MessageId::parse(&user)
+            .map_err(|_| Error::bad_data("turns.user_message_id", &user))?,
         message_id,
         stop_reason: stop
             .map(|s| StopReason::parse(&s).ok_or_else(|| Error::bad_data("turns.stop_reason", &s)))
@@ -292,7 +293,13 @@ pub fn open(tx: &Tx<'_>) -> Result<Vec<Turn>> {
 }
 
 /// Moves a turn from one of `from` to `to`.
-pub fn set_state(tx: &Tx<'_>, id: &TurnId, from: &[TurnState], to: TurnState, now: Timestamp) -> Result<Change> {
+pub fn set_state(
+    tx: &Tx<'_>,
+    id: &TurnId,
+    from: &[TurnState],
+    to: TurnState,
+    now: Timestamp,
+) -> Result<Change> {
     let actual: Option<String> = tx
         .conn()
         .prepare_cached("SELECT state FROM turns WHERE turn_id = ?1")?

@@ -106,7 +106,10 @@ impl Block {
             | Block::Document { source }
             | Block::Audio { source }
             | Block::Video { source } => Some(source),
-            Block::Text { .. } | Block::Thinking { .. } | Block::ToolUse { .. } | Block::ToolResult { .. } => None,
+            Block::Text { .. }
+            | Block::Thinking { .. }
+            | Block::ToolUse { .. }
+            | Block::ToolResult { .. } => None,
         }
     }
 
@@ -117,7 +120,10 @@ impl Block {
             | Block::Document { source }
             | Block::Audio { source }
             | Block::Video { source } => Some(source),
-            Block::Text { .. } | Block::Thinking { .. } | Block::ToolUse { .. } | Block::ToolResult { .. } => None,
+            Block::Text { .. }
+            | Block::Thinking { .. }
+            | Block::ToolUse { .. }
+            | Block::ToolResult { .. } => None,
         }
     }
 }

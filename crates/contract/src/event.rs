@@ -108,9 +108,7 @@ impl EventName {
                 "A block ends; `discarded` is true when it was abandoned (restart, retry, provider failure).",
                 "`block_index`, `block_type`, `discarded`",
             ),
-            EventName::ToolCall => {
-                ("A tool is about to be called.", "`tool`, `tool_call_id`, `input`")
-            }
+            EventName::ToolCall => ("A tool is about to be called.", "`tool`, `tool_call_id`, `input`"),
             EventName::ToolResult => (
                 "A tool call ended.",
                 "`tool`, `tool_call_id`, `output`; on failure `error` and `reason`; `duration_ms`; `truncated`?, `blob`? (sha256 of the full output)",
@@ -494,7 +492,9 @@ impl Event {
     /// The `event:` name of this payload.
     pub const fn name(&self) -> EventName {
         match self {
-            Event::Started { .. } | Event::Completed { .. } | Event::Errored { .. } => EventName::ThreadLifecycle,
+            Event::Started { .. } | Event::Completed { .. } | Event::Errored { .. } => {
+                EventName::ThreadLifecycle
+            }
             Event::Error { .. } => EventName::Error,
             Event::TextDelta(_) => EventName::TextDelta,
             Event::ThinkingDelta(_) => EventName::ThinkingDelta,

@@ -106,7 +106,11 @@ impl Catalog {
 
     /// The agent of a new task that names none.
     pub fn default_agent(&self) -> &str {
-        self.agents.iter().find(|a| a.default).or(self.agents.first()).map_or("assistant", |a| a.name.as_str())
+        self.agents
+            .iter()
+            .find(|a| a.default)
+            .or(self.agents.first())
+            .map_or("assistant", |a| a.name.as_str())
     }
 
     /// As GET /agents shows them; `known` are the tools of this build.

@@ -66,9 +66,7 @@ impl Feed {
     pub fn subscribe(self: &Arc<Self>, task: Option<&str>) -> Subscription {
         let wake = match task {
             None => self.all.subscribe(),
-            Some(task) => {
-                self.lock().entry(task.to_owned()).or_insert_with(TaskFeed::new).wake.subscribe()
-            }
+            Some(task) => self.lock().entry(task.to_owned()).or_insert_with(TaskFeed::new).wake.subscribe(),
         };
         Subscription { feed: Arc::clone(self), task: task.map(str::to_owned), wake: Some(wake) }
     }
@@ -150,9 +148,9 @@ impl Drop for Subscription {
         self.wake = None;
         let Some(task) = &self.task else { return };
         let mut tasks = self.feed.lock();
-        let unused = tasks.get(task).is_some_and(|f| {
-            f.wake.receiver_count() == 0 && f.ring.back().is_none_or(|e| e.is_final())
-        });
+        let unused = tasks
+            .get(task)
+            .is_some_and(|f| f.wake.receiver_count() == 0 && f.ring.back().is_none_or(|e| e.is_final()));
         if unused {
             tasks.remove(task);
         }

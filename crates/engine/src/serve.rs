@@ -63,7 +63,11 @@ pub fn run(config: Config, report: Report) -> i32 {
     let secrets: Vec<String> = config.secret_values().iter().map(|s| s.expose().to_owned()).collect();
     let scrub: chassis::telemetry::Scrub = Arc::new(move |line: String| {
         secrets.iter().fold(line, |line, secret| {
-            if line.contains(secret.as_str()) { line.replace(secret.as_str(), "[redacted:secret]") } else { line }
+            if line.contains(secret.as_str()) {
+                line.replace(secret.as_str(), "[redacted:secret]")
+            } else {
+                line
+            }
         })
     });
     let settings = LogSettings {
@@ -78,10 +82,8 @@ pub fn run(config: Config, report: Report) -> i32 {
     for warning in &report.warnings {
         tracing::warn!(variable = %warning.name, "{}", warning.text);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(RUNTIME_THREADS)
-        .enable_all()
-        .build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build();
     let code = match runtime {
         Ok(runtime) => runtime.block_on(serve(config, started)),
         Err(error) => Err(Stop { code: FAILURE, message: format!("start the runtime: {error}") }),
@@ -114,13 +116,14 @@ async fn serve(config: Config, started: Instant) -> Result<(), Stop> {
     let metrics = install_metrics().map_err(|e| Stop::failure(e.to_string()))?;
     let launcher = Arc::new(launcher_of(&config)?);
     let address = SocketAddr::new(config.engine_host, config.engine_port);
-    let server = Server::bind(address, ServerLimits::default())
-        .await
-        .map_err(|e| Stop::failure(format!("listen on {address}: {e}; set ENGINE_PORT to a free port, or 0")))?;
+    let server = Server::bind(address, ServerLimits::default()).await.map_err(|e| {
+        Stop::failure(format!("listen on {address}: {e}; set ENGINE_PORT to a free port, or 0"))
+    })?;
     let local = server.local_addr().map_err(|e| Stop::failure(format!("listen on {address}: {e}")))?;
-    let env_hash = config
-        .engine_key_hash
-        .ok_or_else(|| Stop { code: CONFIGURATION, message: "ENGINE_API_KEY or ENGINE_KEY_HASH is needed".into() })?;
+    let env_hash = config.engine_key_hash.ok_or_else(|| Stop {
+        code: CONFIGURATION,
+        message: "ENGINE_API_KEY or ENGINE_KEY_HASH is needed".into(),
+    })?;
     let pulse = Arc::new(Pulse::default());
     let app = Arc::new(App {
         life: RwLock::new(Life::Starting),
@@ -154,11 +157,7 @@ fn front_of(app: &Arc<App>, config: &Config) -> axum::Router {
         keyless: routes::keyless,
         gate: Box::new(move |_, path| if path == "/health" { None } else { gate.not_ready() }),
         hosts: HostRule::new(
-            config
-                .engine_allowed_hosts
-                .iter()
-                .cloned()
-                .chain([config.engine_host.to_string()]),
+            config.engine_allowed_hosts.iter().cloned().chain([config.engine_host.to_string()]),
         ),
         hosts_variable: "ENGINE_ALLOWED_HOSTS",
         origins: OriginRule::new(&config.cors_origins, config.cors_allow_credentials),
@@ -180,7 +179,10 @@ fn front_of(app: &Arc<App>, config: &Config) -> axum::Router {
     front(routes::router(app), Arc::new(watch), Arc::new(guard))
 }
 
-#[allow(clippy::disallowed_methods, reason = "children inherit from the real environment, scrubbed by the launcher")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "children inherit from the real environment, scrubbed by the launcher"
+)]
 fn launcher_of(config: &Config) -> Result<Launcher, Stop> {
     let mode = match config.engine_sandbox {
         config::SandboxMode::Required => sandbox::SandboxMode::Required,
@@ -202,8 +204,10 @@ fn launcher_of(config: &Config) -> Result<Launcher, Stop> {
         variables: std::env::vars_os().collect(),
         secret_names: config::VARS.iter().filter(|v| v.secret).map(|v| v.name.to_owned()).collect(),
     };
-    let launcher = Launcher::detect(LauncherConfig { mode, scrub, limits, parent })
-        .map_err(|e| Stop { code: CONFIGURATION, message: format!("ENGINE_SANDBOX=required cannot be met: {e}") })?;
+    let launcher = Launcher::detect(LauncherConfig { mode, scrub, limits, parent }).map_err(|e| Stop {
+        code: CONFIGURATION,
+        message: format!("ENGINE_SANDBOX=required cannot be met: {e}"),
+    })?;
     if mode == sandbox::SandboxMode::BestEffort {
         for missing in launcher.missing() {
             tracing::warn!("A sandbox layer is missing: {missing}");
@@ -276,11 +280,15 @@ async fn live(
     local: SocketAddr,
 ) -> Result<(), Stop> {
     let bad = |what: &str, e: brain::Error| Stop::failure(format!("{what}: {e}"));
-    let stored = brain.read("read keys", |tx| brain::keys::get(tx)).await.map_err(|e| bad("read the keys", e))?;
+    let stored =
+        brain.read("read keys", brain::keys::get).await.map_err(|e| bad("read the keys", e))?;
     let (current, replaced, counts) = admin::ring_of(app.keys.current(), stored.as_ref());
     app.keys.set(current, &replaced);
     if stored.is_some() && !counts {
-        brain.write("drop rotation", |tx| brain::keys::clear(tx)).await.map_err(|e| bad("drop a rotation", e))?;
+        brain
+            .write("drop rotation", brain::keys::clear)
+            .await
+            .map_err(|e| bad("drop a rotation", e))?;
         tracing::info!("The environment brings a new key; the stored rotation is dropped");
     }
     let core = core_of(app, config, brain, launcher)?;
@@ -337,7 +345,8 @@ fn core_of(app: &Arc<App>, config: Config, brain: Brain, launcher: Arc<Launcher>
     }
     let scratch = config.brain_dir().join("scratch");
     make(&scratch)?;
-    let scratch = std::fs::canonicalize(&scratch).map_err(|e| Stop::failure(format!("resolve {}: {e}", scratch.display())))?;
+    let scratch = std::fs::canonicalize(&scratch)
+        .map_err(|e| Stop::failure(format!("resolve {}: {e}", scratch.display())))?;
     let absolute = |p: &std::path::Path| std::path::absolute(p).unwrap_or_else(|_| p.to_owned());
     let mut workspace = Workspace::new(&config.allowed_roots)
         .map_err(|e| Stop::failure(format!("open ALLOWED_ROOTS: {e}")))?
@@ -454,8 +463,12 @@ async fn keep_tidy(core: Arc<Core>) {
         // not at start: readiness comes first
         tokio::time::sleep(RETENTION_EVERY).await;
         match retention::run_once(&core.brain, Timestamp::now(), policy).await {
-            Ok(report) => tracing::debug!(events = report.events, pages = report.pages, "Expired data were removed"),
-            Err(error) => tracing::error!(code = "INTERNAL", error = %error, "Expired data could not be removed"),
+            Ok(report) => {
+                tracing::debug!(events = report.events, pages = report.pages, "Expired data were removed")
+            }
+            Err(error) => {
+                tracing::error!(code = "INTERNAL", error = %error, "Expired data could not be removed")
+            }
         }
         remove_scratch(&core.scratch, SCRATCH_IDLE);
     }

@@ -325,7 +325,10 @@ impl Session {
                         vec![
                             format!("{here} {}", paint::one_line(&t.task_id, 40)),
                             t.status.clone(),
-                            format!("{} turns", t.turn_count),
+                            match t.turn_count {
+                                1 => "1 turn".to_owned(),
+                                n => format!("{n} turns"),
+                            },
                             when,
                             paint::one_line(title, self.view.paint().columns),
                         ]

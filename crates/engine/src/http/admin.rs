@@ -45,8 +45,9 @@ pub async fn rotate_key(State(app): State<Arc<App>>, body: Body) -> Result<Json<
     let core = app.core()?;
     let mut fields = Fields::read(body, app.max_body).await?;
     let text = fields.text("new_key_hash", 1, 200)?;
-    let new = KeyHash::parse(&text)
-        .ok_or_else(|| ApiError::invalid_field("new_key_hash", "64 hex digits (SHA-256 of the new key)", Value::Null))?;
+    let new = KeyHash::parse(&text).ok_or_else(|| {
+        ApiError::invalid_field("new_key_hash", "64 hex digits (SHA-256 of the new key)", Value::Null)
+    })?;
     let config = &core.config;
     let (min, max) =
         (config.bap_key_rotation_min_overlap_seconds, config.bap_key_rotation_max_overlap_seconds);
@@ -109,8 +110,7 @@ pub async fn backup(State(app): State<Arc<App>>, body: Body) -> Result<Json<Valu
         }
     };
     let dir = core.config.backup_dir.clone();
-    let made = backup::make_dir(&dir).map_err(|e| backup_error(&e))?;
-    let () = made;
+    backup::make_dir(&dir).map_err(|e| backup_error(&e))?;
     let report = core.brain.backup(dir.join(name), OnExisting::Refuse).await.map_err(|e| backup_error(&e))?;
     observe(core, "backup", "a backup was made".into(), Some(json!({"bytes": report.bytes}))).await;
     Ok(Json(json!({
@@ -125,8 +125,12 @@ pub async fn backup(State(app): State<Arc<App>>, body: Body) -> Result<Json<Valu
 fn backup_error(error: &brain::backup::BackupError) -> ApiError {
     use brain::backup::BackupError as E;
     match error {
-        E::Exists(_) => ApiError::new(ErrorCode::Conflict, error.to_string()).with(json!({"reason": "already_exists"})),
-        E::NoRoom { .. } => ApiError::new(ErrorCode::EngineBusy, error.to_string()).with(json!({"reason": "disk_full"})),
+        E::Exists(_) => {
+            ApiError::new(ErrorCode::Conflict, error.to_string()).with(json!({"reason": "already_exists"}))
+        }
+        E::NoRoom { .. } => {
+            ApiError::new(ErrorCode::EngineBusy, error.to_string()).with(json!({"reason": "disk_full"}))
+        }
         other => {
             tracing::error!(code = "INTERNAL", error = %other, "A backup failed");
             ApiError::new(ErrorCode::Internal, "the backup failed; the log tells more")

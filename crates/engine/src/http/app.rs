@@ -65,14 +65,16 @@ impl App {
     pub fn not_ready(&self) -> Option<ApiError> {
         match self.life() {
             Life::Ready => None,
-            Life::Starting => Some(ApiError::new(ErrorCode::Starting, "the engine is starting; try again soon")),
+            Life::Starting => {
+                Some(ApiError::new(ErrorCode::Starting, "the engine is starting; try again soon"))
+            }
             Life::BrainLocked(holder) => Some(
                 ApiError::new(ErrorCode::BrainLocked, "another process holds the brain; stop it first")
                     .with(json!({"holder": holder})),
             ),
-            Life::MigrationRequired { direction, message } => {
-                Some(ApiError::new(ErrorCode::MigrationRequired, message).with(json!({"direction": direction})))
-            }
+            Life::MigrationRequired { direction, message } => Some(
+                ApiError::new(ErrorCode::MigrationRequired, message).with(json!({"direction": direction})),
+            ),
         }
     }
 
@@ -87,7 +89,10 @@ impl App {
     pub fn core_for_work(&self) -> Result<&Arc<Core>, ApiError> {
         let core = self.core()?;
         if self.drain.is_draining() {
-            return Err(ApiError::new(ErrorCode::Draining, "the engine is shutting down; try its successor soon"));
+            return Err(ApiError::new(
+                ErrorCode::Draining,
+                "the engine is shutting down; try its successor soon",
+            ));
         }
         Ok(core)
     }

@@ -49,8 +49,7 @@ pub async fn tools(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal> 
 fn instant(query: &Query, name: &str) -> Result<Option<Timestamp>, ApiError> {
     let Some(text) = query.get(name) else { return Ok(None) };
     let time = Timestamp::parse(text).or_else(|| Timestamp::parse(&format!("{text}T00:00:00Z")));
-    time.map(Some)
-        .ok_or_else(|| ApiError::invalid_field(name, "an ISO-8601 date or time", json!(text)))
+    time.map(Some).ok_or_else(|| ApiError::invalid_field(name, "an ISO-8601 date or time", json!(text)))
 }
 
 /// Model calls and tokens.
@@ -65,7 +64,9 @@ pub async fn usage(
         Some("task") => GroupBy::Task,
         Some("purpose") => GroupBy::Purpose,
         Some(other) => {
-            return Err(ApiError::invalid_field("group_by", "day, model, task or purpose", json!(other)).into());
+            return Err(
+                ApiError::invalid_field("group_by", "day, model, task or purpose", json!(other)).into()
+            );
         }
     };
     let to = instant(&query, "to")?.unwrap_or_else(|| Timestamp::now().plus_millis(1));
@@ -76,7 +77,8 @@ pub async fn usage(
         .read("usage report", move |tx| usage::report(tx, from, to, by))
         .await
         .map_err(|e| storage(&e))?;
-    let total = groups.iter().fold((0, Usage::default()), |(calls, sum), g| (calls + g.calls, sum.plus(g.usage)));
+    let total =
+        groups.iter().fold((0, Usage::default()), |(calls, sum), g| (calls + g.calls, sum.plus(g.usage)));
     let shown: Vec<Value> = groups.iter().map(|g| row(&g.key, g.calls, g.usage)).collect();
     let mut sum = row("", total.0, total.1);
     if let Some(fields) = sum.as_object_mut() {

@@ -107,7 +107,9 @@ pub async fn replay(
         None | Some("auto") => Follow::Auto,
         Some("true") => Follow::Always,
         Some("false") => Follow::Never,
-        Some(other) => return Err(ApiError::invalid_field("follow", "auto, true or false", json!(other)).into()),
+        Some(other) => {
+            return Err(ApiError::invalid_field("follow", "auto, true or false", json!(other)).into());
+        }
     };
     let from = match last_event_id(&headers)? {
         Some(seq) => From { seq, ts: 0 },
@@ -122,7 +124,8 @@ pub async fn replay(
 
 /// A task id that exists.
 pub async fn known_task(app: &Arc<App>, text: &str) -> Result<TaskId, ApiError> {
-    let none = || ApiError::new(ErrorCode::TaskNotFound, "there is no such task").with(json!({"task_id": text}));
+    let none =
+        || ApiError::new(ErrorCode::TaskNotFound, "there is no such task").with(json!({"task_id": text}));
     let task = TaskId::parse(text).map_err(|_| none())?;
     let wanted = task.clone();
     let found = app.core()?.brain.read("find task", move |tx| tasks::get(tx, &wanted)).await;
@@ -171,7 +174,12 @@ pub async fn cancel(State(app): State<Arc<App>>, body: Body) -> Result<Json<Valu
 }
 
 /// Writes an observation; a failure is only logged, because the request itself succeeded.
-pub async fn observe(core: &Arc<crate::core::Core>, kind: &'static str, message: String, data: Option<Value>) {
+pub async fn observe(
+    core: &Arc<crate::core::Core>,
+    kind: &'static str,
+    message: String,
+    data: Option<Value>,
+) {
     let observation = observability::Observation {
         kind,
         code: None,

@@ -12,7 +12,9 @@ pub struct Fields(Map<String, Value>);
 
 fn kind(value: &Value) -> Value {
     match value {
-        Value::String(s) if s.chars().count() > 100 => json!(format!("a string of {} characters", s.chars().count())),
+        Value::String(s) if s.chars().count() > 100 => {
+            json!(format!("a string of {} characters", s.chars().count()))
+        }
         Value::Array(a) => json!(format!("an array of {}", a.len())),
         Value::Object(_) => json!("an object"),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
@@ -49,11 +51,19 @@ impl Fields {
             Value::String(text) if (min..=max).contains(&text.chars().count()) => {
                 Ok(Some(super::sanitise::text(&text)))
             }
-            other if min == 0 && max == usize::MAX => Err(ApiError::invalid_field(name, "a string", kind(&other))),
-            other if max == usize::MAX => {
-                Err(ApiError::invalid_field(name, &format!("a string of at least {min} characters"), kind(&other)))
+            other if min == 0 && max == usize::MAX => {
+                Err(ApiError::invalid_field(name, "a string", kind(&other)))
             }
-            other => Err(ApiError::invalid_field(name, &format!("a string of {min}..{max} characters"), kind(&other))),
+            other if max == usize::MAX => Err(ApiError::invalid_field(
+                name,
+                &format!("a string of at least {min} characters"),
+                kind(&other),
+            )),
+            other => Err(ApiError::invalid_field(
+                name,
+                &format!("a string of {min}..{max} characters"),
+                kind(&other),
+            )),
         }
     }
 
@@ -79,7 +89,9 @@ impl Fields {
         match self.take(name) {
             None => Ok(None),
             Some(Value::Number(n)) if n.as_i64().is_some_and(|n| (min..=max).contains(&n)) => Ok(n.as_i64()),
-            Some(other) => Err(ApiError::invalid_field(name, &format!("a whole number {min}..{max}"), kind(&other))),
+            Some(other) => {
+                Err(ApiError::invalid_field(name, &format!("a whole number {min}..{max}"), kind(&other)))
+            }
         }
     }
 

@@ -68,7 +68,7 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Refusal> {
     if let Some(free) = core.brain.free_bytes() {
         metrics::gauge!("engine_disk_free_bytes").set(free as f64);
     }
-    if let Ok(pending) = core.brain.read("count questions", |tx| brain::prompts::count_pending(tx)).await {
+    if let Ok(pending) = core.brain.read("count questions", brain::prompts::count_pending).await {
         metrics::gauge!("engine_hitl_pending").set(pending as f64);
     }
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render()).into_response())

@@ -77,7 +77,7 @@ fn blocks(fields: &mut Fields) -> Result<Vec<Block>, ApiError> {
 
 /// Questions that wait, oldest first, of all tasks.
 pub async fn pending(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal> {
-    let list = app.core()?.brain.read("pending questions", |tx| prompts::pending(tx)).await;
+    let list = app.core()?.brain.read("pending questions", prompts::pending).await;
     let list: Vec<Value> = list.map_err(|e| storage(&e))?.iter().map(pending_json).collect();
     Ok(Json(json!({"pending": list})))
 }
@@ -119,7 +119,8 @@ pub async fn permissions(
 pub async fn revoke(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
     let none = || ApiError::new(ErrorCode::NotFound, "there is no such remembered permission");
     let parsed = PermissionId::parse(&id).map_err(|_| none())?;
-    let done = app.core()?.brain.write("revoke permission", move |tx| brain::permissions::revoke(tx, &parsed)).await;
+    let done =
+        app.core()?.brain.write("revoke permission", move |tx| brain::permissions::revoke(tx, &parsed)).await;
     if done.map_err(|e| storage(&e))? {
         Ok(Json(json!({"status": "revoked", "id": id})))
     } else {

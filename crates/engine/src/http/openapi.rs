@@ -154,7 +154,8 @@ fn schemas() -> Value {
     let time = json!({"type": "string", "format": "date-time"});
     let open = json!({"type": "object"});
     let maybe = |value: &Value| json!({"anyOf": [value, {"type": "null"}]});
-    let usage = json!({"calls": number, "input_tokens": number, "output_tokens": number, "cache_hit_tokens": number});
+    let usage =
+        json!({"calls": number, "input_tokens": number, "output_tokens": number, "cache_hit_tokens": number});
     let last_turn = object(
         json!({"turn_id": text, "state": text, "stop_reason": maybe(&text), "error": maybe(&text), "started_at": maybe(&time), "ended_at": maybe(&time)}),
         &["turn_id", "state"],
@@ -175,7 +176,17 @@ fn schemas() -> Value {
     ] {
         detail[name] = value;
     }
-    let task_required = ["task_id", "title", "agent", "status", "message_count", "turn_count", "created_at", "updated_at", "last_turn"];
+    let task_required = [
+        "task_id",
+        "title",
+        "agent",
+        "status",
+        "message_count",
+        "turn_count",
+        "created_at",
+        "updated_at",
+        "last_turn",
+    ];
     json!({
         "ApiError": schema_of::<ApiError>(),
         "ErrorCode": schema_of::<ErrorCode>(),

@@ -34,7 +34,12 @@ pub struct Operation {
     pub codes: &'static [ErrorCode],
 }
 
-const fn op(method: &'static str, path: &'static str, summary: &'static str, answer: &'static str) -> Operation {
+const fn op(
+    method: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    answer: &'static str,
+) -> Operation {
     Operation { method, path, summary, keyless: false, parameters: &[], body: None, answer, codes: &[] }
 }
 
@@ -48,20 +53,43 @@ use ErrorCode as C;
 pub const OPERATIONS: &[Operation] = &[
     Operation {
         body: Some("ExecuteRequest"),
-        parameters: &[(
-            "Idempotency-Key",
-            "header",
-            "string",
-            "1..255 visible ASCII characters; sending it again joins the same turn",
-        ), ("Last-Event-ID", "header", "integer", "with a known Idempotency-Key: go on after this event")],
-        codes: &[C::AgentNotFound, C::TaskNotFound, C::NotFound, C::TaskBusy, C::HitlRequired, C::PayloadTooLarge, C::ValidationError, C::EngineBusy, C::Draining],
+        parameters: &[
+            (
+                "Idempotency-Key",
+                "header",
+                "string",
+                "1..255 visible ASCII characters; sending it again joins the same turn",
+            ),
+            ("Last-Event-ID", "header", "integer", "with a known Idempotency-Key: go on after this event"),
+        ],
+        codes: &[
+            C::AgentNotFound,
+            C::TaskNotFound,
+            C::NotFound,
+            C::TaskBusy,
+            C::HitlRequired,
+            C::PayloadTooLarge,
+            C::ValidationError,
+            C::EngineBusy,
+            C::Draining,
+        ],
         ..op("POST", "/execute", "Run one turn and stream it", "text/event-stream")
     },
     Operation {
         parameters: &[
-            ("after", "query", "integer", "milliseconds since the epoch; events later than this instant; 0 = everything stored"),
+            (
+                "after",
+                "query",
+                "integer",
+                "milliseconds since the epoch; events later than this instant; 0 = everything stored",
+            ),
             ("task_id", "query", "string", "only this task; absent = all tasks"),
-            ("follow", "query", "string", "auto (default): while a selected turn is not over; true: stay; false: stored events only"),
+            (
+                "follow",
+                "query",
+                "string",
+                "auto (default): while a selected turn is not over; true: stay; false: stored events only",
+            ),
             ("Last-Event-ID", "header", "integer", "events after this one; wins over `after`"),
         ],
         codes: &[C::TaskNotFound, C::EngineBusy],
@@ -79,10 +107,19 @@ pub const OPERATIONS: &[Operation] = &[
     Operation { codes: &[C::TaskNotFound], ..op("GET", "/tasks/{id}", "One task", "TaskDetail") },
     Operation {
         codes: &[C::TaskNotFound, C::TaskBusy],
-        ..op("DELETE", "/tasks/{id}", "Delete a task with its history; cancels a turn in flight first", "TaskDeleted")
+        ..op(
+            "DELETE",
+            "/tasks/{id}",
+            "Delete a task with its history; cancels a turn in flight first",
+            "TaskDeleted",
+        )
     },
     Operation {
-        parameters: &[LIMIT, CURSOR, ("include", "query", "string", "`superseded` shows replaced messages, too")],
+        parameters: &[
+            LIMIT,
+            CURSOR,
+            ("include", "query", "string", "`superseded` shows replaced messages, too"),
+        ],
         codes: &[C::TaskNotFound],
         ..op("GET", "/tasks/{id}/messages", "Messages of a task, oldest first", "MessageList")
     },
@@ -97,7 +134,10 @@ pub const OPERATIONS: &[Operation] = &[
         codes: &[C::TaskNotFound],
         ..op("GET", "/permissions", "Remembered permissions", "PermissionList")
     },
-    Operation { codes: &[C::NotFound], ..op("DELETE", "/permissions/{id}", "Forget a remembered permission", "PermissionRevoked") },
+    Operation {
+        codes: &[C::NotFound],
+        ..op("DELETE", "/permissions/{id}", "Forget a remembered permission", "PermissionRevoked")
+    },
     op("GET", "/agents", "Agents", "AgentList"),
     op("GET", "/tools", "Tools", "ToolList"),
     Operation {
@@ -109,7 +149,10 @@ pub const OPERATIONS: &[Operation] = &[
         ..op("GET", "/usage", "Model calls and tokens", "UsageReport")
     },
     op("GET", "/version", "What is running", "Version"),
-    Operation { keyless: true, ..op("GET", "/health", "Readiness, for supervisors; 200 only when turns are taken", "Health") },
+    Operation {
+        keyless: true,
+        ..op("GET", "/health", "Readiness, for supervisors; 200 only when turns are taken", "Health")
+    },
     op("GET", "/metrics", "Prometheus metrics", "text/plain"),
     Operation { keyless: true, ..op("GET", "/openapi.json", "This document", "application/json") },
     Operation { keyless: true, ..op("GET", "/docs", "A viewer of this document", "text/html") },
@@ -206,7 +249,9 @@ pub fn router(app: &Arc<App>) -> Router {
 
 /// True for operations that need no key.
 pub fn keyless(method: &Method, path: &str) -> bool {
-    OPERATIONS.iter().any(|o| o.keyless && o.path == path && (o.method == method.as_str() || *method == Method::HEAD))
+    OPERATIONS
+        .iter()
+        .any(|o| o.keyless && o.path == path && (o.method == method.as_str() || *method == Method::HEAD))
 }
 
 /// The methods of a path, for `Allow` and preflights.

@@ -89,7 +89,9 @@ pub async fn list(
         Some("running") => Filter::Running,
         Some("paused") => Filter::Paused,
         Some(other) => {
-            return Err(ApiError::invalid_field("status", "idle, queued, running or paused", json!(other)).into());
+            return Err(
+                ApiError::invalid_field("status", "idle, queued, running or paused", json!(other)).into()
+            );
         }
     };
     let after = match read_cursor(&query)? {
@@ -114,9 +116,10 @@ pub async fn list(
         .await
         .map_err(|e| storage(&e))?;
     let full = found.len() == limit as usize;
-    let next = found.last().filter(|_| full).map(|(s, _)| {
-        cursor_of(&json!([s.task.updated_at.millis(), s.task.task_id]))
-    });
+    let next = found
+        .last()
+        .filter(|_| full)
+        .map(|(s, _)| cursor_of(&json!([s.task.updated_at.millis(), s.task.task_id])));
     let list: Vec<Value> = found.iter().map(|(s, t)| task_json(s, t.as_ref())).collect();
     Ok(Json(json!({"tasks": list, "next_cursor": next})))
 }
@@ -248,11 +251,13 @@ async fn stop_turn(app: &Arc<App>, task: &TaskId) -> Result<(), ApiError> {
         loop {
             live.mark_seen();
             let id = turn.turn_id.clone();
-            let over = core
-                .brain
-                .read("is turn over", move |tx| Ok(turns::get(tx, &id)?.is_none_or(|t| t.state.is_terminal())))
-                .await
-                .map_err(|e| storage(&e))?;
+            let over =
+                core.brain
+                    .read("is turn over", move |tx| {
+                        Ok(turns::get(tx, &id)?.is_none_or(|t| t.state.is_terminal()))
+                    })
+                    .await
+                    .map_err(|e| storage(&e))?;
             if over {
                 return Ok(());
             }

@@ -82,11 +82,8 @@ pub async fn run(
         .read("read calls", move |tx| {
             let message = messages::get(tx, &task, &message)?;
             let journal = effects::of_turn(tx, &id)?;
-            let settled: HashSet<CallId> = journal
-                .into_iter()
-                .filter(|e| e.state != EffectState::Intent)
-                .map(|e| e.call_id)
-                .collect();
+            let settled: HashSet<CallId> =
+                journal.into_iter().filter(|e| e.state != EffectState::Intent).map(|e| e.call_id).collect();
             Ok((message, settled))
         })
         .await?;
@@ -155,7 +152,8 @@ async fn pause(core: &Arc<Core>, turn: &Turn, waiting: Vec<CallId>) -> brain::Re
             if pending < waiting.len() {
                 return Ok(false);
             }
-            let change = turns::set_state(tx, &id, &[TurnState::Running], TurnState::Paused, Timestamp::now())?;
+            let change =
+                turns::set_state(tx, &id, &[TurnState::Running], TurnState::Paused, Timestamp::now())?;
             brain::snapshots::set_expiry(tx, &id, expiry)?;
             Ok(change == Change::Changed)
         })
@@ -180,7 +178,13 @@ async fn attempt(
         match effect.state {
             EffectState::Intent if effect.effect_class == Effect::Once.as_str() => {
                 let failure = Failure::new(ToolReason::InDoubt, IN_DOUBT_TEXT);
-                note(core, turn, "in_doubt_effect", format!("the outcome of a {} call is in doubt", call.tool)).await;
+                note(
+                    core,
+                    turn,
+                    "in_doubt_effect",
+                    format!("the outcome of a {} call is in doubt", call.tool),
+                )
+                .await;
                 settle(core, turn, call, EffectState::InDoubt, Err(failure), Duration::ZERO, None).await?;
                 return Ok(Attempt::Settled);
             }
@@ -192,10 +196,12 @@ async fn attempt(
     }
     let refuse = |reason: ToolReason, text: String| refuse(core, turn, call, class, reason, text, None, None);
     if call.position >= MAX_CALLS {
-        return refuse(ToolReason::TooLarge, format!("at most {MAX_CALLS} calls of one message are run")).await;
+        return refuse(ToolReason::TooLarge, format!("at most {MAX_CALLS} calls of one message are run"))
+            .await;
     }
     let Some(tool) = tool else {
-        return refuse(ToolReason::NotFound, format!("there is no tool `{}` for this agent", call.tool)).await;
+        return refuse(ToolReason::NotFound, format!("there is no tool `{}` for this agent", call.tool))
+            .await;
     };
     if !call.input.is_object() {
         return refuse(ToolReason::InvalidInput, "the input is not a JSON object".into()).await;
@@ -221,7 +227,11 @@ async fn attempt(
     let workspace = match core.make_scratch(turn).and_then(|dir| core.workspace.for_task(&dir)) {
         Ok(workspace) => Arc::new(workspace),
         Err(error) => {
-            return refuse(ToolReason::Unavailable, format!("the task's private directory cannot be made: {error}")).await;
+            return refuse(
+                ToolReason::Unavailable,
+                format!("the task's private directory cannot be made: {error}"),
+            )
+            .await;
         }
     };
     let verdict = {
@@ -234,8 +244,17 @@ async fn attempt(
         Verdict::Deny { reason } => {
             note(core, turn, "permission_denied", format!("a {} call was denied by rule", call.tool)).await;
             metrics::counter!("engine_permission_denied_total").increment(1);
-            return self::refuse(core, turn, call, class, ToolReason::PermissionDenied, reason, Some(Permission::Denied), None)
-                .await;
+            return self::refuse(
+                core,
+                turn,
+                call,
+                class,
+                ToolReason::PermissionDenied,
+                reason,
+                Some(Permission::Denied),
+                None,
+            )
+            .await;
         }
         Verdict::Prompt(question) => match prompt {
             None => return ask_permission(core, turn, call, question).await,
@@ -243,7 +262,13 @@ async fn attempt(
                 None => return Ok(Attempt::Waiting),
                 Some(true) => (question.grants, Permission::PromptYes, Some(question.rule)),
                 Some(false) => {
-                    note(core, turn, "permission_denied", format!("a {} call was refused by a person", call.tool)).await;
+                    note(
+                        core,
+                        turn,
+                        "permission_denied",
+                        format!("a {} call was refused by a person", call.tool),
+                    )
+                    .await;
                     metrics::counter!("engine_permission_denied_total").increment(1);
                     let text = refusal_text(&prompt);
                     return self::refuse(
@@ -302,7 +327,9 @@ fn said_yes(prompt: &Prompt) -> Option<bool> {
 
 fn refusal_text(prompt: &Prompt) -> String {
     match (prompt.state, &prompt.feedback) {
-        (PromptState::Expired, _) => "nobody answered the permission question in time, which counts as no".into(),
+        (PromptState::Expired, _) => {
+            "nobody answered the permission question in time, which counts as no".into()
+        }
         (_, Some(feedback)) => format!("the person refused this call and said: {feedback}"),
         (_, None) => "the person refused this call".into(),
     }
@@ -385,7 +412,12 @@ async fn ask(
     refuse(core, turn, call, Effect::Idempotent, ToolReason::TooLarge, text, None, None).await
 }
 
-async fn ask_user(core: &Arc<Core>, turn: &Turn, call: &Call, prompt: Option<Prompt>) -> brain::Result<Attempt> {
+async fn ask_user(
+    core: &Arc<Core>,
+    turn: &Turn,
+    call: &Call,
+    prompt: Option<Prompt>,
+) -> brain::Result<Attempt> {
     let Some(prompt) = prompt else {
         let question = call.input["question"].as_str().unwrap_or_default().to_owned();
         let options = call.input["options"]
@@ -396,7 +428,9 @@ async fn ask_user(core: &Arc<Core>, turn: &Turn, call: &Call, prompt: Option<Pro
     };
     let outcome = match prompt.state {
         PromptState::Pending => return Ok(Attempt::Waiting),
-        PromptState::Answered => Ok(Output::json(json!({"answer": prompt.answer, "feedback": prompt.feedback}))),
+        PromptState::Answered => {
+            Ok(Output::json(json!({"answer": prompt.answer, "feedback": prompt.feedback})))
+        }
         PromptState::Expired => Err(Failure::new(ToolReason::Expired, "nobody answered in time")),
         PromptState::Cancelled => Err(Failure::cancelled()),
     };
@@ -455,7 +489,13 @@ fn short_value(value: Option<Value>) -> (Value, bool) {
     (Value::String(text[..end].to_owned()), true)
 }
 
-fn intent_of(turn: &Turn, call: &Call, class: Effect, permission: Option<Permission>, rule: Option<String>) -> Intent {
+fn intent_of(
+    turn: &Turn,
+    call: &Call,
+    class: Effect,
+    permission: Option<Permission>,
+    rule: Option<String>,
+) -> Intent {
     Intent {
         call_id: call.id.clone(),
         turn_id: turn.turn_id.clone(),
@@ -502,7 +542,11 @@ async fn refuse(
         commit_outcome(tx, out, &owned, &refused, EffectState::Failed, failure, Duration::ZERO, None)
     })
     .await?;
-    count(if reason == ToolReason::NotFound { "unknown" } else { &call.tool }, reason.as_str(), Duration::ZERO);
+    count(
+        if reason == ToolReason::NotFound { "unknown" } else { &call.tool },
+        reason.as_str(),
+        Duration::ZERO,
+    );
     Ok(Attempt::Settled)
 }
 
@@ -534,7 +578,8 @@ async fn perform(
         on_spawn: Arc::new(move |pgid| {
             let (journal, call) = (journal.clone(), recorded.clone());
             Box::pin(async move {
-                let noted = journal.write("note process group", move |tx| effects::set_pgid(tx, &call, pgid)).await;
+                let noted =
+                    journal.write("note process group", move |tx| effects::set_pgid(tx, &call, pgid)).await;
                 if let Err(error) = noted {
                     tracing::warn!(error = %error, "A process group could not be noted");
                 }
@@ -551,7 +596,8 @@ async fn perform(
         Err(_) => EffectState::Failed,
     };
     if took > core.config.tool_slow_ms {
-        note(core, turn, "slow_tool_call", format!("a {} call took {} ms", call.tool, took.as_millis())).await;
+        note(core, turn, "slow_tool_call", format!("a {} call took {} ms", call.tool, took.as_millis()))
+            .await;
     }
     settle(core, turn, call, state, outcome, took, None).await?;
     Ok(Attempt::Settled)
@@ -573,7 +619,10 @@ async fn settle(
     count(&call.tool, word, took);
     let outcome = outcome.map(|o| capped(o, core.config.tool_output_max_bytes));
     let (turn, call) = (turn.clone(), call.clone());
-    core.record("settle call", move |tx, out| commit_outcome(tx, out, &turn, &call, state, outcome, took, extra)).await
+    core.record("settle call", move |tx, out| {
+        commit_outcome(tx, out, &turn, &call, state, outcome, took, extra)
+    })
+    .await
 }
 
 /// Head and tail of an output that is above the limit although its tool did not shorten it.
@@ -666,7 +715,8 @@ fn commit_outcome(
 }
 
 fn count(tool: &str, outcome: &'static str, took: Duration) {
-    metrics::counter!("engine_tool_calls_total", "tool" => tool.to_owned(), "outcome" => outcome).increment(1);
+    metrics::counter!("engine_tool_calls_total", "tool" => tool.to_owned(), "outcome" => outcome)
+        .increment(1);
     metrics::histogram!("engine_tool_duration_seconds", "tool" => tool.to_owned()).record(took.as_secs_f64());
 }
 

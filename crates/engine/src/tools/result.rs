@@ -5,7 +5,8 @@ use contract::conversation::Block;
 use serde_json::{Value, json};
 
 /// What the model is told about a call that was under way when the process died.
-pub const IN_DOUBT_TEXT: &str = "the outcome of this call is in doubt: it may or may not have taken effect; check before repeating";
+pub const IN_DOUBT_TEXT: &str =
+    "the outcome of this call is in doubt: it may or may not have taken effect; check before repeating";
 
 /// The tool_result block of a call; `None` when the journal has no row for it.
 pub fn block(call_id: &str, effect: Option<&Effect>) -> Block {

@@ -60,8 +60,9 @@ struct Checked {
 
 /// Checks a request against the fields' limits. Media become blob references; the bytes go along.
 fn check(core: &Core, request: &ExecuteRequest) -> Result<Checked, ApiError> {
-    let task = TaskId::parse(&request.task_id)
-        .map_err(|e| ApiError::invalid_field("task_id", e.expected, json!(request.task_id.chars().count())))?;
+    let task = TaskId::parse(&request.task_id).map_err(|e| {
+        ApiError::invalid_field("task_id", e.expected, json!(request.task_id.chars().count()))
+    })?;
     if request.edit_message_id.is_some() && request.retry_message_id.is_some() {
         return Err(ApiError::new(
             ErrorCode::ValidationError,
@@ -149,7 +150,7 @@ fn media_block(
             }
         }
         Source::Base64 { media_type, data } => {
-            let limit = core.config.media_max_bytes as usize;
+            let limit = core.config.media_max_bytes;
             if data.len() / 4 * 3 > limit + 3 {
                 return Err(too_large(&field, limit));
             }
@@ -339,8 +340,11 @@ fn commit(tx: &Tx<'_>, out: &mut Emitted, plan: Plan) -> brain::Result<Decision>
     }
     if plan.refused_disk {
         return Ok(Decision::Refused(
-            ApiError::new(ErrorCode::EngineBusy, "the disk is nearly full; free space or lower BRAIN_MIN_FREE_MB")
-                .with(json!({"reason": "disk_full"})),
+            ApiError::new(
+                ErrorCode::EngineBusy,
+                "the disk is nearly full; free space or lower BRAIN_MIN_FREE_MB",
+            )
+            .with(json!({"reason": "disk_full"})),
         ));
     }
     let title: String = request.message.trim().chars().take(TITLE_CHARS).collect();
@@ -452,10 +456,11 @@ fn occupied(tx: &Tx<'_>, task: &TaskId, open: &Turn) -> brain::Result<ApiError> 
 /// The public error of a failed commit or read.
 pub fn storage(error: &brain::Error) -> ApiError {
     match error {
-        brain::Error::DiskFull => {
-            ApiError::new(ErrorCode::EngineBusy, "the disk holding the brain is full; free space and try again")
-                .with(json!({"reason": "disk_full"}))
-        }
+        brain::Error::DiskFull => ApiError::new(
+            ErrorCode::EngineBusy,
+            "the disk holding the brain is full; free space and try again",
+        )
+        .with(json!({"reason": "disk_full"})),
         brain::Error::Closed => ApiError::new(ErrorCode::Draining, "the engine is shutting down"),
         other => {
             tracing::error!(code = "INTERNAL", error = %other, "The brain refused an operation");
@@ -475,7 +480,12 @@ mod tests {
 
     #[test]
     fn a_schema_with_a_remote_reference_or_too_much_depth_is_refused() {
-        assert!(check_schema(&json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {"x": {}}})).is_ok());
+        assert!(
+            check_schema(
+                &json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {"x": {}}})
+            )
+            .is_ok()
+        );
         assert!(check_schema(&json!({"$ref": "https://example.com/s.json"})).is_err());
         let mut deep = json!({});
         for _ in 0..40 {

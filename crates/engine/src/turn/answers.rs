@@ -151,7 +151,7 @@ pub async fn expire_due(core: &Arc<Core>) -> brain::Result<()> {
 
 /// Tells /health and the expiry timer when the next question expires.
 pub async fn refresh_expiry(core: &Arc<Core>) {
-    match core.brain.read("next question expiry", |tx| prompts::next_expiry(tx)).await {
+    match core.brain.read("next question expiry", prompts::next_expiry).await {
         Ok(at) => core.pulse.set_next_hitl_expiry(at),
         Err(error) => tracing::error!(code = "INTERNAL", error = %error, "Could not read the next expiry"),
     }

@@ -73,7 +73,8 @@ impl Default for Checkpoint {
 impl Checkpoint {
     /// The stored form, in the given step.
     pub fn snapshot(&self, step: Step) -> Snapshot {
-        let state = serde_json::to_value(self).expect("a checkpoint has text keys and no failing serialisers");
+        let state =
+            serde_json::to_value(self).expect("a checkpoint has text keys and no failing serialisers");
         Snapshot { step, state }
     }
 

@@ -85,7 +85,9 @@ fn weight(list: &[Message], boundary: i64, shrunk: i64) -> u64 {
                 .iter()
                 .map(|b| match b {
                     Block::ToolResult { content, .. } => {
-                        8 + context::estimate_blocks(&content.iter().map(context::shorten).collect::<Vec<_>>())
+                        8 + context::estimate_blocks(
+                            &content.iter().map(context::shorten).collect::<Vec<_>>(),
+                        )
                     }
                     other => context::estimate_blocks(std::slice::from_ref(other)),
                 })
@@ -119,7 +121,8 @@ pub async fn run(
     let window = f64::from(core.config.context_window(&core.config.llm_model));
     let asked: u64 = request.system.iter().map(|p| context::estimate_bytes(p.text.len())).sum();
     // after a provider's refusal its idea of the size counts, not ours
-    let target = if forced { (estimate as f64 * TARGET_RATIO) as u64 } else { (window * TARGET_RATIO) as u64 };
+    let target =
+        if forced { (estimate as f64 * TARGET_RATIO) as u64 } else { (window * TARGET_RATIO) as u64 };
     let mut work = Work {
         core,
         turn,
@@ -180,7 +183,15 @@ impl Work<'_> {
         self.changed = true;
         self.core
             .record("shrink context", move |tx, out| {
-                compactions::shrink(tx, &turn.task_id, &turn.turn_id, up_to, before, after, Timestamp::now())?;
+                compactions::shrink(
+                    tx,
+                    &turn.task_id,
+                    &turn.turn_id,
+                    up_to,
+                    before,
+                    after,
+                    Timestamp::now(),
+                )?;
                 let event = Event::Compaction { before_tokens: before, after_tokens: after, strategy };
                 out.emit(tx, &turn.task_id, &turn.turn_id, &event, None)?;
                 Ok(())
@@ -232,7 +243,8 @@ impl Work<'_> {
         paid: Option<(Usage, bool, String, std::time::Duration)>,
     ) -> brain::Result<()> {
         let freed = weight(self.list, self.boundary, self.shrunk) - weight(self.list, up_to, self.shrunk);
-        let grown = context::estimate_bytes(summary.len()).saturating_sub(context::estimate_bytes(self.summary.len()));
+        let grown = context::estimate_bytes(summary.len())
+            .saturating_sub(context::estimate_bytes(self.summary.len()));
         let before = self.estimate;
         let after = (before + grown).saturating_sub(freed);
         self.estimate = after;
@@ -243,11 +255,30 @@ impl Work<'_> {
         self.core
             .record("compact context", move |tx, out| {
                 if let Some((usage, estimated, model, took)) = paid {
-                    record_usage(tx, out, &turn, usage, estimated, &model, provider, Purpose::Compaction, took)?;
+                    record_usage(
+                        tx,
+                        out,
+                        &turn,
+                        usage,
+                        estimated,
+                        &model,
+                        provider,
+                        Purpose::Compaction,
+                        took,
+                    )?;
                 }
                 let boundary = Boundary { up_to_position: up_to, summary };
                 let now = Timestamp::now();
-                compactions::record(tx, &turn.task_id, &turn.turn_id, &boundary, strategy, before, after, now)?;
+                compactions::record(
+                    tx,
+                    &turn.task_id,
+                    &turn.turn_id,
+                    &boundary,
+                    strategy,
+                    before,
+                    after,
+                    now,
+                )?;
                 let event = Event::Compaction { before_tokens: before, after_tokens: after, strategy };
                 out.emit(tx, &turn.task_id, &turn.turn_id, &event, None)?;
                 Ok(())
@@ -283,7 +314,8 @@ async fn summary_of(core: &Arc<Core>, earlier: &str, old: &[&Message]) -> Result
             transcript.push('\n');
         }
     }
-    let most = (f64::from(core.config.context_window(&core.config.light_model)) * SUMMARY_INPUT_RATIO * 3.5) as usize;
+    let most = (f64::from(core.config.context_window(&core.config.light_model)) * SUMMARY_INPUT_RATIO * 3.5)
+        as usize;
     if transcript.len() > most {
         let mut from = transcript.len() - most;
         while !transcript.is_char_boundary(from) {
@@ -306,8 +338,12 @@ async fn summary_of(core: &Arc<Core>, earlier: &str, old: &[&Message]) -> Result
         stable_messages: 0,
         traceparent: None,
     };
-    let mut summary =
-        Summary { text: String::new(), usage: Usage::default(), estimated: true, model: request.model.clone() };
+    let mut summary = Summary {
+        text: String::new(),
+        usage: Usage::default(),
+        estimated: true,
+        model: request.model.clone(),
+    };
     let mut stream = core.herald.complete(request);
     while let Some(piece) = stream.next().await {
         match piece? {
@@ -329,7 +365,9 @@ fn line_of(block: &Block) -> String {
         Block::Thinking { .. } => String::new(),
         Block::ToolUse { name, input, .. } => format!("called {name} with {input}"),
         Block::ToolResult { content, .. } => content.iter().map(line_of).collect::<Vec<_>>().join(" "),
-        Block::Image { .. } | Block::Document { .. } | Block::Audio { .. } | Block::Video { .. } => "[media]".into(),
+        Block::Image { .. } | Block::Document { .. } | Block::Audio { .. } | Block::Video { .. } => {
+            "[media]".into()
+        }
     }
 }
 

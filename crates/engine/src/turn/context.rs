@@ -168,7 +168,9 @@ pub fn build(
         push(
             &mut list,
             Role::User,
-            vec![Block::text("The limit of steps for this turn is reached. Answer now with what you have; no tool can be called any more.")],
+            vec![Block::text(
+                "The limit of steps for this turn is reached. Answer now with what you have; no tool can be called any more.",
+            )],
         );
     }
     if !checkpoint.carried.is_empty() {

@@ -80,7 +80,9 @@ async fn write_end(core: &Arc<Core>, id: &TurnId, error: &ApiError) {
         };
         match result {
             Ok(()) | Err(brain::Error::Closed) => return,
-            Err(e) => tracing::error!(code = "INTERNAL", error = %e, "The end of the turn could not be written"),
+            Err(e) => {
+                tracing::error!(code = "INTERNAL", error = %e, "The end of the turn could not be written")
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(RETRY_END) => {}
@@ -90,13 +92,27 @@ async fn write_end(core: &Arc<Core>, id: &TurnId, error: &ApiError) {
 }
 
 /// One transition: what happened, and the checkpoint after it.
-fn step(tx: &Tx<'_>, core_expiry: Timestamp, turn: &Turn, at: Step, happening: Happening, checkpoint: &Checkpoint) -> brain::Result<Step> {
+fn step(
+    tx: &Tx<'_>,
+    core_expiry: Timestamp,
+    turn: &Turn,
+    at: Step,
+    happening: Happening,
+    checkpoint: &Checkpoint,
+) -> brain::Result<Step> {
     let after = machine::next(Phase::Running(at), happening)
-        .map_err(|e| brain::Error::bad_data("turns.state", &e.to_string()))?;
+        .map_err(|e| brain::Error::bad_data("turns.state", e.to_string()))?;
     let Phase::Running(next) = after else {
         return Err(brain::Error::bad_data("turns.state", "a step may only lead to a step"));
     };
-    snapshots::put(tx, &turn.turn_id, &turn.task_id, &checkpoint.snapshot(next), Timestamp::now(), core_expiry)?;
+    snapshots::put(
+        tx,
+        &turn.turn_id,
+        &turn.task_id,
+        &checkpoint.snapshot(next),
+        Timestamp::now(),
+        core_expiry,
+    )?;
     turns::set_iterations(tx, &turn.turn_id, checkpoint.iteration)?;
     turns::reset_crash_count(tx, &turn.turn_id)?;
     Ok(next)
@@ -125,7 +141,8 @@ async fn drive(core: &Arc<Core>, id: &TurnId, control: &Arc<Control>) -> brain::
     let checkpoint = Checkpoint::read(snapshot.state)
         .map_err(|_| brain::Error::bad_data("channel_state_snapshots.state_json", id.as_str()))?;
     let Some(agent) = core.catalog.get(&turn.agent).cloned() else {
-        let error = ApiError::new(ErrorCode::AgentNotFound, format!("there is no agent `{}` any more", turn.agent));
+        let error =
+            ApiError::new(ErrorCode::AgentNotFound, format!("there is no agent `{}` any more", turn.agent));
         settle::fail(core, &turn, error, None).await?;
         return Ok(Driven::Left);
     };
@@ -219,10 +236,12 @@ impl Run<'_> {
             if !self.compact(&request, &history, estimate, false).await? {
                 return Ok(None);
             }
-            (request, history) = context::assemble(self.core, &self.agent, &self.turn, &self.checkpoint).await?;
+            (request, history) =
+                context::assemble(self.core, &self.agent, &self.turn, &self.checkpoint).await?;
         }
         let end =
-            model::call(self.core, &self.turn, self.checkpoint.next_block, request.clone(), self.control).await?;
+            model::call(self.core, &self.turn, self.checkpoint.next_block, request.clone(), self.control)
+                .await?;
         match end {
             CallEnd::Halted => Ok(Some(Driven::Halted)),
             CallEnd::Cancelled { text } => {
@@ -259,7 +278,8 @@ impl Run<'_> {
         forced: bool,
     ) -> brain::Result<bool> {
         let done =
-            compact::run(self.core, &self.turn, &mut self.checkpoint, request, history, estimate, forced).await?;
+            compact::run(self.core, &self.turn, &mut self.checkpoint, request, history, estimate, forced)
+                .await?;
         if done.is_none() && forced {
             return Ok(false);
         }
@@ -407,10 +427,9 @@ impl Run<'_> {
             ToolsEnd::Settled => {
                 let turn = self.turn.clone();
                 self.advance(Happening::ToolsSettled, move |tx, _, checkpoint| {
-                    let id = checkpoint
-                        .assistant
-                        .take()
-                        .ok_or_else(|| brain::Error::bad_data("channel_state_snapshots.state_json", "no assistant"))?;
+                    let id = checkpoint.assistant.take().ok_or_else(|| {
+                        brain::Error::bad_data("channel_state_snapshots.state_json", "no assistant")
+                    })?;
                     let message = messages::get(tx, &turn.task_id, &id)?
                         .ok_or_else(|| brain::Error::bad_data("conversations.message_id", id.as_str()))?;
                     settle::store_results(tx, &turn, &message)?;
@@ -485,7 +504,8 @@ impl Run<'_> {
             data: Some(json!({"ratio": ratio, "input_tokens": tokens.input_tokens, "calls": calls})),
             at: Timestamp::now(),
         };
-        let noted = self.core.brain.write("cache alert", move |tx| observability::note(tx, &observation)).await;
+        let noted =
+            self.core.brain.write("cache alert", move |tx| observability::note(tx, &observation)).await;
         if let Err(error) = noted {
             tracing::warn!(error = %error, "An observation could not be written");
         }
@@ -558,7 +578,17 @@ fn commit_usage(
     complete: &Complete,
     provider: &str,
 ) -> brain::Result<()> {
-    record_usage(tx, out, turn, complete.usage, complete.estimated, &complete.model, provider, Purpose::Main, complete.duration)
+    record_usage(
+        tx,
+        out,
+        turn,
+        complete.usage,
+        complete.estimated,
+        &complete.model,
+        provider,
+        Purpose::Main,
+        complete.duration,
+    )
 }
 
 /// Writes the `usage_log` row and the `usage` event of one model call.
@@ -588,10 +618,13 @@ pub fn record_usage(
             at: Timestamp::now(),
         },
     )?;
-    for (kind, count) in
-        [("input", tokens.input_tokens), ("output", tokens.output_tokens), ("cache_hit", tokens.cache_hit_tokens)]
-    {
-        metrics::counter!("engine_llm_tokens_total", "model" => model.to_owned(), "kind" => kind).increment(count);
+    for (kind, count) in [
+        ("input", tokens.input_tokens),
+        ("output", tokens.output_tokens),
+        ("cache_hit", tokens.cache_hit_tokens),
+    ] {
+        metrics::counter!("engine_llm_tokens_total", "model" => model.to_owned(), "kind" => kind)
+            .increment(count);
     }
     let event = Event::Usage {
         input_tokens: tokens.input_tokens,
@@ -633,7 +666,8 @@ mod tests {
         let joined = with_carried("Half a sen", &[Block::text("tence.")]);
         assert_eq!(joined, vec![Block::text("Half a sentence.")]);
         let thinking = Block::Thinking { text: "hm".into(), signature: None };
-        let call = Block::ToolUse { id: "call-1".into(), name: "bash".into(), input: json!({}), signature: None };
+        let call =
+            Block::ToolUse { id: "call-1".into(), name: "bash".into(), input: json!({}), signature: None };
         let joined = with_carried("Text", &[thinking.clone(), call.clone()]);
         assert_eq!(joined, vec![thinking, Block::text("Text"), call]);
     }

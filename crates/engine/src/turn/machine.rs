@@ -88,8 +88,7 @@ impl Phase {
     /// Every phase.
     pub fn all() -> Vec<Phase> {
         let steps = Step::ALL.into_iter();
-        let mut all: Vec<Phase> =
-            steps.clone().map(Phase::Queued).chain(steps.map(Phase::Running)).collect();
+        let mut all: Vec<Phase> = steps.clone().map(Phase::Queued).chain(steps.map(Phase::Running)).collect();
         all.extend([Phase::Paused, Phase::Cancelling, Phase::Completed, Phase::Errored]);
         all
     }

@@ -30,7 +30,7 @@ enum Ready {
 /// Makes every open turn ready and queues those that run, in their original order, before any new turn.
 /// `clean` says whether the last process closed the brain in order.
 pub async fn recover(core: &Arc<Core>, clean: bool) -> brain::Result<usize> {
-    let open = core.brain.read("open turns", |tx| turns::open(tx)).await?;
+    let open = core.brain.read("open turns", turns::open).await?;
     let count = open.len();
     let mut queue: Vec<TurnId> = Vec::new();
     for turn in open {
@@ -54,17 +54,11 @@ pub async fn recover(core: &Arc<Core>, clean: bool) -> brain::Result<usize> {
     Ok(count)
 }
 
-fn ready(
-    tx: &Tx<'_>,
-    out: &mut Emitted,
-    turn: Turn,
-    clean: bool,
-    expiry: Timestamp,
-) -> brain::Result<Ready> {
+fn ready(tx: &Tx<'_>, out: &mut Emitted, turn: Turn, clean: bool, expiry: Timestamp) -> brain::Result<Ready> {
     let snapshot = snapshots::get(tx, &turn.turn_id)?
         .ok_or_else(|| brain::Error::bad_data("channel_state_snapshots.turn_id", turn.turn_id.as_str()))?;
     let phase = machine::next(Phase::of(turn.state, snapshot.step), Happening::ProcessDied)
-        .map_err(|e| brain::Error::bad_data("turns.state", &e.to_string()))?;
+        .map_err(|e| brain::Error::bad_data("turns.state", e.to_string()))?;
     match phase {
         Phase::Cancelling => return Ok(Ready::Cancelling(turn)),
         Phase::Paused => return Ok(Ready::Paused),
@@ -75,8 +69,9 @@ fn ready(
         return Ok(Ready::GivenUp(turn));
     }
     if was_running {
-        let mut checkpoint = Checkpoint::read(snapshot.state)
-            .map_err(|_| brain::Error::bad_data("channel_state_snapshots.state_json", turn.turn_id.as_str()))?;
+        let mut checkpoint = Checkpoint::read(snapshot.state).map_err(|_| {
+            brain::Error::bad_data("channel_state_snapshots.state_json", turn.turn_id.as_str())
+        })?;
         if snapshot.step == Step::Model {
             let progressed = close_call(tx, out, &turn, &mut checkpoint)?;
             let now = Timestamp::now();
@@ -124,7 +119,7 @@ fn close_call(
 
 /// Ends the processes that calls of an earlier process have left behind.
 pub async fn end_orphans(core: &Arc<Core>) -> brain::Result<()> {
-    let left = core.brain.read("unfinished calls", |tx| effects::unfinished(tx)).await?;
+    let left = core.brain.read("unfinished calls", effects::unfinished).await?;
     for effect in left {
         if let Some(pgid) = effect.pgid
             && crate::sandbox::groups::kill_orphan_group(pgid, &core.scratch)

@@ -26,7 +26,8 @@ pub async fn complete(
     let (turn, expiry) = (turn.clone(), core.expiry(Timestamp::now()));
     let ended = core
         .record("complete turn", move |tx, out| {
-            let ending = Ending::Completed { message_id: message.clone(), stop_reason, output: output.clone() };
+            let ending =
+                Ending::Completed { message_id: message.clone(), stop_reason, output: output.clone() };
             let last = Event::Completed { phase: Completed::Is, message_id: message, stop_reason, output };
             end(tx, out, &turn, &ending, None, &last, expiry)
         })
@@ -35,7 +36,12 @@ pub async fn complete(
 }
 
 /// Ends a turn with an error; true when this call ended it.
-pub async fn fail(core: &Arc<Core>, turn: &Turn, error: ApiError, partial: Option<String>) -> brain::Result<bool> {
+pub async fn fail(
+    core: &Arc<Core>,
+    turn: &Turn,
+    error: ApiError,
+    partial: Option<String>,
+) -> brain::Result<bool> {
     let (turn, expiry) = (turn.clone(), core.expiry(Timestamp::now()));
     core.record("fail turn", move |tx, out| {
         if turns::get(tx, &turn.turn_id)?.is_none_or(|t| t.state.is_terminal()) {
@@ -52,8 +58,11 @@ pub async fn fail(core: &Arc<Core>, turn: &Turn, error: ApiError, partial: Optio
             message: error.message.clone(),
             details: error.details.clone(),
         });
-        let told =
-            Event::Error { error: error.error, message: error.message.clone(), details: error.details.clone() };
+        let told = Event::Error {
+            error: error.error,
+            message: error.message.clone(),
+            details: error.details.clone(),
+        };
         let last = Event::Errored { phase: Errored::Is, error: error.error };
         end(tx, out, &turn, &ending, Some(&told), &last, expiry)
     })
@@ -170,7 +179,7 @@ pub fn call_so_far(tx: &Tx<'_>, turn: &Turn, after_seq: i64) -> brain::Result<Ca
         cursor = last.seq;
         for event in &batch {
             let data: Value = serde_json::from_str(&event.data)
-                .map_err(|_| brain::Error::bad_data("events.data", &event.seq.to_string()))?;
+                .map_err(|_| brain::Error::bad_data("events.data", event.seq.to_string()))?;
             let index = u32::try_from(data["block_index"].as_u64().unwrap_or(0)).unwrap_or(u32::MAX);
             match event.event.as_str() {
                 "content_block_start" => {
@@ -190,7 +199,10 @@ pub fn call_so_far(tx: &Tx<'_>, turn: &Turn, after_seq: i64) -> brain::Result<Ca
     }
 }
 
-fn checkpoint_of(tx: &Tx<'_>, turn: &Turn) -> brain::Result<Option<(brain::snapshots::Step, crate::turn::checkpoint::Checkpoint)>> {
+fn checkpoint_of(
+    tx: &Tx<'_>,
+    turn: &Turn,
+) -> brain::Result<Option<(brain::snapshots::Step, crate::turn::checkpoint::Checkpoint)>> {
     let Some(snapshot) = snapshots::get(tx, &turn.turn_id)? else { return Ok(None) };
     let checkpoint = crate::turn::checkpoint::Checkpoint::read(snapshot.state)
         .map_err(|_| brain::Error::bad_data("channel_state_snapshots.state_json", turn.turn_id.as_str()))?;

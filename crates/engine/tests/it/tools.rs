@@ -1,5 +1,5 @@
 //! The file, search and shell tools, called as the dispatcher calls them.
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail tests")]
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 use crate::sandbox::Sandbox;
 use contract::{CallId, TaskId, ToolReason, TurnId};

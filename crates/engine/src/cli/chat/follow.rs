@@ -189,7 +189,8 @@ impl Follower {
                     }
                     continue;
                 }
-                Ok(Some(Err(error))) => llm::net::describe(error),
+                // The reader needs to know that, and not in which layer.
+                Ok(Some(Err(_))) => "the connection was lost".to_owned(),
                 Ok(None) => "the stream ended early".to_owned(),
                 Err(_) => format!("nothing came for {} s", SILENCE.as_secs()),
             };

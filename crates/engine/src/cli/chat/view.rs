@@ -309,8 +309,11 @@ fn output_lines(output: &Value) -> Vec<String> {
                 }
                 return lines;
             }
-            if let Some(content) = text("content").or_else(|| text("text")) {
+            if let Some(content) = text("content").or_else(|| text("text")).or_else(|| text("answer")) {
                 return split(content);
+            }
+            if let (Some(path), Some(bytes)) = (text("path"), object.get("bytes").and_then(Value::as_u64)) {
+                return vec![format!("{path}, {}", paint::bytes(bytes))];
             }
             for list in ["matches", "entries", "results", "items"] {
                 if let Some(items) = object.get(list).and_then(Value::as_array) {
