@@ -54,8 +54,8 @@ prepare_build() {
     curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
     found=$(rustc --version | cut -d ' ' -f 2)
-    oldest=$(printf '%s\n%s\n' "$wanted" "$found" | sort -V | head -n 1)
-    [ "$oldest" = "$wanted" ] || die "rustc $found is too old, $wanted or newer is needed. Update with
+    oldest=$(printf '%s\n%s\n' "$wanted" "${found:-0}" | sort -V | head -n 1)
+    [ "$oldest" = "$wanted" ] || die "rustc ${found:-(none)} is too old, $wanted or newer is needed. Update with
     rustup update stable"
     if ! have cc || ! printf '#include <stdlib.h>\n' | cc -x c -fsyntax-only - >/dev/null 2>&1; then
         install_packages gcc libc6-dev || die "a C compiler is needed to build SQLite. Install one with

@@ -10,7 +10,7 @@ cleanup() {
     rm -rf "$work"
 }
 trap cleanup EXIT
-fail() { say "test-up: $*"; sed 's/^/    /' "$work/out" >&2; exit 1; }
+fail() { say "test-up: $*"; cat "$work/err" >&2; sed 's/^/    /' "$work/out" >&2; exit 1; }
 
 # No key of anyone, and a state directory of its own.
 unset LLM_PROVIDER LLM_API_KEY OPENAI_API_KEY ANTHROPIC_API_KEY GEMINI_API_KEY ENGINE_API_KEY ENGINE_KEY_HASH
@@ -49,25 +49,28 @@ $1"
 
 say "first start"
 start
-answer=$(printed_curl | sh)
+answer=$(printed_curl | sh 2>"$work/err")
 for wanted in '"phase":"started"' 'event: tool_call' 'event: tool_result' '"phase":"completed"'; do
     expect "$answer" "$wanted" "run ls"
 done
-answer=$(printed_curl "The name of my boat is Windrose." | sh)
+answer=$(printed_curl "The name of my boat is Windrose." | sh 2>"$work/err")
 expect "$answer" '"phase":"completed"' "a statement"
 
-# documented FILE FIRST LAST: the commands between two lines of a guide, with this run's state and address.
+# documented FILE FIRST LAST: runs the commands between two lines of a guide, with this run's state and address.
+# What they print is in $work/answer.
 documented() {
     local commands
     commands=$(sed -n "/^$2/,/$3/p" "$1" | sed "s|\.september/|$work/state/|g; s|http://127.0.0.1:8000|$(cat "$work/state/engine.url")|g")
     [ -n "$commands" ] || fail "$1 no longer has the commands from '$2' to '$3'"
-    PATH="$PWD/target/release:$PATH" sh -eu -c "$commands" 2>&1 || fail "the commands of $1 from '$2' fail"
+    PATH="$PWD/target/release:$PATH" sh -eu -c "$commands" > "$work/answer" 2>"$work/err" ||
+        fail "the commands of $1 from '$2' fail"
 }
 
 say "the guides' commands, as written"
-answer=$(documented docs/guides/quickstart.md 'curl -N "http' "Last-Event-ID: 12'$")
-expect "$answer" '^id: 13$' "a replay from event 12"
-expect "$(documented docs/guides/backup-and-restore.md 'drill=' '^rm -r')" sound "the restore drill"
+documented docs/guides/quickstart.md 'curl -N "http' "Last-Event-ID: 12'$"
+expect "$(cat "$work/answer")" '^id: 13$' "a replay from event 12"
+documented docs/guides/backup-and-restore.md 'drill=' '^rm -r'
+expect "$(cat "$work/answer")" sound "the restore drill"
 
 say "a second one beside it only says that it is there"
 sh scripts/up.sh > "$work/beside" 2>&1 || fail "a second start beside the first failed: $(cat "$work/beside")"
@@ -79,7 +82,7 @@ key=$(cat "$work/state/engine.key")
 stop
 start
 [ "$(cat "$work/state/engine.key")" = "$key" ] || fail "the second start made another key"
-answer=$(printed_curl "What did I say the name of my boat is?" | sh)
+answer=$(printed_curl "What did I say the name of my boat is?" | sh 2>"$work/err")
 expect "$answer" Windrose "a question about the conversation before the restart"
 stop
 say "make up: started twice, conversation kept"

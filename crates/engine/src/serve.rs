@@ -8,6 +8,7 @@ use crate::config::{self, Config};
 use crate::core::{Core, Pulse};
 use crate::feed::Feed;
 use crate::http::app::{App, Life};
+use crate::http::execute::observe;
 use crate::http::{admin, routes};
 use crate::sandbox::launcher::{Launcher, LauncherConfig};
 use crate::sandbox::scrub::Parent;
@@ -280,15 +281,11 @@ async fn live(
     local: SocketAddr,
 ) -> Result<(), Stop> {
     let bad = |what: &str, e: brain::Error| Stop::failure(format!("{what}: {e}"));
-    let stored =
-        brain.read("read keys", brain::keys::get).await.map_err(|e| bad("read the keys", e))?;
+    let stored = brain.read("read keys", brain::keys::get).await.map_err(|e| bad("read the keys", e))?;
     let (current, replaced, counts) = admin::ring_of(app.keys.current(), stored.as_ref());
     app.keys.set(current, &replaced);
     if stored.is_some() && !counts {
-        brain
-            .write("drop rotation", brain::keys::clear)
-            .await
-            .map_err(|e| bad("drop a rotation", e))?;
+        brain.write("drop rotation", brain::keys::clear).await.map_err(|e| bad("drop a rotation", e))?;
         tracing::info!("The environment brings a new key; the stored rotation is dropped");
     }
     let core = core_of(app, config, brain, launcher)?;
@@ -301,6 +298,7 @@ async fn live(
     app.set_life(Life::Ready);
     core.pump();
     announce(&core, local, &app.sandbox, open);
+    note_degraded(&core).await;
     let keepers = [
         tokio::spawn(expire_questions(Arc::clone(&core))),
         tokio::spawn(keep_tidy(Arc::clone(&core))),
@@ -343,7 +341,9 @@ fn core_of(app: &Arc<App>, config: Config, brain: Brain, launcher: Arc<Launcher>
     for root in &config.allowed_roots {
         make(root)?;
     }
-    let scratch = config.brain_dir().join("scratch");
+    // one per brain, and not named like the brain's own files, which are sealed
+    let brain_name = config.sqlite_db_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let scratch = config.brain_dir().join(format!("scratch-{brain_name}"));
     make(&scratch)?;
     let scratch = std::fs::canonicalize(&scratch)
         .map_err(|e| Stop::failure(format!("resolve {}: {e}", scratch.display())))?;
@@ -412,6 +412,15 @@ fn remove_scratch(scratch: &PathBuf, idle: Duration) {
         {
             tracing::warn!(error = %error, "A task's private directory could not be emptied");
         }
+    }
+}
+
+/// A sandbox that misses layers is worth an operator's look.
+async fn note_degraded(core: &Arc<Core>) {
+    let missing: Vec<String> = core.launcher.missing().iter().map(ToString::to_string).collect();
+    if !missing.is_empty() {
+        let data = Some(json!({"missing": missing}));
+        observe(core, "sandbox_degraded", "a sandbox layer is missing".into(), data).await;
     }
 }
 

@@ -211,6 +211,9 @@ pub fn body(request: &Request, form: &Form, names: &NameMap) -> Value {
             mark(last, &mut left);
         }
         body.insert("tools".into(), Value::Array(tools));
+        if request.no_calls {
+            body.insert("tool_choice".into(), json!({"type": "none"}));
+        }
     }
     let (messages, marked) = messages(request, names, left > 0);
     left -= usize::from(marked);

@@ -240,6 +240,9 @@ pub fn body(request: &Request, form: &Form, names: &NameMap) -> Value {
             })
             .collect();
         body.insert("tools".into(), json!([{"functionDeclarations": declarations}]));
+        if request.no_calls {
+            body.insert("toolConfig".into(), json!({"functionCallingConfig": {"mode": "NONE"}}));
+        }
     }
     body.insert("generationConfig".into(), Value::Object(config));
     Value::Object(body)

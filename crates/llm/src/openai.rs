@@ -228,7 +228,9 @@ pub fn body(request: &Request, form: &Form, names: &NameMap) -> Value {
             }})
         });
         body.insert("tools".into(), tools.collect());
-        if form.parallel {
+        if request.no_calls {
+            body.insert("tool_choice".into(), json!("none"));
+        } else if form.parallel {
             body.insert("parallel_tool_calls".into(), json!(true));
         }
     }

@@ -22,6 +22,8 @@ pub struct Request {
     pub system: Vec<SystemPart>,
     /// Offered tools, sorted by name.
     pub tools: Vec<ToolSpec>,
+    /// The tools are listed because the history uses them, but none may be called.
+    pub no_calls: bool,
     /// The conversation. Media sources are `base64` or `url`; `blob` has been resolved by the caller.
     pub messages: Vec<Message>,
     /// Output limit of this call, in tokens.

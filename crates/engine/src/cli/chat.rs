@@ -61,15 +61,20 @@ pub fn run(options: &Options, source: &dyn Source) -> Exit {
         eprintln!("--task: {error}");
         return Exit::Configuration;
     }
+    let Some(http) = http_client(&base) else {
+        eprintln!("--url: expected http://host[:port] or https://host[:port], got {base}");
+        return Exit::Configuration;
+    };
     let paint = Paint::stdout(source);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Exit::fail(&format!("could not start: {error}")),
     };
     runtime.block_on(async {
-        let client = Client::new(llm::net::client(CONNECT_LIMIT), &base, key.expose().to_owned());
-        let (input, interrupts) = match (Input::start(), signal(SignalKind::interrupt())) {
-            (Ok(input), Ok(interrupts)) => (input, interrupts),
+        let client = Client::new(http, &base, key.expose().to_owned());
+        let signals = signal(SignalKind::interrupt()).and_then(|i| Ok((i, signal(SignalKind::quit())?)));
+        let (input, (interrupts, quits)) = match (Input::start(), signals) {
+            (Ok(input), Ok(signals)) => (input, signals),
             (Err(error), _) | (_, Err(error)) => {
                 return Exit::fail(&format!("could not use the terminal: {error}"));
             }
@@ -78,6 +83,7 @@ pub fn run(options: &Options, source: &dyn Source) -> Exit {
             client,
             input,
             interrupts,
+            quits,
             view: View::new(paint),
             task,
             last_message: None,
@@ -88,6 +94,29 @@ pub fn run(options: &Options, source: &dyn Source) -> Exit {
         };
         session.talk().await
     })
+}
+
+/// A client for this address; `None` when it is not one. An Engine on this machine is reached directly,
+/// whatever proxy the environment names, and without reading CA certificates.
+fn http_client(base: &str) -> Option<reqwest::Client> {
+    let url = url::Url::parse(base).ok().filter(|u| matches!(u.scheme(), "http" | "https"))?;
+    let here = match url.host()? {
+        url::Host::Domain(name) => name == "localhost",
+        url::Host::Ipv4(ip) => ip.is_loopback(),
+        url::Host::Ipv6(ip) => ip.is_loopback(),
+    };
+    if here && url.scheme() == "http" {
+        llm::net::install_crypto();
+        let direct = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([])
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_LIMIT);
+        if let Ok(client) = direct.build() {
+            return Some(client);
+        }
+    }
+    Some(llm::net::client(CONNECT_LIMIT))
 }
 
 fn missing_key(source: &dyn Source) -> String {
@@ -114,7 +143,10 @@ fn new_task() -> String {
 struct Session {
     client: Client,
     input: Input,
+    /// Ctrl-C outside of a prompt.
     interrupts: Signal,
+    /// Ctrl-\.
+    quits: Signal,
     view: View,
     task: String,
     /// The last user message of the task, for /retry and /edit.
@@ -283,14 +315,24 @@ impl Session {
                 other => outcome = other,
             }
         }
+        if let Outcome::Failed(failure) = &outcome
+            && failure.may_pass()
+            && self.input.is_terminal()
+        {
+            self.draft = text;
+        }
         self.after(outcome)
     }
 
     fn after(&mut self, outcome: Outcome) -> Next {
         match outcome {
             Outcome::Done => Next::Prompt,
-            Outcome::Left => {
-                self.dim("the turn goes on without you");
+            Outcome::Left { cancelled } => {
+                self.dim(if cancelled {
+                    "(left; the turn is being cancelled)"
+                } else {
+                    "(left; the turn goes on without you)"
+                });
                 Next::Leave(self.leave())
             }
             Outcome::Occupied(_) => {
@@ -379,7 +421,8 @@ impl Session {
 
     fn clear_waiting(&mut self) {
         if std::mem::take(&mut self.waiting) {
-            print!("\r\x1b[K");
+            let mut out = std::io::stdout().lock();
+            let _ = out.write_all(b"\r\x1b[K").and_then(|()| out.flush());
         }
     }
 }

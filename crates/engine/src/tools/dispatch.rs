@@ -260,6 +260,21 @@ async fn attempt(
             None => return ask_permission(core, turn, call, question).await,
             Some(prompt) => match said_yes(&prompt) {
                 None => return Ok(Attempt::Waiting),
+                // a path may resolve to something else by now; the yes was for what the person saw
+                Some(true) if prompt.details["rule"].as_str() != Some(question.rule.as_str()) => {
+                    let text = "what this call would touch has changed since the person said yes".to_owned();
+                    return self::refuse(
+                        core,
+                        turn,
+                        call,
+                        class,
+                        ToolReason::PermissionDenied,
+                        text,
+                        Some(Permission::Denied),
+                        Some(question.rule),
+                    )
+                    .await;
+                }
                 Some(true) => (question.grants, Permission::PromptYes, Some(question.rule)),
                 Some(false) => {
                     note(
@@ -631,26 +646,16 @@ fn capped(output: Output, limit: usize) -> Output {
         return output;
     }
     let text = output.value.to_string();
-    // tools shorten their own text; what is added by JSON quoting is allowed
+    // tools shorten their own text; what JSON quoting adds to it is allowed
     if text.len() <= limit * 2 {
         return output;
     }
-    let half = limit / 2;
-    let mut head = half;
-    while !text.is_char_boundary(head) {
-        head -= 1;
+    match crate::tools::shorten::head_and_tail(&text, limit) {
+        Some(short) => {
+            Output { value: Value::String(short), media: output.media, full: Some(text.into_bytes()) }
+        }
+        None => output,
     }
-    let mut tail = text.len() - half;
-    while !text.is_char_boundary(tail) {
-        tail += 1;
-    }
-    let note = format!(
-        "{}\n[… {} bytes left out; ask for less at once …]\n{}",
-        &text[..head],
-        tail - head,
-        &text[tail..]
-    );
-    Output { value: Value::String(note), media: output.media, full: Some(text.into_bytes()) }
 }
 
 fn media_block(tx: &Tx<'_>, media: &Media) -> brain::Result<Block> {

@@ -336,6 +336,7 @@ async fn summary_of(core: &Arc<Core>, earlier: &str, old: &[&Message]) -> Result
         thinking_budget: 0,
         output_schema: None,
         stable_messages: 0,
+        no_calls: false,
         traceparent: None,
     };
     let mut summary = Summary {

@@ -177,26 +177,16 @@ pub fn build(
         push(&mut list, Role::Assistant, vec![Block::text(checkpoint.carried.clone())]);
         push(&mut list, Role::User, vec![Block::text(CONTINUE_REQUEST)]);
     }
-    let mut system = vec![
+    let system = vec![
         SystemPart { text: agent.system_prompt.clone(), cache_here: false },
         SystemPart { text: engine_paragraph(core, &checkpoint.day), cache_here: true },
     ];
-    if let Some(schema) = &turn.output_schema {
-        system.push(SystemPart {
-            text: format!(
-                "Your final answer must be one JSON value, and nothing else, that validates against this JSON \
-                 Schema:\n{schema}"
-            ),
-            cache_here: false,
-        });
-    }
-    let tools = if checkpoint.closing { Vec::new() } else { offered_tools(core, agent) };
     Request {
         model: core.config.llm_model.clone(),
         system,
-        // native structured output only where it need not be combined with tools
-        output_schema: turn.output_schema.clone().filter(|_| tools.is_empty()),
-        tools,
+        output_schema: turn.output_schema.clone(),
+        tools: offered_tools(core, agent),
+        no_calls: checkpoint.closing,
         messages: list,
         max_tokens: core.config.max_tokens,
         thinking: turn.super_thinking,

@@ -65,21 +65,25 @@ fn ready(tx: &Tx<'_>, out: &mut Emitted, turn: Turn, clean: bool, expiry: Timest
         Phase::Queued(_) | Phase::Running(_) | Phase::Completed | Phase::Errored => {}
     }
     let was_running = turn.state == TurnState::Running;
-    if was_running && !clean && turn.crash_count + 1 >= MAX_DEATHS {
-        return Ok(Ready::GivenUp(turn));
-    }
     if was_running {
         let mut checkpoint = Checkpoint::read(snapshot.state).map_err(|_| {
             brain::Error::bad_data("channel_state_snapshots.state_json", turn.turn_id.as_str())
         })?;
-        if snapshot.step == Step::Model {
-            let progressed = close_call(tx, out, &turn, &mut checkpoint)?;
-            let now = Timestamp::now();
-            snapshots::put(tx, &turn.turn_id, &turn.task_id, &checkpoint.snapshot(Step::Model), now, expiry)?;
-            if progressed {
-                turns::reset_crash_count(tx, &turn.turn_id)?;
-            }
+        // anything that became durable since the last resume is progress: such a turn does not go in circles
+        let progressed = !events::of_turn(tx, &turn.turn_id, checkpoint.call_after_seq, 1)?.is_empty();
+        let deaths = if progressed { 0 } else { turn.crash_count };
+        if !clean && deaths + 1 >= MAX_DEATHS {
+            return Ok(Ready::GivenUp(turn));
         }
+        if progressed {
+            turns::reset_crash_count(tx, &turn.turn_id)?;
+        }
+        if snapshot.step == Step::Model {
+            close_call(tx, out, &turn, &mut checkpoint)?;
+        }
+        checkpoint.call_after_seq = events::last_seq(tx)?;
+        let stored = checkpoint.snapshot(snapshot.step);
+        snapshots::put(tx, &turn.turn_id, &turn.task_id, &stored, Timestamp::now(), expiry)?;
         observability::note(
             tx,
             &Observation {
@@ -99,13 +103,8 @@ fn ready(tx: &Tx<'_>, out: &mut Emitted, turn: Turn, clean: bool, expiry: Timest
 }
 
 /// Ends the model call that was under way: its open block is stopped, its durable text is carried into the
-/// call that will be made instead. True when it had streamed anything.
-fn close_call(
-    tx: &Tx<'_>,
-    out: &mut Emitted,
-    turn: &Turn,
-    checkpoint: &mut Checkpoint,
-) -> brain::Result<bool> {
+/// call that will be made instead.
+fn close_call(tx: &Tx<'_>, out: &mut Emitted, turn: &Turn, checkpoint: &mut Checkpoint) -> brain::Result<()> {
     let so_far = call_so_far(tx, turn, checkpoint.call_after_seq)?;
     if let Some(open) = so_far.open {
         let discarded = open.kind != BlockType::Text;
@@ -113,8 +112,7 @@ fn close_call(
     }
     checkpoint.next_block = checkpoint.next_block.max(so_far.next_block);
     checkpoint.carried.push_str(&so_far.text);
-    checkpoint.call_after_seq = events::last_seq(tx)?;
-    Ok(so_far.next_block > 0)
+    Ok(())
 }
 
 /// Ends the processes that calls of an earlier process have left behind.

@@ -24,7 +24,7 @@ pub struct Answer {
 /// The answer to a conversation. `messages` are those before any part of this answer was said.
 pub fn answer(request: &Request, messages: &[Message]) -> Answer {
     let thread = Thread::read(messages);
-    let offered = |name: &str| request.tools.iter().any(|t| t.name == name);
+    let offered = |name: &str| !request.no_calls && request.tools.iter().any(|t| t.name == name);
     if thread.results.is_empty()
         && let Some((name, input)) = tool_rule(thread.current(), &offered)
     {

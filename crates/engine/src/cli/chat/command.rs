@@ -45,7 +45,8 @@ pub const HELP: &[(&str, &str)] = &[
     ("/quit", "leave (Ctrl-D)"),
     ("…\\", "a backslash at the end of a line continues the message on the next"),
     ("//…", "a message that begins with a slash"),
-    ("Ctrl-C", "cancels the running turn; once more leaves, and the turn goes on without you"),
+    ("Ctrl-C", "cancels the running turn; once more leaves"),
+    ("Ctrl-\\", "leaves at once, and the running turn goes on without you"),
 ];
 
 impl Line {

@@ -89,7 +89,7 @@ impl Input {
         match &mut self.printer {
             // A terminal that went away is noticed by the next read.
             Some(printer) => drop(printer.print(format!("{text}\n"))),
-            None => println!("{text}"),
+            None => drop(super::super::emit(&format!("{text}\n"))),
         }
     }
 }

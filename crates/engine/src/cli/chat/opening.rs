@@ -52,10 +52,12 @@ impl Session {
     }
 
     /// The last messages; of a turn under way only the question, because its answer follows as a stream.
+    /// A script gets no history: its output is what its own lines brought about.
     fn show_last(&mut self, messages: &[Message], under_way: Option<&str>) {
         let shown: Vec<&Message> = messages
             .iter()
             .filter(|m| m.role == "user" || (m.role == "assistant" && under_way != Some(m.turn_id.as_str())))
+            .filter(|m| self.input.is_terminal() || under_way == Some(m.turn_id.as_str()))
             .filter(|m| !m.text().trim().is_empty())
             .collect();
         let skipped = shown.len().saturating_sub(SHOWN_MESSAGES);

@@ -24,8 +24,11 @@ const DELIVERY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_
 pub enum Outcome {
     /// Its last frame is on the screen.
     Done,
-    /// The person left while it goes on.
-    Left,
+    /// The person left before its end.
+    Left {
+        /// It is being cancelled; otherwise it goes on.
+        cancelled: bool,
+    },
     /// Another turn of the task is under way or waits for a person; its name, if known.
     Occupied(Option<String>),
     /// A question waits and standard input is at its end.
@@ -49,6 +52,7 @@ enum Event {
     Step(Option<Step>),
     Typed(Typed),
     Interrupt,
+    Quit,
     Quiet,
 }
 
@@ -80,6 +84,7 @@ impl Session {
                 step = steps.recv(), if !ended => Event::Step(step),
                 typed = answered(&mut asking) => Event::Typed(typed),
                 _ = self.interrupts.recv() => Event::Interrupt,
+                _ = self.quits.recv() => Event::Quit,
                 () = tokio::time::sleep(SETTLE), if asking.is_none() && !questions.is_empty() => Event::Quiet,
             };
             match event {
@@ -89,6 +94,7 @@ impl Session {
                 }
                 // Nothing more will come, but the person may still have a line to finish.
                 Event::Step(None) => ended = true,
+                Event::Quit => return Outcome::Left { cancelled: interrupts > 0 },
                 Event::Quiet => {
                     if let Some(question) = questions.pop_front() {
                         asking = Some(self.ask(question));
@@ -100,10 +106,15 @@ impl Session {
                         asking = self.answer(current, &line).await;
                     }
                 }
-                Event::Typed(Typed::Interrupted | Typed::End) | Event::Interrupt => {
+                // Ctrl-D at a question: the question stays, the person goes.
+                Event::Typed(Typed::End) => return Outcome::Left { cancelled: interrupts > 0 },
+                Event::Typed(Typed::Interrupted) | Event::Interrupt => {
+                    if asking.is_none() && self.input.is_terminal() && !self.waiting {
+                        self.view.echoed();
+                    }
                     interrupts += 1;
                     if interrupts > 1 {
-                        return Outcome::Left;
+                        return Outcome::Left { cancelled: true };
                     }
                     asking = asking.filter(|_| !self.input.is_terminal());
                     self.cancel().await;

@@ -63,6 +63,11 @@ impl View {
         format!("{}{text}\n", self.fresh())
     }
 
+    /// The terminal has put something on the line by itself, as it does for Ctrl-C.
+    pub fn echoed(&mut self) {
+        self.mid_line = true;
+    }
+
     /// Streamed text stands on the current line.
     pub fn is_mid_line(&self) -> bool {
         self.mid_line
