@@ -57,9 +57,10 @@ pub fn query(path: &Path, sql: &str, mut row: impl FnMut(&[Vec<u8>])) -> std::re
     Ok(())
 }
 
-/// Opens the file as the Engine would read it and names its schema: 0 when it is empty.
-pub fn schema_version(path: &Path) -> Result<u32> {
-    crate::schema::version(&connection::read_only(path)?)
+/// The fencing number stored in the brain, as text.
+pub fn generation(path: &Path) -> Result<Option<String>> {
+    let conn = connection::read_only(path)?;
+    crate::meta::get(&crate::Tx::new(&conn), crate::meta::GENERATION)
 }
 
 /// `ok`, or the first fault that SQLite's quick check finds.

@@ -20,6 +20,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Everything a handler or a turn may use.
@@ -148,6 +149,7 @@ impl Core {
         change: impl FnOnce(&Tx<'_>, &mut Emitted) -> brain::Result<T> + Send + 'static,
     ) -> brain::Result<T> {
         let feed = Arc::clone(&self.feed);
+        let started = Instant::now();
         let (value, _) = self
             .brain
             .write_then(
@@ -165,6 +167,7 @@ impl Core {
                 },
             )
             .await?;
+        metrics::histogram!("engine_brain_commit_seconds").record(started.elapsed().as_secs_f64());
         Ok(value)
     }
 

@@ -245,6 +245,7 @@ fn the_brain(config: &Config, checks: &mut Vec<Check>) {
             return;
         }
     }
+    fence(config, checks);
     checks.push(if bytes > QUICK_CHECK_BYTES {
         Check::ok(
             "integrity",
@@ -263,6 +264,19 @@ fn the_brain(config: &Config, checks: &mut Vec<Check>) {
             let fix = "unset MIGRATIONS_DIR: the migrations are part of the program";
             checks.push(Check::error("MIGRATIONS_DIR", difference, fix));
         }
+    }
+}
+
+/// Whether this process would be fenced off.
+fn fence(config: &Config, checks: &mut Vec<Check>) {
+    let stored =
+        shim::generation(&config.sqlite_db_path).ok().flatten().and_then(|text| text.parse::<u64>().ok());
+    if let (Some(stored), Some(given)) = (stored, config.brain_generation)
+        && given < stored
+    {
+        let found = format!("is {given}, but the brain belongs to generation {stored}");
+        let fix = "this process has been replaced and must not run; only the orchestrator raises the number";
+        checks.push(Check::error("BRAIN_GENERATION", found, fix));
     }
 }
 

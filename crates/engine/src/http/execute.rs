@@ -45,7 +45,7 @@ pub async fn execute(
             c
         }),
     };
-    let response = match accept::accept(core, request, key).await? {
+    let response = match accept::accept(core, request, key, traceparent(&headers)).await? {
         Accepted::New { task, turn, first_seq } => {
             let from = From { seq: first_seq - 1, ts: 0 };
             stream::open(&app, core, Select::Turn(task, turn), Follow::Auto, from, None)?
@@ -69,6 +69,14 @@ fn task_id_text(fields: &mut Fields) -> Result<String, ApiError> {
             other.unwrap_or(Value::Null),
         )),
     }
+}
+
+/// Longest trace context passed on; the standard form has 55 characters.
+const TRACEPARENT_MAX: usize = 64;
+
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    (text.len() <= TRACEPARENT_MAX).then(|| text.to_owned())
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {

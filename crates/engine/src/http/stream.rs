@@ -63,6 +63,8 @@ struct Reader {
     select: Select,
     follow: Follow,
     cursor: i64,
+    /// The turn of the last event sent, for heartbeats.
+    last_turn: Option<TurnId>,
     after_ts: i64,
     live: Subscription,
     heartbeat: Duration,
@@ -108,6 +110,7 @@ pub fn open(
         select,
         follow,
         cursor: from.seq,
+        last_turn: None,
         after_ts: from.ts,
         live,
         heartbeat,
@@ -227,6 +230,9 @@ impl Reader {
                     self.done = true;
                 }
             }
+            if self.last_turn.as_ref().is_none_or(|t| t.as_str() != event.turn_id) {
+                self.last_turn = TurnId::parse(&event.turn_id).ok();
+            }
             out.push_str(&event.frame());
             if self.done {
                 break;
@@ -238,7 +244,7 @@ impl Reader {
     fn beat(&self) -> Bytes {
         let (task, turn) = match &self.select {
             Select::Turn(task, turn) => (Some(task), Some(turn)),
-            Select::Task(task) => (Some(task), None),
+            Select::Task(task) => (Some(task), self.last_turn.as_ref()),
             Select::All => (None, None),
         };
         Bytes::from(frame(self.cursor, "heartbeat", &heartbeat_data(task, turn, Timestamp::now())))

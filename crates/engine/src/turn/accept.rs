@@ -228,6 +228,7 @@ pub async fn accept(
     core: &Arc<Core>,
     request: ExecuteRequest,
     idempotency_key: Option<String>,
+    traceparent: Option<String>,
 ) -> Result<Accepted, ApiError> {
     let checked = check(core, &request)?;
     let disk_ok = core.brain.free_bytes().is_none_or(|b| b >= core.config.brain_min_free_mb * 1024 * 1024);
@@ -242,6 +243,7 @@ pub async fn accept(
         request,
         checked,
         idempotency_key,
+        traceparent,
         agents: core.catalog.names(),
         default_agent: core.catalog.default_agent().to_owned(),
         expiry_ms: crate::core::millis(core.config.channel_state_ttl_active),
@@ -270,6 +272,7 @@ struct Plan {
     request: ExecuteRequest,
     checked: Checked,
     idempotency_key: Option<String>,
+    traceparent: Option<String>,
     agents: Vec<String>,
     default_agent: String,
     expiry_ms: i64,
@@ -376,7 +379,7 @@ fn commit(tx: &Tx<'_>, out: &mut Emitted, plan: Plan) -> brain::Result<Decision>
             super_thinking: request.super_thinking,
             idempotency_key: plan.idempotency_key.clone(),
             request_hash: checked.hash.clone(),
-            request: stored_request(request, &checked.blocks),
+            request: stored_request(request, &checked.blocks, plan.traceparent.as_deref()),
             output_schema: checked.schema.clone(),
             user_message_id: user_message.clone(),
             at: now,
@@ -416,7 +419,7 @@ fn commit(tx: &Tx<'_>, out: &mut Emitted, plan: Plan) -> brain::Result<Decision>
 }
 
 /// The request as stored: media by reference only.
-fn stored_request(request: &ExecuteRequest, blocks: &[Block]) -> Value {
+fn stored_request(request: &ExecuteRequest, blocks: &[Block], traceparent: Option<&str>) -> Value {
     let media: Vec<&Block> = blocks.iter().filter(|b| b.source().is_some()).collect();
     json!({
         "message": request.message,
@@ -427,6 +430,7 @@ fn stored_request(request: &ExecuteRequest, blocks: &[Block]) -> Value {
         "super_thinking": request.super_thinking,
         "agent": request.agent,
         "context": request.context,
+        "traceparent": traceparent,
     })
 }
 

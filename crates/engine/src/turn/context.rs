@@ -192,7 +192,7 @@ pub fn build(
         thinking: turn.super_thinking,
         thinking_budget: core.config.super_thinking_budget_tokens,
         stable_messages: stable,
-        traceparent: None,
+        traceparent: turn.request["traceparent"].as_str().map(str::to_owned),
     }
 }
 

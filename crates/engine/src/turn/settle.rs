@@ -3,6 +3,7 @@
 use crate::core::{Core, Emitted};
 use brain::effects::{EffectState, Outcome};
 use brain::messages::{self, NewMessage};
+use brain::observability::{self, Observation};
 use brain::prompts::{self, PromptState};
 use brain::turns::{self, Ending, Turn, TurnError};
 use brain::{Tx, effects, events, snapshots, tasks};
@@ -58,6 +59,16 @@ pub async fn fail(
             message: error.message.clone(),
             details: error.details.clone(),
         });
+        let noted = Observation {
+            kind: "error",
+            code: Some(error.error.as_str().to_owned()),
+            task_id: Some(turn.task_id.clone()),
+            turn_id: Some(turn.turn_id.clone()),
+            message: "a turn errored".into(),
+            data: error.details.clone().filter(|d| d.get("kind").is_some()),
+            at: Timestamp::now(),
+        };
+        observability::note(tx, &noted)?;
         let told = Event::Error {
             error: error.error,
             message: error.message.clone(),

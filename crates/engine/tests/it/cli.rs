@@ -271,6 +271,15 @@ fn a_held_brain_is_exit_4_and_its_holder_is_named() {
 }
 
 #[test]
+fn a_replaced_process_is_exit_4_and_doctor_says_why() {
+    let newer = Place::new().with("BRAIN_GENERATION", "5").with_brain();
+    newer.run(&["vacuum"]).expect(0);
+    let replaced = newer.with("BRAIN_GENERATION", "4");
+    assert!(replaced.run(&["vacuum"]).expect(4).err.contains("generation 5"));
+    assert!(replaced.run(&["doctor"]).expect(1).out.contains("belongs to generation 5"));
+}
+
+#[test]
 fn migrating_says_what_it_did_and_a_dry_run_does_nothing() {
     let place = Place::new();
     let plan = place.run(&["migrate", "--dry-run", "--json"]).expect(0).json();
