@@ -353,7 +353,9 @@ fn core_of(app: &Arc<App>, config: Config, brain: Brain, launcher: Arc<Launcher>
         .seal_brain(&absolute(&config.sqlite_db_path))
         .seal(&absolute(&config.backup_dir));
     if let Some(catalog) = &config.catalog_dir {
-        tracing::warn!("CATALOG_DIR is kept out of the tools' reach, but its files are not read by this version: only the built-in agents exist");
+        tracing::warn!(
+            "CATALOG_DIR is kept out of the tools' reach, but its files are not read by this version: only the built-in agents exist"
+        );
         workspace = workspace.read_only(&absolute(catalog));
     }
     let mut tools = Registry::default();

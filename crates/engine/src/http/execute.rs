@@ -52,8 +52,8 @@ pub async fn execute(
         }
         Accepted::Joined(turn) => {
             let stored = stream::events_are_stored(core, &turn.turn_id).await.map_err(|e| storage(&e))?;
-            let first = if stored { None } else { stream::rebuilt(&turn) };
             let from = From { seq: last_seen.unwrap_or(turn.first_seq - 1).max(turn.first_seq - 1), ts: 0 };
+            let first = if stored { None } else { stream::rebuilt(&turn, from.seq) };
             stream::open(&app, core, Select::Turn(turn.task_id, turn.turn_id), Follow::Auto, from, first)?
         }
     };

@@ -143,9 +143,11 @@ impl Reader {
         }
         loop {
             self.live.mark_seen();
+            // what was committed before the Engine closes is still sent, above all the end of a turn
+            let closing = self.closing.is_cancelled();
             // whether anything more can come is asked before the log is read, so nothing falls between
             let over = match self.over().await {
-                Ok(over) => over,
+                Ok(over) => over || closing,
                 Err(_) => return None,
             };
             match self.read().await {
@@ -155,6 +157,7 @@ impl Reader {
                 }
                 Ok(None) if over => return None,
                 Ok(None) => {}
+                Err(brain::Error::Closed) => return None,
                 Err(error) => {
                     tracing::warn!(error = %error, "A stream ended because its events could not be read");
                     return None;
@@ -162,7 +165,7 @@ impl Reader {
             }
             tokio::select! {
                 biased;
-                () = self.closing.cancelled() => return None,
+                () = self.closing.cancelled() => {}
                 () = self.live.changed() => {}
                 () = tokio::time::sleep_until(self.next_beat) => {
                     self.next_beat = Instant::now() + self.heartbeat;
@@ -251,8 +254,9 @@ impl Reader {
     }
 }
 
-/// The frames of a turn that is over and whose events have expired: started and the end, from its row.
-pub fn rebuilt(turn: &turns::Turn) -> Option<Bytes> {
+/// The frames of a turn that is over and whose events have expired, as far as they come after `after`:
+/// started and the end, from its row.
+pub fn rebuilt(turn: &turns::Turn, after: i64) -> Option<Bytes> {
     use contract::event::{Completed, Errored, Event, Started};
     let started = Event::Started {
         phase: Started::Is,
@@ -272,11 +276,12 @@ pub fn rebuilt(turn: &turns::Turn) -> Option<Bytes> {
     };
     let mut out = String::new();
     let ended = turn.ended_at.unwrap_or(turn.created_at);
-    for (event, seq, at) in [(started, turn.first_seq, turn.created_at), (last, turn.last_seq, ended)] {
+    let both = [(started, turn.first_seq, turn.created_at), (last, turn.last_seq, ended)];
+    for (event, seq, at) in both.into_iter().filter(|(_, seq, _)| *seq > after) {
         let data = event.data(&turn.task_id, &turn.turn_id, at, None);
         out.push_str(&frame(seq, event.name().as_str(), &data));
     }
-    Some(Bytes::from(out))
+    (!out.is_empty()).then(|| Bytes::from(out))
 }
 
 /// Whether a turn's events are still stored.

@@ -1,0 +1,1 @@
+//! Nobody answers: tested on the library, because the shortest configurable life of a question is a minute.
