@@ -185,16 +185,7 @@ fn front_of(app: &Arc<App>, config: &Config) -> axum::Router {
     reason = "children inherit from the real environment, scrubbed by the launcher"
 )]
 fn launcher_of(config: &Config) -> Result<Launcher, Stop> {
-    let mode = match config.engine_sandbox {
-        config::SandboxMode::Required => sandbox::SandboxMode::Required,
-        config::SandboxMode::BestEffort => sandbox::SandboxMode::BestEffort,
-        config::SandboxMode::Off => sandbox::SandboxMode::Off,
-    };
-    let scrub = match config.subprocess_scrub_mode {
-        config::ScrubMode::Strict => sandbox::scrub::ScrubMode::Strict,
-        config::ScrubMode::Standard => sandbox::scrub::ScrubMode::Standard,
-        config::ScrubMode::Off => sandbox::scrub::ScrubMode::Off,
-    };
+    let (mode, scrub) = (config.engine_sandbox, config.subprocess_scrub_mode);
     let limits = sandbox::Limits {
         cpu_s: config.sandbox_cpu_s,
         memory_mb: config.sandbox_memory_mb,
@@ -209,7 +200,7 @@ fn launcher_of(config: &Config) -> Result<Launcher, Stop> {
         code: CONFIGURATION,
         message: format!("ENGINE_SANDBOX=required cannot be met: {e}"),
     })?;
-    if mode == sandbox::SandboxMode::BestEffort {
+    if mode == config::SandboxMode::BestEffort {
         for missing in launcher.missing() {
             tracing::warn!("A sandbox layer is missing: {missing}");
         }

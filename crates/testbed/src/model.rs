@@ -201,7 +201,7 @@ async fn respond(shared: Arc<Shared>, request: SeenRequest, reply: Reply) -> Res
     if let Some(Fault::HangBeforeHeaders) = &reply.fault {
         futures::future::pending::<()>().await;
     }
-    let frames = speak::frames(&request, &reply);
+    let frames = script::joined(speak::frames(&request, &reply), reply.frames_per_write);
     let steps = script::with_fault(frames, reply.fault.as_ref());
     let stream = futures::stream::iter(steps).filter_map(move |step| {
         let open = open.clone();

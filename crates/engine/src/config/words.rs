@@ -18,6 +18,11 @@ macro_rules! words {
                 match self { $($name::$variant => $word),* }
             }
 
+            /// Reads the word back.
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|v| v.as_str() == text)
+            }
+
             /// Reads the variable; the declaration admits exactly these words.
             pub(super) fn of(r: &Reader<'_>) -> Self {
                 match r.text($var).as_deref() {

@@ -22,40 +22,11 @@ pub mod capture;
 pub mod groups;
 pub mod launcher;
 
+pub use crate::config::SandboxMode;
 pub use capture::Captured;
 pub use groups::ProcessGroups;
 pub use launcher::{Command, Finished, LaunchError, Launcher, LauncherConfig, Running};
 pub use workspace::{Place, Workspace};
-
-/// ENGINE_SANDBOX: how much confinement is demanded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum SandboxMode {
-    /// seccomp, landlock and network off, or the Engine does not start.
-    Required,
-    /// Whatever the kernel has; what is missing is reported.
-    BestEffort,
-    /// Environment, rlimits and process group only.
-    Off,
-}
-
-impl SandboxMode {
-    /// Every mode, in the order of the reference page.
-    pub const ALL: [SandboxMode; 3] = [SandboxMode::Required, SandboxMode::BestEffort, SandboxMode::Off];
-
-    /// The word in the variable.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            SandboxMode::Required => "required",
-            SandboxMode::BestEffort => "best-effort",
-            SandboxMode::Off => "off",
-        }
-    }
-
-    /// Reads the word back.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|m| m.as_str() == text)
-    }
-}
 
 /// Limits of every subprocess (SANDBOX_*).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,39 +3,10 @@
 //! Secrets declared by the Engine never pass, in any mode. The child's HOME and TMPDIR always point into
 //! the sandbox; TMPDIR is also how processes of a task are recognised (see [`super::groups`]).
 
+pub use crate::config::ScrubMode;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
-
-/// SUBPROCESS_SCRUB_MODE.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ScrubMode {
-    /// PATH HOME LANG TERM TMPDIR TZ and nothing else.
-    Strict,
-    /// Everything but names and values that look secret, the Engine's own variables and loader variables.
-    Standard,
-    /// Everything but declared secrets.
-    Off,
-}
-
-impl ScrubMode {
-    /// Every mode, the strictest first.
-    pub const ALL: [ScrubMode; 3] = [ScrubMode::Strict, ScrubMode::Standard, ScrubMode::Off];
-
-    /// The word in the variable.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            ScrubMode::Strict => "strict",
-            ScrubMode::Standard => "standard",
-            ScrubMode::Off => "off",
-        }
-    }
-
-    /// Reads the word back.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|m| m.as_str() == text)
-    }
-}
 
 /// Names kept by [`ScrubMode::Strict`], besides HOME and TMPDIR which are always set anew.
 const STRICT_NAMES: [&str; 4] = ["PATH", "LANG", "TERM", "TZ"];
@@ -176,10 +147,9 @@ mod tests {
 
     #[test]
     fn declared_secrets_pass_in_no_mode() {
-        for mode in ScrubMode::ALL {
+        for &mode in ScrubMode::ALL {
             let names = names(mode);
             assert!(!names.iter().any(|n| n == "PLAIN_LOOKING" || n == "LLM_API_KEY"), "{mode:?}");
-            assert_eq!(ScrubMode::parse(mode.as_str()), Some(mode));
         }
     }
 

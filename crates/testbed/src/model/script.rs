@@ -91,6 +91,7 @@ pub struct Reply {
     pub(crate) pause: Duration,
     pub(crate) fault: Option<Fault>,
     pub(crate) interleave: bool,
+    pub(crate) frames_per_write: usize,
 }
 
 impl Default for Reply {
@@ -103,6 +104,7 @@ impl Default for Reply {
             pause: Duration::ZERO,
             fault: None,
             interleave: false,
+            frames_per_write: 1,
         }
     }
 }
@@ -198,6 +200,12 @@ impl Reply {
     /// Pauses before every frame.
     pub fn pace(mut self, pause: Duration) -> Self {
         self.pause = pause;
+        self
+    }
+
+    /// Sends so many frames in one write, as they arrive from a model that is faster than its network.
+    pub fn frames_per_write(mut self, frames: usize) -> Self {
+        self.frames_per_write = frames.max(1);
         self
     }
 
@@ -320,6 +328,36 @@ impl Step {
             Step::Hang => futures::future::pending().await,
         }
     }
+}
+
+/// The steps with runs of frames joined into one write each.
+pub(crate) fn joined(steps: Vec<Step>, frames_per_write: usize) -> Vec<Step> {
+    if frames_per_write <= 1 {
+        return steps;
+    }
+    let mut out = Vec::new();
+    let mut run = (0, Vec::new());
+    for step in steps {
+        match step {
+            Step::Send(pause, bytes) => {
+                run.0 += 1;
+                run.1.extend_from_slice(&bytes);
+                if run.0 == frames_per_write {
+                    out.push(Step::Send(pause, Bytes::from(std::mem::take(&mut run).1)));
+                }
+            }
+            other => {
+                if run.0 > 0 {
+                    out.push(Step::Send(Duration::ZERO, Bytes::from(std::mem::take(&mut run).1)));
+                }
+                out.push(other);
+            }
+        }
+    }
+    if run.0 > 0 {
+        out.push(Step::Send(Duration::ZERO, Bytes::from(run.1)));
+    }
+    out
 }
 
 /// The steps with the fault worked in.
