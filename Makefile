@@ -1,6 +1,6 @@
 # Two commands matter: `make up` and `make test`. Each does all its own set-up.
 
-.PHONY: help up chat test check fmt
+.PHONY: help up chat test check bench fmt
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -18,6 +18,9 @@ test: ## everything this machine can test; what it cannot is listed at the end
 
 check: ## the quick half of `make test`: format, clippy, unit and integration tests
 	@exec bash scripts/test.sh format clippy tests
+
+bench: ## measure start, memory, first byte and streaming of the release program (some minutes)
+	@exec cargo bench --workspace --bench engine
 
 fmt: ## format the code
 	@cargo fmt --all

@@ -128,6 +128,10 @@ check() {
     expect "$(curl -s "$url/health")" '"landlock"'
     expect "$(curl -s -X POST "$url/execute" -d '{}')" INVALID_KEY
 
+    answer=$(echo "run echo seen-by-chat" |
+        compose -p "$project" exec -T engine with-generated-key september-engine chat --task demo-2) || fail "chat failed"
+    expect "$answer" seen-by-chat
+
     say "what the container may do"
     inside() { docker exec "$container" "$@"; }
     [ "$(inside id -u)" = 65532 ] || fail "runs as $(inside id -u)"

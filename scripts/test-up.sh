@@ -10,6 +10,7 @@ cleanup() {
     rm -rf "$work"
 }
 trap cleanup EXIT
+: > "$work/err"
 fail() { say "test-up: $*"; cat "$work/err" >&2; sed 's/^/    /' "$work/out" >&2; exit 1; }
 
 # No key of anyone, and a state directory of its own.
@@ -65,6 +66,11 @@ documented() {
     PATH="$PWD/target/release:$PATH" sh -eu -c "$commands" > "$work/answer" 2>"$work/err" ||
         fail "the commands of $1 from '$2' fail"
 }
+
+say "the printed chat command"
+chat=$(sed -n 's/^ *\(ENGINE_API_KEY=.* chat --url .*\)/\1/p' "$work/out")
+answer=$(echo "run echo seen-by-chat" | sh -c "$chat" 2>"$work/err") || fail "chat failed"
+expect "$answer" seen-by-chat "chat"
 
 say "the guides' commands, as written"
 documented docs/guides/quickstart.md 'curl -N "http' "Last-Event-ID: 12'$"

@@ -4,13 +4,12 @@ use super::app::App;
 use super::fields::Query;
 use crate::turn::accept::storage;
 use axum::Json;
-use axum::extract::{Query as AxumQuery, State};
+use axum::extract::State;
 use brain::usage::{self, GroupBy};
 use chassis::http::Refusal;
 use contract::conversation::Usage;
 use contract::{ApiError, Timestamp};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Milliseconds of a day.
@@ -53,11 +52,7 @@ fn instant(query: &Query, name: &str) -> Result<Option<Timestamp>, ApiError> {
 }
 
 /// Model calls and tokens.
-pub async fn usage(
-    State(app): State<Arc<App>>,
-    AxumQuery(query): AxumQuery<HashMap<String, String>>,
-) -> Result<Json<Value>, Refusal> {
-    let query = Query(query);
+pub async fn usage(State(app): State<Arc<App>>, query: Query) -> Result<Json<Value>, Refusal> {
     let by = match query.get("group_by") {
         None | Some("day") => GroupBy::Day,
         Some("model") => GroupBy::Model,

@@ -8,7 +8,7 @@ use crate::turn::coordinator::Whereabouts;
 use crate::turn::settle;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Query as AxumQuery, State};
+use axum::extract::State;
 use axum::response::Response;
 use brain::turns::{self, TurnState};
 use brain::{observability, tasks};
@@ -17,7 +17,6 @@ use contract::engine_api::{ExecuteRequest, IDEMPOTENCY_HEADER, LAST_EVENT_ID_HEA
 use contract::{ApiError, ErrorCode, TaskId, Timestamp};
 use http::HeaderMap;
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Runs one turn and streams it.
@@ -40,10 +39,7 @@ pub async fn execute(
         super_thinking: fields.flag("super_thinking")?,
         agent: fields.opt_text("agent", 1, 64)?,
         output_schema: fields.object("output_schema")?,
-        context: fields.object("context")?.map(|mut c| {
-            super::sanitise::value(&mut c);
-            c
-        }),
+        context: fields.object("context")?,
     };
     let response = match accept::accept(core, request, key, traceparent(&headers)).await? {
         Accepted::New { task, turn, first_seq } => {
@@ -106,10 +102,9 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, ApiError> {
 pub async fn replay(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-    AxumQuery(query): AxumQuery<HashMap<String, String>>,
+    query: Query,
 ) -> Result<Response, Refusal> {
     let core = app.core()?;
-    let query = Query(query);
     let after = query.int("after", 0, i64::MAX)?.unwrap_or(0);
     let follow = match query.get("follow") {
         None | Some("auto") => Follow::Auto,

@@ -1,10 +1,13 @@
 //! Reading request bodies and query strings field by field, with errors that name the field.
 
 use axum::body::Body;
-use chassis::http::read_body;
+use axum::extract::{FromRequestParts, Path};
+use chassis::http::{Refusal, read_body};
 use contract::{ApiError, ErrorCode};
+use http::request::Parts;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
+use std::convert::Infallible;
 
 /// A JSON object body; fields nobody asks for are ignored.
 #[derive(Debug)]
@@ -104,19 +107,46 @@ impl Fields {
         }
     }
 
-    /// An optional object.
+    /// An optional object, made harmless.
     pub fn object(&mut self, name: &str) -> Result<Option<Value>, ApiError> {
         match self.take(name) {
             None => Ok(None),
-            Some(value @ Value::Object(_)) => Ok(Some(value)),
+            Some(mut value @ Value::Object(_)) => {
+                super::sanitise::value(&mut value);
+                Ok(Some(value))
+            }
             Some(other) => Err(ApiError::invalid_field(name, "an object", kind(&other))),
         }
     }
 }
 
-/// A query string; parameters nobody asks for are ignored.
+/// The `{id}` of a path, percent-decoded.
 #[derive(Debug)]
-pub struct Query(pub HashMap<String, String>);
+pub struct Id(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(id)) => Ok(Self(id)),
+            Err(_) => Err(ApiError::invalid_field("id", "percent-encoded UTF-8", Value::Null).into()),
+        }
+    }
+}
+
+/// A query string; parameters nobody asks for are ignored, of a repeated one the last counts.
+#[derive(Debug)]
+pub struct Query(HashMap<String, String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Query {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let text = parts.uri.query().unwrap_or_default();
+        Ok(Self(url::form_urlencoded::parse(text.as_bytes()).into_owned().collect()))
+    }
+}
 
 impl Query {
     /// A parameter, when it is there and not empty.

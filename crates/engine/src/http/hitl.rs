@@ -1,19 +1,18 @@
 //! /hitl and /permissions: questions to people, their answers, and what was remembered.
 
 use super::app::App;
-use super::fields::{Fields, Query};
+use super::fields::{Fields, Id, Query};
 use super::tasks::{cursor_of, read_cursor};
 use crate::turn::accept::storage;
 use crate::turn::answers::{self, Target, pending_json};
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query as AxumQuery, State};
+use axum::extract::State;
 use brain::prompts::{self, Answer};
 use chassis::http::Refusal;
 use contract::conversation::Block;
 use contract::{ApiError, ErrorCode, HitlId, PermissionId, TaskId};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Characters of an answer.
@@ -83,11 +82,7 @@ pub async fn pending(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal
 }
 
 /// Remembered permissions, oldest first.
-pub async fn permissions(
-    State(app): State<Arc<App>>,
-    AxumQuery(query): AxumQuery<HashMap<String, String>>,
-) -> Result<Json<Value>, Refusal> {
-    let query = Query(query);
+pub async fn permissions(State(app): State<Arc<App>>, query: Query) -> Result<Json<Value>, Refusal> {
     let limit = query.limit()?;
     let task = match query.get("task_id") {
         None => None,
@@ -116,7 +111,7 @@ pub async fn permissions(
 }
 
 /// Forgets a remembered permission.
-pub async fn revoke(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
+pub async fn revoke(State(app): State<Arc<App>>, Id(id): Id) -> Result<Json<Value>, Refusal> {
     let none = || ApiError::new(ErrorCode::NotFound, "there is no such remembered permission");
     let parsed = PermissionId::parse(&id).map_err(|_| none())?;
     let done =

@@ -8,9 +8,10 @@ use axum::extract::Request;
 use axum::handler::Handler;
 use axum::http::{HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodFilter, MethodRouter, on};
+use axum::routing::{MethodFilter, MethodRouter, any, on};
 use chassis::http::error_response;
 use contract::{ApiError, ErrorCode};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One operation.
@@ -240,11 +241,14 @@ async fn wrong_method(request: Request) -> Response {
 
 /// All routes.
 pub fn router(app: &Arc<App>) -> Router {
-    let mut router = Router::new();
+    let mut paths: BTreeMap<&str, MethodRouter> = BTreeMap::new();
     for operation in OPERATIONS {
-        router = router.route(operation.path, handler(operation, app));
+        // beginning with `any` keeps axum from adding `Allow` to answers that are not about the method
+        let path = paths.remove(operation.path).unwrap_or_else(|| any(wrong_method));
+        paths.insert(operation.path, path.merge(handler(operation, app)));
     }
-    router.method_not_allowed_fallback(wrong_method).fallback(no_such_path)
+    let router = paths.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+    router.fallback(no_such_path)
 }
 
 /// True for operations that need no key.

@@ -16,12 +16,17 @@ fn is_hidden(c: char) -> bool {
     }
 }
 
-/// The same for every text inside a JSON value (keys stay as they are).
+/// The same for every text inside a JSON value, names included.
 pub fn value(input: &mut serde_json::Value) {
     match input {
         serde_json::Value::String(s) => *s = text(s),
         serde_json::Value::Array(items) => items.iter_mut().for_each(value),
-        serde_json::Value::Object(map) => map.values_mut().for_each(value),
+        serde_json::Value::Object(map) => {
+            for (name, mut inner) in std::mem::take(map) {
+                value(&mut inner);
+                map.insert(text(&name), inner);
+            }
+        }
         serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {}
     }
 }
@@ -35,6 +40,9 @@ mod tests {
     fn invisible_instructions_and_overrides_are_removed() {
         assert_eq!(text("a\u{E0041}b\u{202E}c\u{0007}d\te\r\nf"), "abcd\te\r\nf");
         assert_eq!(text("e\u{301}"), "é");
+        let mut inside = serde_json::json!({"a\u{E0041}": ["b\u{202E}", {"c\u{7}": 1}]});
+        value(&mut inside);
+        assert_eq!(inside, serde_json::json!({"a": ["b", {"c": 1}]}));
     }
 
     proptest! {

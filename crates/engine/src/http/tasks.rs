@@ -2,13 +2,13 @@
 
 use super::app::App;
 use super::execute::known_task;
-use super::fields::Query;
+use super::fields::{Id, Query};
 use crate::turn::accept::storage;
 use crate::turn::answers::pending_json;
 use crate::turn::coordinator::Whereabouts;
 use crate::turn::settle;
 use axum::Json;
-use axum::extract::{Path, Query as AxumQuery, State};
+use axum::extract::State;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as CURSOR;
 use brain::tasks::{Cursor, Filter, Summary};
@@ -17,7 +17,6 @@ use brain::{events, messages, prompts, tasks, working_memory};
 use chassis::http::Refusal;
 use contract::{ApiError, TaskId, Timestamp};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,11 +75,7 @@ pub fn cursor_of(value: &Value) -> String {
 }
 
 /// Tasks, newest first.
-pub async fn list(
-    State(app): State<Arc<App>>,
-    AxumQuery(query): AxumQuery<HashMap<String, String>>,
-) -> Result<Json<Value>, Refusal> {
-    let query = Query(query);
+pub async fn list(State(app): State<Arc<App>>, query: Query) -> Result<Json<Value>, Refusal> {
     let limit = query.limit()?;
     let filter = match query.get("status") {
         None => Filter::All,
@@ -125,7 +120,7 @@ pub async fn list(
 }
 
 /// One task with what it cost, what it waits for and what it remembers.
-pub async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
+pub async fn get(State(app): State<Arc<App>>, Id(id): Id) -> Result<Json<Value>, Refusal> {
     let task = known_task(&app, &id).await?;
     let value = app
         .core()?
@@ -159,13 +154,8 @@ fn gone(id: &str) -> ApiError {
 }
 
 /// Messages of a task, oldest first.
-pub async fn messages(
-    State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-    AxumQuery(query): AxumQuery<HashMap<String, String>>,
-) -> Result<Json<Value>, Refusal> {
+pub async fn messages(State(app): State<Arc<App>>, Id(id): Id, query: Query) -> Result<Json<Value>, Refusal> {
     let task = known_task(&app, &id).await?;
-    let query = Query(query);
     let limit = query.limit()?;
     let superseded = query.get("include") == Some("superseded");
     let after = match read_cursor(&query)? {
@@ -201,7 +191,7 @@ pub async fn messages(
 }
 
 /// Deletes a task with its history; a turn in flight is cancelled first.
-pub async fn delete(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
+pub async fn delete(State(app): State<Arc<App>>, Id(id): Id) -> Result<Json<Value>, Refusal> {
     let task = known_task(&app, &id).await?;
     stop_turn(&app, &task).await?;
     let core = app.core()?;

@@ -14,7 +14,7 @@ use crate::turn::{compact, context, settle};
 use brain::messages::NewMessage;
 use brain::observability::{self, Observation};
 use brain::snapshots::{self, Step};
-use brain::turns::{self, Turn};
+use brain::turns::{self, Turn, TurnState};
 use brain::{Tx, events, messages, usage};
 use contract::conversation::{Block, Role, StopReason};
 use contract::event::{Event, Purpose};
@@ -118,37 +118,57 @@ fn step(
     Ok(next)
 }
 
-async fn drive(core: &Arc<Core>, id: &TurnId, control: &Arc<Control>) -> brain::Result<Driven> {
-    let wanted = id.clone();
-    let granted = core
-        .record("grant slot", move |tx, _| {
-            let from = [brain::turns::TurnState::Queued];
-            let to = brain::turns::TurnState::Running;
-            turns::set_state(tx, &wanted, &from, to, Timestamp::now())?;
-            let Some(turn) = turns::get(tx, &wanted)? else { return Ok(None) };
-            let snapshot = snapshots::get(tx, &wanted)?;
-            Ok(Some((turn, snapshot)))
-        })
-        .await?;
-    let Some((turn, Some(snapshot))) = granted else { return Ok(Driven::Left) };
-    if turn.state == brain::turns::TurnState::Cancelling {
-        settle::cancelled(core, &turn, None).await?;
-        return Ok(Driven::Left);
-    }
-    if turn.state != brain::turns::TurnState::Running {
-        return Ok(Driven::Left);
-    }
-    let checkpoint = Checkpoint::read(snapshot.state)
+/// A turn that has got a slot.
+enum Granted {
+    /// It is over, paused or deleted meanwhile.
+    Gone,
+    /// Somebody cancelled it while it waited.
+    Cancelling(Box<Turn>),
+    /// It runs, at this step.
+    Runs(Box<(Turn, Checkpoint, Step)>),
+}
+
+/// Gives a queued turn its slot; a turn that has not begun gets its context in the same transaction.
+fn grant(tx: &Tx<'_>, id: &TurnId, expiry: Timestamp) -> brain::Result<Granted> {
+    turns::set_state(tx, id, &[TurnState::Queued], TurnState::Running, Timestamp::now())?;
+    let Some(turn) = turns::get(tx, id)? else { return Ok(Granted::Gone) };
+    let snapshot = match turn.state {
+        TurnState::Running => snapshots::get(tx, id)?,
+        TurnState::Cancelling => return Ok(Granted::Cancelling(Box::new(turn))),
+        TurnState::Queued | TurnState::Paused | TurnState::Completed | TurnState::Errored => None,
+    };
+    let Some(snapshot) = snapshot else { return Ok(Granted::Gone) };
+    let mut checkpoint = Checkpoint::read(snapshot.state)
         .map_err(|_| brain::Error::bad_data("channel_state_snapshots.state_json", id.as_str()))?;
+    let mut at = snapshot.step;
+    if at == Step::Assemble {
+        checkpoint.working_memory = context::render_working_memory(tx, &turn)?;
+        checkpoint.call_after_seq = events::last_seq(tx)?;
+        at = step(tx, expiry, &turn, at, Happening::ContextReady, &checkpoint)?;
+    }
+    Ok(Granted::Runs(Box::new((turn, checkpoint, at))))
+}
+
+async fn drive(core: &Arc<Core>, id: &TurnId, control: &Arc<Control>) -> brain::Result<Driven> {
+    let (wanted, expiry) = (id.clone(), core.expiry(Timestamp::now()));
+    let (turn, checkpoint, step) =
+        match core.record("grant slot", move |tx, _| grant(tx, &wanted, expiry)).await? {
+            Granted::Gone => return Ok(Driven::Left),
+            Granted::Cancelling(turn) => {
+                settle::cancelled(core, &turn, None).await?;
+                return Ok(Driven::Left);
+            }
+            Granted::Runs(granted) => *granted,
+        };
     let Some(agent) = core.catalog.get(&turn.agent).cloned() else {
         let error =
             ApiError::new(ErrorCode::AgentNotFound, format!("there is no agent `{}` any more", turn.agent));
         settle::fail(core, &turn, error, None).await?;
         return Ok(Driven::Left);
     };
-    tracing::info!(task_id = %turn.task_id, agent = %turn.agent, resumed = turn.resumed, step = snapshot.step.as_str(), "Starting execution");
+    tracing::info!(task_id = %turn.task_id, agent = %turn.agent, resumed = turn.resumed, step = step.as_str(), "Starting execution");
     let started = std::time::Instant::now();
-    let mut run = Run { core, turn, agent, control, checkpoint, step: snapshot.step };
+    let mut run = Run { core, turn, agent, control, checkpoint, step };
     let driven = run.steps().await;
     run.report(started.elapsed()).await;
     driven
@@ -175,8 +195,8 @@ impl Run<'_> {
                 return Ok(Driven::Halted);
             }
             match self.step {
-                Step::Assemble => self.assemble().await?,
-                Step::Model => {
+                // a turn gets its context together with its slot
+                Step::Assemble | Step::Model => {
                     if let Some(driven) = self.model().await? {
                         return Ok(driven);
                     }
@@ -214,15 +234,6 @@ impl Run<'_> {
         self.step = step;
         self.checkpoint = checkpoint;
         Ok(())
-    }
-
-    async fn assemble(&mut self) -> brain::Result<()> {
-        let turn = self.turn.clone();
-        self.advance(Happening::ContextReady, move |tx, _, checkpoint| {
-            checkpoint.working_memory = context::render_working_memory(tx, &turn)?;
-            Ok(())
-        })
-        .await
     }
 
     async fn model(&mut self) -> brain::Result<Option<Driven>> {

@@ -58,9 +58,15 @@ async fn every_operation_needs_the_key_except_those_the_document_names_keyless()
     let engine = Setup::offline().start().await;
     let document = engine.send(Ask::get("/openapi.json").without_key()).await;
     let served = document.text().await;
-    let committed = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/openapi.json");
+    let committed =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/openapi.json");
     let committed = std::fs::read_to_string(committed).expect("docs/reference/openapi.json is committed");
-    assert_eq!(served, committed, "docs/reference/openapi.json is stale; run {}", engine::reference::REGENERATE);
+    assert_eq!(
+        served,
+        committed,
+        "docs/reference/openapi.json is stale; run {}",
+        engine::reference::REGENERATE
+    );
     let document: Value = serde_json::from_str(&served).expect("JSON");
     let mut keyless = Vec::new();
     let mut operations = 0;
@@ -183,8 +189,18 @@ async fn without_a_key_only_names_that_no_public_site_can_have_are_taken_as_host
     let engine = Setup::offline().with("ENGINE_ALLOWED_HOSTS", "my.example.com,*.trusted.org").start().await;
     let health = async |host: &str| engine.send(Ask::get("/health").without_key().host(host)).await;
     for fine in [
-        "localhost:8000", "127.0.0.1", "[::1]:8000", "engine", "engine.ns.svc", "a.cluster.local",
-        "x.internal", "app.localhost", "my.example.com", "MY.example.com.", "a.trusted.org:443", "10.1.2.3:80",
+        "localhost:8000",
+        "127.0.0.1",
+        "[::1]:8000",
+        "engine",
+        "engine.ns.svc",
+        "a.cluster.local",
+        "x.internal",
+        "app.localhost",
+        "my.example.com",
+        "MY.example.com.",
+        "a.trusted.org:443",
+        "10.1.2.3:80",
     ] {
         assert_eq!(health(fine).await.status, 200, "{fine}");
     }
@@ -200,9 +216,15 @@ async fn without_a_key_only_names_that_no_public_site_can_have_are_taken_as_host
 async fn only_listed_origins_may_call_and_read() {
     let engine = Setup::offline().with("CORS_ORIGINS", "https://app.example.com").start().await;
     let from = |ask: Ask, origin: &str| ask.header("origin", origin);
-    for origin in ["https://evil.example.com", "null", "http://app.example.com", "https://app.example.com:444"] {
+    for origin in
+        ["https://evil.example.com", "null", "http://app.example.com", "https://app.example.com:444"]
+    {
         engine.send(from(Ask::get("/version"), origin)).await.error(403, "PERMISSION_DENIED").await;
-        engine.send(from(Ask::get("/health").without_key(), origin)).await.error(403, "PERMISSION_DENIED").await;
+        engine
+            .send(from(Ask::get("/health").without_key(), origin))
+            .await
+            .error(403, "PERMISSION_DENIED")
+            .await;
     }
     let listed = engine.send(from(Ask::get("/version"), "https://app.example.com")).await;
     assert_eq!(listed.status, 200);

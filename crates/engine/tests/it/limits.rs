@@ -9,7 +9,8 @@ use testbed::{Gate, Reply, Script, ScriptedModel};
 #[tokio::test]
 async fn a_body_that_is_not_a_json_object_is_invalid_request() {
     let engine = Setup::offline().start().await;
-    let deep = format!("{{\"message\":\"x\",\"task_id\":\"t\",\"context\":{}{}}}", "[".repeat(300), "]".repeat(300));
+    let deep =
+        format!("{{\"message\":\"x\",\"task_id\":\"t\",\"context\":{}{}}}", "[".repeat(300), "]".repeat(300));
     let bodies: [&[u8]; 9] = [
         b"{",
         b"[1]",
@@ -95,7 +96,9 @@ async fn a_body_above_the_limit_is_payload_too_large_however_it_comes() {
 #[tokio::test]
 async fn unknown_paths_are_not_found_and_wrong_methods_are_told_the_right_ones() {
     let engine = Setup::offline().start().await;
-    for path in ["/", "/nowhere", "/execute/", "/tasks/a/b/c", "/memory/stats", "/rpc", "/health/x", "/tasks/"] {
+    for path in
+        ["/", "/nowhere", "/execute/", "/tasks/a/b/c", "/memory/stats", "/rpc", "/health/x", "/tasks/"]
+    {
         engine.get(path).await.error(404, "NOT_FOUND").await;
     }
     for (method, path, allowed) in [
@@ -119,11 +122,8 @@ async fn unknown_paths_are_not_found_and_wrong_methods_are_told_the_right_ones()
 async fn a_full_queue_is_engine_busy_and_says_when_to_come_back() {
     let gate = Gate::new();
     let model = holding(&gate).await;
-    let engine = Setup::scripted(&model)
-        .with("ENGINE_TASK_SLOTS", "1")
-        .with("ENGINE_TASK_QUEUE", "1")
-        .start()
-        .await;
+    let engine =
+        Setup::scripted(&model).with("ENGINE_TASK_SLOTS", "1").with("ENGINE_TASK_QUEUE", "1").start().await;
     let running = engine.execute(json!({"task_id": "a", "message": "hold"})).await;
     let waiting = engine.execute(json!({"task_id": "b", "message": "second"})).await;
     let error = engine.post("/execute", json!({"task_id": "c", "message": "third"})).await;
@@ -216,7 +216,9 @@ async fn the_lists_and_reports_have_their_documented_shape() {
     }
     let tools = engine.json("/tools").await;
     for tool in tools["tools"].as_array().expect("tools") {
-        for field in ["name", "description", "input_schema", "kind", "effect", "requires_permission", "available"] {
+        for field in
+            ["name", "description", "input_schema", "kind", "effect", "requires_permission", "available"]
+        {
             assert!(!tool[field].is_null(), "{field}: {tool}");
         }
         assert_eq!(tool["input_schema"]["additionalProperties"], false, "{tool}");
@@ -227,7 +229,11 @@ async fn the_lists_and_reports_have_their_documented_shape() {
     }
     for by in ["day", "model", "task", "purpose"] {
         let usage = engine.json(&format!("/usage?group_by={by}")).await;
-        assert_eq!((&usage["groups"][0]["calls"], &usage["total"]["calls"]), (&json!(1), &json!(1)), "{usage}");
+        assert_eq!(
+            (&usage["groups"][0]["calls"], &usage["total"]["calls"]),
+            (&json!(1), &json!(1)),
+            "{usage}"
+        );
     }
     for query in ["group_by=hour", "from=yesterday", "to=2026-13-01"] {
         engine.get(&format!("/usage?{query}")).await.error(400, "INVALID_REQUEST").await;
@@ -235,7 +241,12 @@ async fn the_lists_and_reports_have_their_documented_shape() {
     let metrics = engine.get("/metrics").await;
     assert!(metrics.header("content-type").is_some_and(|t| t.starts_with("text/plain")));
     let metrics = metrics.text().await;
-    for name in ["engine_requests_total", "engine_turns_total", "engine_request_duration_seconds", "engine_events_total"] {
+    for name in [
+        "engine_requests_total",
+        "engine_turns_total",
+        "engine_request_duration_seconds",
+        "engine_events_total",
+    ] {
         assert!(metrics.contains(name), "{name} is missing");
     }
 }
@@ -248,7 +259,9 @@ async fn the_log_holds_no_words_of_people_models_or_tools() {
     ]))
     .await;
     let engine = Setup::scripted(&model).with("LLM_API_KEY", "canary-provider-key").start().await;
-    engine.run(json!({"task_id": "l", "message": "canary-message", "context": {"c": "canary-context"}})).await;
+    engine
+        .run(json!({"task_id": "l", "message": "canary-message", "context": {"c": "canary-context"}}))
+        .await;
     engine.log_line(|l| l["message"] == "Finished execution").await;
     let log = engine.log();
     assert!(!log.contains("canary") && !log.contains(crate::support::KEY), "{log}");

@@ -11,3 +11,5 @@ mod sandbox;
 mod support;
 mod tasks;
 mod tools;
+mod turns;
+mod wire;

@@ -67,11 +67,6 @@ impl Setup {
         self
     }
 
-    pub fn without(mut self, name: &str) -> Self {
-        self.env.remove(name);
-        self
-    }
-
     /// A free port chosen now, for Engines that are asked before they are ready.
     pub fn with_fixed_port(self) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");

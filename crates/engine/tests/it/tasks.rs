@@ -76,12 +76,18 @@ async fn one_task_shows_what_it_cost_and_what_it_remembers() {
     let turn = engine.turn("a", &"long title ".repeat(20)).await;
     let task = engine.json("/tasks/a").await;
     assert_eq!(task["title"].as_str().map(|t| t.chars().count()), Some(80));
-    assert_eq!((&task["status"], &task["turn_count"], &task["message_count"]), (&json!("idle"), &json!(1), &json!(4)));
+    assert_eq!(
+        (&task["status"], &task["turn_count"], &task["message_count"]),
+        (&json!("idle"), &json!(1), &json!(4))
+    );
     let last = &task["last_turn"];
     assert_eq!((&last["turn_id"], &last["state"]), (&json!(turn.turn_id()), &json!("completed")));
     assert_eq!((&last["stop_reason"], &last["error"]), (&json!("end_turn"), &Value::Null));
     assert_eq!(task["usage"], json!({"input_tokens": 200, "output_tokens": 40, "cache_hit_tokens": 0}));
-    assert_eq!((&task["working_memory"][0]["key"], &task["working_memory"][0]["value"]), (&json!("goal"), &json!({"n": 1})));
+    assert_eq!(
+        (&task["working_memory"][0]["key"], &task["working_memory"][0]["value"]),
+        (&json!("goal"), &json!({"n": 1}))
+    );
     assert_eq!((&task["plan"], &task["pending"]), (&Value::Null, &json!([])));
     assert_eq!(task["last_event_id"], turn.last_id());
     engine.get("/tasks/nobody").await.error(404, "TASK_NOT_FOUND").await;

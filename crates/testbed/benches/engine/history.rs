@@ -57,7 +57,9 @@ fn turn(tx: &brain::Tx<'_>, number: usize) -> brain::Result<()> {
         at: now,
     };
     turns::insert(tx, &new)?;
-    for (message_id, role, said) in [(asked.clone(), Role::User, "Go on."), (answered.clone(), Role::Assistant, "Done.")] {
+    for (message_id, role, said) in
+        [(asked.clone(), Role::User, "Go on."), (answered.clone(), Role::Assistant, "Done.")]
+    {
         let message = messages::NewMessage {
             message_id,
             task_id: task.clone(),
@@ -72,7 +74,12 @@ fn turn(tx: &brain::Tx<'_>, number: usize) -> brain::Result<()> {
         };
         messages::append(tx, &message)?;
     }
-    let started = Event::Started { phase: Started::Is, user_message_id: asked, agent: "assistant".into(), queued: false };
+    let started = Event::Started {
+        phase: Started::Is,
+        user_message_id: asked,
+        agent: "assistant".into(),
+        queued: false,
+    };
     let first = events::append(tx, &task, &id, &started, None, now)?.seq;
     turns::set_first_seq(tx, &id, first)?;
     let text = "lorem ipsum ".repeat(CHARS / 12);
@@ -89,6 +96,7 @@ fn turn(tx: &brain::Tx<'_>, number: usize) -> brain::Result<()> {
     let last = events::append(tx, &task, &id, &completed, None, now)?.seq;
     let snapshot = snapshots::Snapshot { step: snapshots::Step::Finish, state: json!({}) };
     snapshots::put(tx, &id, &task, &snapshot, now, now.plus_millis(KEPT_MS))?;
-    let ending = Ending::Completed { message_id: Some(answered), stop_reason: StopReason::EndTurn, output: None };
+    let ending =
+        Ending::Completed { message_id: Some(answered), stop_reason: StopReason::EndTurn, output: None };
     turns::finish(tx, &id, &ending, last, now)
 }

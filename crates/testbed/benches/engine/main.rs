@@ -169,7 +169,12 @@ impl Bench {
         let engine = self.start(&self.place("memory"));
         settle();
         let before = engine.memory();
-        self.table.row("Memory idle after start: RSS", "MiB", &Sample::of([before.resident]), Aim::AtMost(15.0));
+        self.table.row(
+            "Memory idle after start: RSS",
+            "MiB",
+            &Sample::of([before.resident]),
+            Aim::AtMost(15.0),
+        );
         self.table.row("— of it anonymous (heap, stacks)", "MiB", &Sample::of([before.anonymous]), Aim::None);
         let turns = TURNS / self.less;
         run_turns(&engine, "memory", turns);
@@ -291,12 +296,7 @@ impl Bench {
         if starts {
             let count = (STARTS / 2 / self.less).max(3);
             let warm = self.starts(&brain, count, Engine::stop, false);
-            self.table.row(
-                &format!("Process start → /health 200, {what}"),
-                "ms",
-                &warm,
-                Aim::AtMost(50.0),
-            );
+            self.table.row(&format!("Process start → /health 200, {what}"), "ms", &warm, Aim::AtMost(50.0));
             let cold = self.starts(&brain, count, Engine::stop, true);
             self.table.row("— the same, brain not in the page cache", "ms", &cold, Aim::AtMost(50.0));
             let killed = self.starts(&brain, count, Engine::kill, false);

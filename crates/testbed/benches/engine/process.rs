@@ -33,7 +33,8 @@ pub struct Memory {
 /// Finds the release program, building it when needed.
 pub fn program() -> PathBuf {
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--release", "-p", "engine", "--bin", "september-engine"])
+        // the whole workspace: one package alone would resolve other features and build everything again
+        .args(["build", "--release", "--workspace", "--bins"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .expect("cargo runs");
@@ -116,7 +117,8 @@ impl Engine {
 
     /// What it holds now.
     pub fn memory(&self) -> Memory {
-        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).expect("the process lives");
+        let text =
+            fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).expect("the process lives");
         let field = |name: &str| {
             let line = text.lines().find(|l| l.starts_with(name)).expect("a field");
             let kib: f64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
