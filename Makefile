@@ -9,9 +9,9 @@ help: ## this list
 up: ## build and run an Engine on 127.0.0.1; prints how to talk to it; needs no key of anyone
 	@exec sh scripts/up.sh
 
-chat: ## talk to the Engine that `make up` started
-	@ENGINE_API_KEY=$${ENGINE_API_KEY:-$$(cat .september/engine.key)} \
-		exec target/release/september-engine chat --url "$$(cat .september/engine.url)"
+chat: ## talk to the Engine that `make up` started; TASK=name goes on with a conversation
+	@ENGINE_API_KEY=$${ENGINE_API_KEY:-$$(cat .september/engine.key 2>/dev/null)} \
+		exec target/release/september-engine chat --url "$$(cat .september/engine.url)" $(if $(TASK),--task "$(TASK)")
 
 test: ## everything this machine can test; what it cannot is listed at the end
 	@exec bash scripts/test.sh

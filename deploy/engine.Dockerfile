@@ -36,12 +36,16 @@ RUN set -eu; \
         cp -L /etc/ssl/certs/ca-certificates.crt /out/rootfs/etc/ssl/certs/ca-certificates.crt; \
     fi
 
+# SQLITE_TMPDIR: SQLite's temporary files stay in the volume, so that they work under a read-only root and no user
+# data lies elsewhere.
+
 # --- minimal: the program alone -------------------------------------------------------------------------
 FROM scratch AS minimal
 COPY --from=build --chown=65532:65532 /out/rootfs/ /
 ENV ENGINE_HOST=0.0.0.0 \
     ENGINE_SANDBOX=best-effort \
-    SQLITE_DB_PATH=/data/brain.sqlite
+    SQLITE_DB_PATH=/data/brain.sqlite \
+    SQLITE_TMPDIR=/data
 USER 65532:65532
 VOLUME /data
 EXPOSE 8000
@@ -73,7 +77,8 @@ RUN chmod 0755 /usr/local/bin/with-generated-key; \
     ln -s september-engine /usr/local/bin/sqlite3
 ENV ENGINE_HOST=0.0.0.0 \
     ENGINE_SANDBOX=required \
-    SQLITE_DB_PATH=/data/brain.sqlite
+    SQLITE_DB_PATH=/data/brain.sqlite \
+    SQLITE_TMPDIR=/data
 USER 65532:65532
 WORKDIR /data
 VOLUME /data

@@ -3,7 +3,7 @@
 use crate::health::Health;
 use crate::lock::{self, LockGuard};
 use crate::open::{self, MigrationMode, OpenOptions};
-use crate::pool::Reader;
+use crate::pool::Readers;
 use crate::queue::Queue;
 use crate::schema::{self, Standing};
 use crate::writer::{Writer, file_size, wal_path};
@@ -23,13 +23,12 @@ struct Inner {
     after_crash: bool,
     schema_version: u32,
     writes: Arc<Queue>,
-    reads: Arc<Queue>,
+    readers: Readers,
     health: Arc<Health>,
     running: Mutex<Option<Running>>,
 }
 
 struct Running {
-    readers: Vec<JoinHandle<()>>,
     writer: JoinHandle<()>,
     /// Let go only after the connections are closed.
     guard: LockGuard,
@@ -49,7 +48,7 @@ impl Brain {
             return Err(OpenError::OldSqlite { found: rusqlite::version() });
         }
         open::check_place(&options)?;
-        let look = open::look(&options.path)?;
+        let (look, looked) = open::look_and_keep(&options.path)?;
         if let (Some(stored), Some(given)) = (look.generation, options.generation)
             && stored > given
         {
@@ -65,6 +64,7 @@ impl Brain {
         }
         let path = &options.path;
         let conn = connection::read_write(path).map_err(|e| OpenError::from_sql("open", path, e))?;
+        drop(looked);
         if standing == Standing::Behind {
             schema::run_pending(&conn, found, options.wanted, &options.engine_version)?;
         }
@@ -90,28 +90,22 @@ impl Brain {
         guard: LockGuard,
         after_crash: bool,
     ) -> std::result::Result<Self, OpenError> {
-        let (writes, reads) = (Arc::new(Queue::new()), Arc::new(Queue::new()));
+        let writes = Arc::new(Queue::new());
         let health = Arc::new(Health::default());
         let path = &options.path;
         let failed = |e| OpenError::from_io("start a thread for", path, e);
-        let readers = (0..options.read_connections.max(1))
-            .map(|n| {
-                let reader =
-                    Reader { path: path.clone(), queue: Arc::clone(&reads), health: Arc::clone(&health) };
-                spawn(format!("brain-read-{n}"), move || reader.run())
-            })
-            .collect::<std::io::Result<Vec<_>>>()
-            .map_err(failed)?;
-        let writer = Writer::new(conn, Arc::clone(&writes), Arc::clone(&health), path);
+        let readers = Readers::start(path, Arc::clone(&health), options.read_connections).map_err(failed)?;
+        let writer = Writer::new(conn, Arc::clone(&writes), Arc::clone(&health), path)
+            .map_err(|e| OpenError::from_sql("watch the write-ahead log of", path, e))?;
         let writer = spawn("brain-write".to_owned(), move || writer.run()).map_err(failed)?;
         Ok(Self(Arc::new(Inner {
             path: path.clone(),
             after_crash,
             schema_version: schema::newest(options.wanted),
             writes,
-            reads,
+            readers,
             health,
-            running: Mutex::new(Some(Running { readers, writer, guard })),
+            running: Mutex::new(Some(Running { writer, guard })),
         })))
     }
 
@@ -144,7 +138,7 @@ impl Brain {
         name: &'static str,
         f: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.0.reads.call(name, false, f).await
+        self.0.readers.call(name, f).await
     }
 
     /// Rewrites the whole file without free pages. Writers wait for it; for the `vacuum` command.
@@ -198,11 +192,8 @@ impl std::fmt::Debug for Brain {
 impl Inner {
     fn close(&self) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Running { readers, writer, guard }) = running.take() else { return };
-        self.reads.close();
-        for reader in readers {
-            join(reader);
-        }
+        let Some(Running { writer, guard }) = running.take() else { return };
+        self.readers.close();
         // The writer goes last: only without readers can the WAL be cut and its file removed.
         self.writes.close();
         join(writer);
@@ -217,13 +208,13 @@ impl Drop for Inner {
 }
 
 /// Waits for a thread's end, unless it is this one: a job may have held the last handle.
-fn join(thread: JoinHandle<()>) {
+pub(crate) fn join(thread: JoinHandle<()>) {
     if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
         tracing::error!("a thread of the brain panicked");
     }
 }
 
-fn spawn(name: String, f: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+pub(crate) fn spawn(name: String, f: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name).spawn(f)
 }
 

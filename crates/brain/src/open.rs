@@ -123,11 +123,18 @@ pub fn check_place(options: &OpenOptions) -> Result<(), OpenError> {
 
 /// Looks at the file without changing a byte of it.
 pub(crate) fn look(path: &Path) -> Result<Look, OpenError> {
+    Ok(look_and_keep(path)?.0)
+}
+
+/// The same, with the connection that looked. As long as it is open, the next connection finds the index of
+/// the write-ahead log made; otherwise it would be made twice, from up to 64 MiB after a crash.
+pub(crate) fn look_and_keep(path: &Path) -> Result<(Look, Option<Connection>), OpenError> {
     if crate::writer::file_size(path) == 0 {
-        return Ok(Look::default());
+        return Ok((Look::default(), None));
     }
     let conn = connection::read_only(path).map_err(|e| OpenError::from_sql("open", path, e))?;
-    look_with(&conn, path)
+    let look = look_with(&conn, path)?;
+    Ok((look, Some(conn)))
 }
 
 /// The same look through a connection that is open already.

@@ -99,6 +99,8 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Box<dyn Job>>,
+    /// Threads waiting for a job.
+    idle: usize,
     closed: bool,
 }
 
@@ -191,8 +193,16 @@ impl Queue {
             if state.closed {
                 return None;
             }
+            state.idle += 1;
             state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
         }
+    }
+
+    /// Whether a thread waits that has no job to come back to.
+    pub(crate) fn has_idle_hand(&self) -> bool {
+        let state = self.lock();
+        state.idle > state.jobs.len()
     }
 
     /// Waits for the next job, at most `limit`.

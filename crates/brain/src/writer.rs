@@ -8,8 +8,10 @@ use crate::queue::{Job, Next, Queue, Verdict};
 use crate::{Error, Result, Tx, meta};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::Wal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Jobs that share one commit. Larger makes the first of them wait for the last; smaller spends an fsync
@@ -17,6 +19,9 @@ use std::time::{Duration, Instant};
 const GROUP_JOBS: usize = 128;
 /// How long a group takes in further jobs. Longer delays the first caller's answer under load.
 const GROUP_TIME: Duration = Duration::from_millis(20);
+/// Pages in the WAL after which they are moved into the file. More makes reads search a longer log and a
+/// start after a crash read it; fewer writes the same pages into the file again and again.
+const CHECKPOINT_PAGES: i32 = 1000;
 /// Size of the WAL above which it is cut to nothing. Larger fills the disk with dead pages; smaller pays
 /// the cut more often.
 pub(crate) const WAL_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
@@ -35,11 +40,26 @@ pub(crate) struct Writer {
     health: Arc<Health>,
     wal: PathBuf,
     cut_wal_above: u64,
+    /// Pages in the WAL after the last commit.
+    pages: Arc<AtomicI32>,
 }
 
 impl Writer {
-    pub(crate) fn new(conn: Connection, queue: Arc<Queue>, health: Arc<Health>, path: &Path) -> Self {
-        Self { conn, queue, health, wal: wal_path(path), cut_wal_above: WAL_LIMIT_BYTES }
+    pub(crate) fn new(
+        mut conn: Connection,
+        queue: Arc<Queue>,
+        health: Arc<Health>,
+        path: &Path,
+    ) -> Result<Self> {
+        let pages = Arc::new(AtomicI32::new(0));
+        let seen = Arc::clone(&pages);
+        // In place of SQLite's own checkpoint, which runs inside COMMIT: with two more fsyncs before the
+        // callers, whose changes are durable already, are answered.
+        conn.wal_hook(Some(move |_: &mut Wal, pages| {
+            seen.store(pages, Ordering::Relaxed);
+            Ok(())
+        }))?;
+        Ok(Self { conn, queue, health, wal: wal_path(path), cut_wal_above: WAL_LIMIT_BYTES, pages })
     }
 
     /// Works until the queue is closed and empty, then leaves the file checkpointed.
@@ -52,6 +72,7 @@ impl Writer {
             } else {
                 self.group(job);
             }
+            self.checkpoint();
             self.cut_wal();
         }
         self.say_goodbye();
@@ -180,6 +201,16 @@ impl Writer {
             Err(_) if !self.conn.is_autocommit() => drop(self.conn.execute_batch("ROLLBACK")),
             Err(_) => {}
         }
+    }
+
+    /// Moves the WAL's pages into the file when there are many, as far as readers allow.
+    fn checkpoint(&self) {
+        if self.pages.load(Ordering::Relaxed) < CHECKPOINT_PAGES {
+            return;
+        }
+        // Not moved now, they are moved after a later commit; nothing depends on it.
+        let _ = self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        self.pages.store(0, Ordering::Relaxed);
     }
 
     fn cut_wal(&mut self) {

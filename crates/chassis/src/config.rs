@@ -267,12 +267,14 @@ impl<'a> Reader<'a> {
             if self.vars.iter().any(|v| v.name == name) || self.set_text(&name).is_none() {
                 continue;
             }
+            // names whose lengths differ by more are no misspellings; comparing them all delays the start
+            let similar = |v: &&str| v.len().abs_diff(name.len()) <= MISSPELLING_DISTANCE;
             if name.ends_with(FLAG_SUFFIX) {
                 let flags = self.vars.iter().filter(|v| v.kind == Kind::Flag).map(|v| v.name);
                 let hint =
                     closest(&name, flags).map(|f| format!("; the nearest flag is {f}")).unwrap_or_default();
                 self.warn(&name, &format!("is set but no such flag exists{hint}"));
-            } else if let Some(near) = closest(&name, self.vars.iter().map(|v| v.name))
+            } else if let Some(near) = closest(&name, self.vars.iter().map(|v| v.name).filter(similar))
                 && edit_distance(&name, near) <= MISSPELLING_DISTANCE
             {
                 self.warn(&name, &format!("is set but not a variable of this program; is {near} meant?"));

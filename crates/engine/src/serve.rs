@@ -114,8 +114,13 @@ impl Stop {
 
 async fn serve(config: Config, started: Instant) -> Result<(), Stop> {
     let drain = Drain::on_signals().map_err(|e| Stop::failure(format!("listen for signals: {e}")))?;
+    // both take a millisecond or more of their own: a probe child here, a clock to be calibrated there
+    let detecting = {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || launcher_of(&config))
+    };
     let metrics = install_metrics().map_err(|e| Stop::failure(e.to_string()))?;
-    let launcher = Arc::new(launcher_of(&config)?);
+    let launcher = Arc::new(detecting.await.map_err(|e| Stop::failure(format!("detect the sandbox: {e}")))??);
     let address = SocketAddr::new(config.engine_host, config.engine_port);
     let server = Server::bind(address, ServerLimits::default()).await.map_err(|e| {
         Stop::failure(format!("listen on {address}: {e}; set ENGINE_PORT to a free port, or 0"))
@@ -248,7 +253,17 @@ async fn open_brain(app: &Arc<App>, config: &Config) -> Result<Option<Brain>, St
         }
     };
     app.set_life(Life::Starting);
+    // holding the lock, whatever runs with this brain's scratch is left over from an earlier process; the
+    // search looks at every process of the machine, so it goes beside the opening
+    let searching = std::fs::canonicalize(scratch_path(config))
+        .ok()
+        .map(|scratch| tokio::task::spawn_blocking(move || crate::sandbox::groups::kill_orphans(&scratch)));
     let opened = tokio::task::spawn_blocking(move || Brain::open_locked(options, guard)).await;
+    if let Some(searching) = searching
+        && let Ok(killed @ 1..) = searching.await
+    {
+        tracing::warn!(killed, "Ended processes that an earlier process had left behind");
+    }
     match opened {
         Ok(Ok(brain)) => Ok(Some(brain)),
         Ok(Err(OpenError::MigrationRequired { direction, found, wanted, reason })) => {
@@ -281,7 +296,8 @@ async fn live(
     }
     let core = core_of(app, config, brain, launcher)?;
     resume::end_orphans(&core).await.map_err(|e| bad("end orphans", e))?;
-    prepare_scratch(&core.scratch);
+    // nothing of an earlier process is left in the tasks' private directories
+    remove_scratch(&core.scratch, Duration::ZERO);
     let clean = !core.brain.is_after_crash();
     let open = resume::recover(&core, clean).await.map_err(|e| bad("resume turns", e))?;
     answers::refresh_expiry(&core).await;
@@ -320,22 +336,28 @@ async fn live(
     Ok(())
 }
 
-fn core_of(app: &Arc<App>, config: Config, brain: Brain, launcher: Arc<Launcher>) -> Result<Arc<Core>, Stop> {
+fn make_private_dir(dir: &std::path::Path) -> Result<(), Stop> {
     use std::os::unix::fs::DirBuilderExt;
-    let make = |dir: &std::path::Path| {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|e| Stop::failure(format!("make {}: {e}", dir.display())))
-    };
-    for root in &config.allowed_roots {
-        make(root)?;
-    }
-    // one per brain, and not named like the brain's own files, which are sealed
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| Stop::failure(format!("make {}: {e}", dir.display())))
+}
+
+/// Where tasks' private directories are. One per brain, and not named like the brain's own files, which are
+/// sealed.
+fn scratch_path(config: &Config) -> PathBuf {
     let brain_name = config.sqlite_db_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let scratch = config.brain_dir().join(format!("scratch-{brain_name}"));
-    make(&scratch)?;
+    config.brain_dir().join(format!("scratch-{brain_name}"))
+}
+
+fn core_of(app: &Arc<App>, config: Config, brain: Brain, launcher: Arc<Launcher>) -> Result<Arc<Core>, Stop> {
+    for root in &config.allowed_roots {
+        make_private_dir(root)?;
+    }
+    let scratch = scratch_path(&config);
+    make_private_dir(&scratch)?;
     let scratch = std::fs::canonicalize(&scratch)
         .map_err(|e| Stop::failure(format!("resolve {}: {e}", scratch.display())))?;
     let absolute = |p: &std::path::Path| std::path::absolute(p).unwrap_or_else(|_| p.to_owned());
@@ -389,12 +411,6 @@ fn core_of(app: &Arc<App>, config: Config, brain: Brain, launcher: Arc<Launcher>
         halt: CancellationToken::new(),
         config,
     }))
-}
-
-/// Empties the tasks' private directories: nothing of an earlier process is left in them.
-fn prepare_scratch(scratch: &PathBuf) {
-    crate::sandbox::groups::kill_orphans(scratch);
-    remove_scratch(scratch, Duration::ZERO);
 }
 
 fn remove_scratch(scratch: &PathBuf, idle: Duration) {

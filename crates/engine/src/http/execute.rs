@@ -160,8 +160,8 @@ pub async fn cancel(State(app): State<Arc<App>>, body: Body) -> Result<Json<Valu
     let Some(turn) = turn else { return Ok(Json(idle)) };
     core.pulse.activity();
     let answer = json!({"status": "cancelling", "task_id": task, "turn_id": turn.turn_id});
-    match core.coordinator.find(&turn.turn_id) {
-        Whereabouts::Running(control) => control.cancel.cancel(),
+    match core.coordinator.stop(&turn.turn_id) {
+        Whereabouts::Running => {}
         Whereabouts::TakenFromQueue | Whereabouts::Elsewhere => {
             let core = Arc::clone(core);
             tokio::spawn(async move {

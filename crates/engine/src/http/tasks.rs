@@ -231,8 +231,8 @@ async fn stop_turn(app: &Arc<App>, task: &TaskId) -> Result<(), ApiError> {
     let Some(turn) = open else { return Ok(()) };
     let mut live = core.feed.subscribe(Some(task.as_str()));
     live.mark_seen();
-    match core.coordinator.find(&turn.turn_id) {
-        Whereabouts::Running(control) => control.cancel.cancel(),
+    match core.coordinator.stop(&turn.turn_id) {
+        Whereabouts::Running => {}
         Whereabouts::TakenFromQueue | Whereabouts::Elsewhere => {
             settle::cancelled(core, &turn, None).await.map_err(|e| storage(&e))?;
         }

@@ -4,7 +4,7 @@
 //! The brain's `queued` rows are the truth; this only remembers their order in this process.
 
 use contract::TurnId;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,8 @@ pub struct Coordinator {
 struct Inner {
     queue: VecDeque<TurnId>,
     running: HashMap<TurnId, Arc<Control>>,
+    /// Running turns that go on once their slot is given back: the answer came while they were being put aside.
+    again: HashSet<TurnId>,
     reserved: usize,
     closed: bool,
 }
@@ -50,8 +52,8 @@ pub struct Place<'c> {
 /// Where a turn is, from the coordinator's view.
 #[derive(Debug)]
 pub enum Whereabouts {
-    /// It runs; here is how to reach it.
-    Running(Arc<Control>),
+    /// It runs and has been told to stop.
+    Running,
     /// It waited and has been taken out of the queue.
     TakenFromQueue,
     /// Neither.
@@ -79,10 +81,13 @@ impl Coordinator {
         Ok(Place { coordinator: self, must_wait: taken >= self.slots, used: false })
     }
 
-    /// Puts a turn that goes on at the front; its place was never given up.
+    /// Puts a turn that goes on at the front; its place was never given up. One that still holds its slot,
+    /// because it was paused a moment ago, comes to the front when it gives the slot back.
     pub fn push_front(&self, turn: TurnId) {
         let mut inner = self.lock();
-        if !inner.running.contains_key(&turn) && !inner.queue.contains(&turn) {
+        if inner.running.contains_key(&turn) {
+            inner.again.insert(turn);
+        } else if !inner.queue.contains(&turn) {
             inner.queue.push_front(turn);
         }
     }
@@ -99,16 +104,25 @@ impl Coordinator {
         Some((turn, control))
     }
 
-    /// Gives a slot back.
-    pub fn release(&self, turn: &TurnId) {
-        self.lock().running.remove(turn);
+    /// Gives a slot back; true when a stop was asked for while the turn held it.
+    pub fn release(&self, turn: &TurnId) -> bool {
+        let mut inner = self.lock();
+        let control = inner.running.remove(turn);
+        if inner.again.remove(turn) {
+            inner.queue.push_front(turn.clone());
+        }
+        control.is_some_and(|c| c.cancel.is_cancelled())
     }
 
-    /// Finds a turn; a waiting one is taken out of the queue.
-    pub fn find(&self, turn: &TurnId) -> Whereabouts {
+    /// Stops a turn after its cancel is committed: one that runs is told, a waiting one leaves the queue. The
+    /// telling and [`release`] exclude each other, so a stop is either seen by the turn or by its release.
+    ///
+    /// [`release`]: Coordinator::release
+    pub fn stop(&self, turn: &TurnId) -> Whereabouts {
         let mut inner = self.lock();
         if let Some(control) = inner.running.get(turn) {
-            return Whereabouts::Running(Arc::clone(control));
+            control.cancel.cancel();
+            return Whereabouts::Running;
         }
         match inner.queue.iter().position(|t| t == turn) {
             Some(place) => {
@@ -183,6 +197,30 @@ mod tests {
         assert_eq!(c.next().expect("a slot is free").0, a);
         c.release(&a);
         assert_eq!(c.next().expect("a slot is free").0, b);
+    }
+
+    #[test]
+    fn a_turn_answered_while_it_is_put_aside_runs_again_once_its_slot_is_free() {
+        let c = Coordinator::new(1, 8);
+        let (paused, other) = (TurnId::generate(), TurnId::generate());
+        c.reserve().expect("room").fill(paused.clone());
+        c.next().expect("a slot is free");
+        c.reserve().expect("room").fill(other);
+        c.push_front(paused.clone());
+        assert!(c.next().is_none(), "it cannot run twice at once");
+        assert!(!c.release(&paused));
+        assert_eq!(c.next().expect("a slot is free").0, paused);
+    }
+
+    #[test]
+    fn a_stop_is_seen_by_the_turn_or_by_its_release() {
+        let c = Coordinator::new(1, 8);
+        let turn = TurnId::generate();
+        c.reserve().expect("room").fill(turn.clone());
+        let (_, control) = c.next().expect("a slot is free");
+        assert!(matches!(c.stop(&turn), Whereabouts::Running));
+        assert!(control.cancel.is_cancelled() && c.release(&turn));
+        assert!(matches!(c.stop(&turn), Whereabouts::Elsewhere));
     }
 
     #[test]

@@ -64,9 +64,26 @@ pub async fn run(core: Arc<Core>, id: TurnId, control: Arc<Control>) {
     .instrument(span)
     .await;
     core.end_of_turn(&id).await;
-    core.coordinator.release(&id);
+    if core.coordinator.release(&id) {
+        end_stopped(&core, &id).await;
+    }
     core.pulse.activity();
     core.pump();
+}
+
+/// Writes the end of a turn that was told to stop after its driver had left it (paused, or halted).
+async fn end_stopped(core: &Arc<Core>, id: &TurnId) {
+    let wanted = id.clone();
+    let result = match core.brain.read("read turn", move |tx| turns::get(tx, &wanted)).await {
+        Ok(Some(turn)) => settle::cancelled(core, &turn, None).await.map(drop),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(()) => crate::turn::answers::refresh_expiry(core).await,
+        Err(brain::Error::Closed) => {}
+        Err(error) => tracing::error!(code = "INTERNAL", error = %error, "A cancel could not be written"),
+    }
 }
 
 /// Writes the end of a failed turn, again and again while the disk is full.

@@ -172,7 +172,7 @@ async fn deleting_a_task_stops_its_turn_first() {
     assert_eq!(Turn::checked(frames, false).stop_reason(), "cancelled");
     assert_eq!(queued.finish().await.stop_reason(), "cancelled");
     assert_eq!(engine.turn("a", "fresh").await.text(), "fresh");
-    assert_eq!(engine.health().await["activity"]["in_flight_turns"], 0);
+    engine.until("/health", |h| h["activity"]["in_flight_turns"] == 0).await;
 
     let asking = calls("ask_user", json!({"question": "?"})).await;
     let engine = Setup::scripted(&asking).start().await;
@@ -235,13 +235,16 @@ async fn a_cancel_while_streaming_keeps_the_partial_text_and_drops_the_provider(
 
 #[tokio::test]
 async fn a_cancel_in_a_tool_ends_the_turn_and_the_process_within_a_second() {
-    let model = calls("bash", json!({"command": "echo $$ > pid; sleep 100 & sleep 100"})).await;
+    // told from the sleep of any other test by its argument
+    let nap = format!("100.{}", std::process::id());
+    let command = format!("echo $$ > pid; sleep {nap} & sleep {nap}");
+    let model = calls("bash", json!({"command": command})).await;
     let engine = Setup::scripted(&model).start().await;
     let mut stream = engine.execute(json!({"task_id": "a", "message": "sleep"})).await;
     let mut frames = stream.until_event("tool_call").await;
     let file = engine.setup.workspace().join("pid");
     crate::support::eventually("the command starts", || {
-        std::fs::read_to_string(&file).is_ok_and(|t| t.ends_with('\n'))
+        std::fs::read_to_string(&file).is_ok_and(|t| t.ends_with('\n')) && sleeps(&nap)
     })
     .await;
     let began = Instant::now();
@@ -252,7 +255,7 @@ async fn a_cancel_in_a_tool_ends_the_turn_and_the_process_within_a_second() {
     let turn = Turn::checked(frames, false);
     assert_eq!(turn.one("tool_result").text("reason"), "cancelled");
     assert_eq!(turn.stop_reason(), "cancelled");
-    crate::support::eventually("the processes end", || !sleepers(engine.pid())).await;
+    crate::support::eventually("the processes end", || !sleeps(&nap)).await;
     assert_eq!(engine.json("/tasks/a").await["status"], "idle");
     // the history has a result for the call, so the next turn is a good request
     let next = engine.execute(json!({"task_id": "a", "message": "again"})).await;
@@ -261,12 +264,12 @@ async fn a_cancel_in_a_tool_ends_the_turn_and_the_process_within_a_second() {
     model.assert_no_problems();
 }
 
-/// Whether a child process of this process's family sleeps.
-fn sleepers(engine: u32) -> bool {
+/// Whether any process of this machine sleeps for exactly so long.
+fn sleeps(nap: &str) -> bool {
     let Ok(processes) = std::fs::read_dir("/proc") else { return false };
     processes.flatten().any(|entry| {
-        let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
-        read("cmdline").starts_with("sleep\0100\0") && read("stat").contains(&format!(" {engine} "))
+        std::fs::read_to_string(entry.path().join("cmdline"))
+            .is_ok_and(|c| c == format!("sleep\x00{nap}\x00"))
     })
 }
 

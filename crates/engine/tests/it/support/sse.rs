@@ -6,6 +6,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use tokio::time::Instant;
 
 /// One frame.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,11 +93,13 @@ impl Frame {
 pub struct Stream {
     body: Option<Incoming>,
     bytes: Vec<u8>,
+    /// The next event that is no heartbeat comes before this.
+    deadline: Instant,
 }
 
 impl Stream {
     pub fn new(body: Incoming) -> Self {
-        Self { body: Some(body), bytes: Vec::new() }
+        Self { body: Some(body), bytes: Vec::new(), deadline: Instant::now() + LIMIT }
     }
 
     /// The next frame; `None` when the stream was ended by the Engine.
@@ -104,10 +107,17 @@ impl Stream {
         loop {
             if let Some(at) = self.bytes.windows(2).position(|w| w == b"\n\n") {
                 let raw: Vec<u8> = self.bytes.drain(..at + 2).collect();
-                return Some(Frame::read(&String::from_utf8(raw).expect("UTF-8")));
+                let frame = Frame::read(&String::from_utf8(raw).expect("UTF-8"));
+                if !frame.is("heartbeat") {
+                    self.deadline = Instant::now() + LIMIT;
+                }
+                return Some(frame);
             }
             let body = self.body.as_mut()?;
-            match tokio::time::timeout(LIMIT, body.frame()).await.expect("a frame or the end in time") {
+            match tokio::time::timeout_at(self.deadline, body.frame())
+                .await
+                .expect("an event or the end in time")
+            {
                 Some(Ok(frame)) => self.bytes.extend_from_slice(&frame.into_data().expect("no trailers")),
                 Some(Err(_)) | None => {
                     self.body = None;
@@ -302,9 +312,8 @@ fn check_blocks(frames: &[&Frame], fail: &dyn Fn(&str)) {
                 open = Some((index, frame.text("block_type").to_owned()));
             }
             "content_block_stop" => {
-                if open.take() != Some((index, frame.text("block_type").to_owned())) {
-                    fail("a stop without its start");
-                }
+                let stopped = open.take() == Some((index, frame.text("block_type").to_owned()));
+                assert!(stopped, "a stop without its start: {}", frame.raw);
             }
             "text_delta" | "thinking_delta" => {
                 let kind = frame.event.trim_end_matches("_delta").to_owned();
