@@ -135,7 +135,7 @@ CREATE TABLE effects (
   started_at          INTEGER NOT NULL,
   finished_at         INTEGER
 ) STRICT;
-CREATE INDEX effects_by_turn ON effects (turn_id, block_position);
+CREATE INDEX effects_by_turn ON effects (turn_id, tool);
 CREATE INDEX effects_unfinished ON effects (started_at) WHERE state = 'intent';
 
 CREATE TABLE hitl_requests (
@@ -229,3 +229,4 @@ CREATE TABLE observability_events (
   data_json  TEXT CHECK (data_json IS NULL OR json_valid(data_json))
 ) STRICT;
 CREATE INDEX observability_by_time ON observability_events (ts);
+CREATE INDEX observability_by_task ON observability_events (task_id) WHERE task_id IS NOT NULL;

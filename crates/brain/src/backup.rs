@@ -147,6 +147,15 @@ impl Brain {
     }
 }
 
+/// When the newest scheduled backup in `dir` was made; `None` when there is none.
+pub fn last_scheduled(dir: &Path) -> Option<Timestamp> {
+    let entries = std::fs::read_dir(dir).ok()?;
+    let times = entries.flatten().filter(|e| e.file_name().to_string_lossy().ends_with(SCHEDULED_SUFFIX));
+    let newest = times.filter_map(|e| e.metadata().ok()?.modified().ok()).max()?;
+    let age = newest.duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(age.as_millis()).ok().map(Timestamp::from_millis)
+}
+
 /// Deletes all but the newest `keep` scheduled backups in `dir`, and dead processes' leftovers. Returns
 /// what was deleted. Backups that somebody asked for, and pre-migration snapshots, are never touched.
 pub fn prune(dir: &Path, keep: usize) -> std::io::Result<Vec<PathBuf>> {

@@ -64,21 +64,38 @@ pub fn refer_blocks(tx: &Tx<'_>, blocks: &[Block], owner_table: &str, owner_id: 
     Ok(())
 }
 
-/// Drops the references a task's rows hold, and every blob nothing refers to any more.
-pub(crate) fn release_task(tx: &Tx<'_>, task: &TaskId) -> Result<()> {
-    tx.conn().execute(
-        "DELETE FROM blob_refs WHERE owner_table = 'conversations'
-           AND owner_id IN (SELECT message_id FROM conversations WHERE task_id = ?1)",
-        [task.as_str()],
-    )?;
-    tx.conn().execute(
-        "DELETE FROM blob_refs WHERE owner_table = 'effects'
-           AND owner_id IN (SELECT tool_call_id FROM effects WHERE task_id = ?1)",
-        [task.as_str()],
-    )?;
-    tx.conn().execute(
-        "DELETE FROM blobs WHERE NOT EXISTS (SELECT 1 FROM blob_refs WHERE blob_refs.sha256 = blobs.sha256)",
-        [],
-    )?;
-    Ok(())
+/// Deletes up to `limit` rows that `find` names and `delete` removes, drops the references they hold, and
+/// every blob that nothing refers to any more. Returns how many rows went.
+pub(crate) fn release_owners(
+    tx: &Tx<'_>,
+    owner_table: &str,
+    find: &str,
+    delete: &str,
+    task: &TaskId,
+    limit: u32,
+) -> Result<u64> {
+    let owners: Vec<String> = tx
+        .conn()
+        .prepare_cached(find)?
+        .query_map(params![task.as_str(), limit], |r| r.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for owner in &owners {
+        let held: Vec<String> = tx
+            .conn()
+            .prepare_cached(
+                "DELETE FROM blob_refs WHERE owner_table = ?1 AND owner_id = ?2 RETURNING sha256",
+            )?
+            .query_map([owner_table, owner], |r| r.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        for sha256 in held {
+            tx.conn()
+                .prepare_cached(
+                    "DELETE FROM blobs WHERE sha256 = ?1
+                       AND NOT EXISTS (SELECT 1 FROM blob_refs WHERE blob_refs.sha256 = blobs.sha256)",
+                )?
+                .execute([sha256])?;
+        }
+        tx.conn().prepare_cached(delete)?.execute([owner])?;
+    }
+    Ok(owners.len() as u64)
 }

@@ -264,6 +264,39 @@ pub fn of_turn(tx: &Tx<'_>, turn: &TurnId) -> Result<Vec<Effect>> {
     Ok(out)
 }
 
+/// The calls of a turn that have an outcome.
+pub fn settled_of(tx: &Tx<'_>, turn: &TurnId) -> Result<Vec<CallId>> {
+    let mut statement = tx
+        .conn()
+        .prepare_cached("SELECT tool_call_id FROM effects WHERE turn_id = ?1 AND state <> 'intent'")?;
+    let rows = statement.query_map([turn.as_str()], |r| r.get::<_, String>(0))?;
+    rows.map(|id| {
+        let id = id?;
+        CallId::parse(&id).map_err(|_| Error::bad_data("effects.tool_call_id", &id))
+    })
+    .collect()
+}
+
+/// Calls looked at to tell whether a turn goes in circles; one more than the limit of the specification.
+const REPEATS_READ: u32 = 6;
+
+/// How often, counted back from the newest, the same call of a turn had the same outcome. Calls that were
+/// refused for repeating do not count.
+pub fn repeats(tx: &Tx<'_>, turn: &TurnId, but: &CallId, tool: &str, input: &Value) -> Result<usize> {
+    let mut statement = tx.conn().prepare_cached(
+        "SELECT coalesce(output_json, ''), coalesce(error, '') FROM effects
+         WHERE turn_id = ?1 AND tool_call_id <> ?2 AND tool = ?3 AND input_json = ?4
+           AND state <> 'intent' AND reason IS NOT 'repeated_call'
+         ORDER BY started_at DESC, block_position DESC LIMIT ?5",
+    )?;
+    let rows = statement
+        .query_map(params![turn.as_str(), but.as_str(), tool, input.to_string(), REPEATS_READ], |r| {
+            Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?))
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(rows.first().map_or(0, |newest| rows.iter().take_while(|r| *r == newest).count()))
+}
+
 /// The journal row of one call.
 pub fn get(tx: &Tx<'_>, call: &CallId) -> Result<Option<Effect>> {
     let sql = format!("SELECT {COLUMNS} FROM effects WHERE tool_call_id = ?1");

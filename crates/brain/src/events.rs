@@ -3,7 +3,7 @@
 use crate::{Result, Tx};
 use contract::event::{Event, Nested};
 use contract::{TaskId, Timestamp, TurnId};
-use rusqlite::{Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 
 /// One stored event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,12 @@ impl StoredEvent {
 
     /// True for the last event of a turn.
     pub fn is_final(&self) -> bool {
-        self.event == "thread_lifecycle" && !self.data.contains("\"phase\":\"started\"")
+        #[derive(serde::Deserialize)]
+        struct Phase<'a> {
+            phase: std::borrow::Cow<'a, str>,
+        }
+        self.event == "thread_lifecycle"
+            && serde_json::from_str::<Phase<'_>>(&self.data).is_ok_and(|p| p.phase != "started")
     }
 }
 
@@ -86,30 +91,35 @@ pub fn of_turn(tx: &Tx<'_>, turn: &TurnId, after: i64, limit: u32) -> Result<Vec
     )
 }
 
-/// Events of one task with `seq` greater than `after` and later than `after_ts`, in order.
-pub fn of_task(
-    tx: &Tx<'_>,
-    task: &TaskId,
-    after: i64,
-    after_ts: i64,
-    limit: u32,
-) -> Result<Vec<StoredEvent>> {
+/// Events of one task with `seq` greater than `after`, in order.
+pub fn of_task(tx: &Tx<'_>, task: &TaskId, after: i64, limit: u32) -> Result<Vec<StoredEvent>> {
     collect(
         tx,
-        &format!(
-            "SELECT {COLUMNS} FROM events WHERE task_id = ?1 AND seq > ?2 AND ts > ?3 ORDER BY seq LIMIT ?4"
-        ),
-        params![task.as_str(), after, after_ts, limit],
+        &format!("SELECT {COLUMNS} FROM events WHERE task_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3"),
+        params![task.as_str(), after, limit],
     )
 }
 
-/// Events of all tasks with `seq` greater than `after` and later than `after_ts`, in order.
-pub fn of_all(tx: &Tx<'_>, after: i64, after_ts: i64, limit: u32) -> Result<Vec<StoredEvent>> {
+/// Events of all tasks with `seq` greater than `after`, in order.
+pub fn of_all(tx: &Tx<'_>, after: i64, limit: u32) -> Result<Vec<StoredEvent>> {
     collect(
         tx,
-        &format!("SELECT {COLUMNS} FROM events WHERE seq > ?1 AND ts > ?2 ORDER BY seq LIMIT ?3"),
-        params![after, after_ts, limit],
+        &format!("SELECT {COLUMNS} FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2"),
+        params![after, limit],
     )
+}
+
+/// The `seq` after which everything is later than the instant `ts` (milliseconds): where a replay begins.
+pub fn last_seq_until(tx: &Tx<'_>, ts: i64) -> Result<i64> {
+    let first_later: Option<i64> = tx
+        .conn()
+        .prepare_cached("SELECT seq FROM events WHERE ts > ?1 ORDER BY ts, seq LIMIT 1")?
+        .query_row([ts], |r| r.get(0))
+        .optional()?;
+    match first_later {
+        Some(seq) => Ok(seq - 1),
+        None => last_seq(tx),
+    }
 }
 
 /// The newest stored event of a task; 0 when none is stored.

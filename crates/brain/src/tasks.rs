@@ -207,20 +207,52 @@ pub fn usage(tx: &Tx<'_>, id: &TaskId) -> Result<Usage> {
         })?)
 }
 
-/// Removes a task with its history, events, journal, prompts, working memory, remembered permissions and
-/// the blobs nothing else refers to. Token counts stay, no longer tied to the task.
-pub fn delete(tx: &Tx<'_>, id: &TaskId) -> Result<Deleted> {
-    let count =
-        |sql: &str| -> Result<u64> { Ok(tx.conn().prepare_cached(sql)?.execute([id.as_str()])? as u64) };
-    crate::blobs::release_task(tx, id)?;
-    let events = count("DELETE FROM events WHERE task_id = ?1")?;
-    let messages = count("DELETE FROM conversations WHERE task_id = ?1")?;
-    count("DELETE FROM channel_state_snapshots WHERE task_id = ?1")?;
-    count("DELETE FROM effects WHERE task_id = ?1")?;
-    count("DELETE FROM hitl_requests WHERE task_id = ?1")?;
-    count("UPDATE usage_log SET task_id = NULL, turn_id = NULL WHERE task_id = ?1")?;
-    count("DELETE FROM observability_events WHERE task_id = ?1")?;
-    // turns, permissions, compactions and working memory go with the task by foreign key
-    count("DELETE FROM tasks WHERE task_id = ?1")?;
-    Ok(Deleted { messages, events })
+/// Rows of one kind that a piece of a deletion removes. More holds up other writers; fewer takes more commits.
+const PIECE_ROWS: u32 = 500;
+
+/// A piece of a deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// What this piece removed.
+    pub deleted: Deleted,
+    /// True when the task is gone.
+    pub done: bool,
+}
+
+/// Removes a piece of a task: its history, events, journal, prompts, working memory, remembered permissions
+/// and the blobs nothing else refers to; call it until it says that it is done. Token counts stay, no longer
+/// tied to the task.
+pub fn delete_piece(tx: &Tx<'_>, id: &TaskId) -> Result<Piece> {
+    let run = |sql: &str| -> Result<u64> {
+        Ok(tx.conn().prepare_cached(sql)?.execute(params![id.as_str(), PIECE_ROWS])? as u64)
+    };
+    let full = u64::from(PIECE_ROWS);
+    let events = run("DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE task_id = ?1 LIMIT ?2)")?;
+    let effects = crate::blobs::release_owners(
+        tx,
+        "effects",
+        "SELECT e.tool_call_id FROM turns t JOIN effects e ON e.turn_id = t.turn_id WHERE t.task_id = ?1 LIMIT ?2",
+        "DELETE FROM effects WHERE tool_call_id = ?1",
+        id,
+        PIECE_ROWS,
+    )?;
+    let messages = crate::blobs::release_owners(
+        tx,
+        "conversations",
+        "SELECT message_id FROM conversations WHERE task_id = ?1 LIMIT ?2",
+        "DELETE FROM conversations WHERE message_id = ?1",
+        id,
+        PIECE_ROWS,
+    )?;
+    let done = events < full && effects < full && messages < full;
+    if done {
+        let whole =
+            |sql: &str| -> Result<usize> { Ok(tx.conn().prepare_cached(sql)?.execute([id.as_str()])?) };
+        whole("UPDATE usage_log SET task_id = NULL, turn_id = NULL WHERE task_id = ?1")?;
+        whole("DELETE FROM observability_events WHERE task_id = ?1")?;
+        // turns with their prompts and checkpoints, permissions, compactions and working memory go with the
+        // task by foreign key
+        whole("DELETE FROM tasks WHERE task_id = ?1")?;
+    }
+    Ok(Piece { deleted: Deleted { messages, events }, done })
 }

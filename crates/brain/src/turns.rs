@@ -278,6 +278,16 @@ pub fn by_idempotency_key(tx: &Tx<'_>, key: &str) -> Result<Option<Turn>> {
     one(tx, "idempotency_key = ?1", key)
 }
 
+/// Whether any turn is not over; reads only the partial index.
+pub fn any_open(tx: &Tx<'_>) -> Result<bool> {
+    Ok(tx
+        .conn()
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM turns WHERE state IN ('queued', 'running', 'paused', 'cancelling'))",
+        )?
+        .query_row([], |r| r.get(0))?)
+}
+
 /// All turns that are not over, oldest first; reads only the partial index.
 pub fn open(tx: &Tx<'_>) -> Result<Vec<Turn>> {
     let sql = format!(

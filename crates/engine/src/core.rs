@@ -42,7 +42,7 @@ pub struct Core {
     /// What tools may see.
     pub workspace: Arc<Workspace>,
     /// Slots and the queue.
-    pub coordinator: Coordinator,
+    pub coordinator: Arc<Coordinator>,
     /// The process groups of running turns.
     pub groups: Mutex<HashMap<TurnId, Arc<ProcessGroups>>>,
     /// Where tasks' private directories are.
@@ -121,9 +121,15 @@ fn some_time(millis: i64) -> Option<Timestamp> {
 #[derive(Debug, Default)]
 pub struct Emitted {
     events: Vec<StoredEvent>,
+    ended: Option<TurnId>,
 }
 
 impl Emitted {
+    /// Notes that this transaction ends a turn: its slot is free before anyone can read the final event.
+    pub fn ends(&mut self, turn: &TurnId) {
+        self.ended = Some(turn.clone());
+    }
+
     /// Appends an event to the log, inside the transaction, and returns its `seq`.
     pub fn emit(
         &mut self,
@@ -148,7 +154,7 @@ impl Core {
         name: &'static str,
         change: impl FnOnce(&Tx<'_>, &mut Emitted) -> brain::Result<T> + Send + 'static,
     ) -> brain::Result<T> {
-        let feed = Arc::clone(&self.feed);
+        let (feed, coordinator) = (Arc::clone(&self.feed), Arc::clone(&self.coordinator));
         let started = Instant::now();
         let (value, _) = self
             .brain
@@ -157,12 +163,15 @@ impl Core {
                 move |tx| {
                     let mut emitted = Emitted::default();
                     let value = change(tx, &mut emitted)?;
-                    Ok((value, emitted.events))
+                    Ok((value, emitted))
                 },
-                move |(_, events)| {
-                    if !events.is_empty() {
-                        metrics::counter!("engine_events_total").increment(events.len() as u64);
-                        feed.publish(events);
+                move |(_, emitted)| {
+                    if let Some(turn) = &emitted.ended {
+                        coordinator.release(turn);
+                    }
+                    if !emitted.events.is_empty() {
+                        metrics::counter!("engine_events_total").increment(emitted.events.len() as u64);
+                        feed.publish(&emitted.events);
                     }
                 },
             )
@@ -215,6 +224,19 @@ impl Core {
     /// How long a question waits.
     pub fn hitl_expiry(&self, now: Timestamp) -> Timestamp {
         now.plus_millis(millis(self.config.channel_state_ttl_hitl))
+    }
+}
+
+/// Runs work to its end even if its caller goes away: what follows a commit must not be lost because a
+/// client has hung up.
+pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // only the end of the runtime cancels it, and then nobody waits here
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

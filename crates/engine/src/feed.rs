@@ -47,15 +47,10 @@ impl Feed {
         let Some(last) = events.last() else { return };
         let mut tasks = self.lock();
         for event in events {
-            let feed = tasks.entry(event.task_id.clone()).or_insert_with(TaskFeed::new);
-            feed.push(event);
-        }
-        for event in events {
-            if let Some(feed) = tasks.get(&event.task_id) {
+            // nobody listens: whoever comes later reads from the brain
+            if let Some(feed) = tasks.get_mut(&event.task_id) {
+                feed.push(event);
                 feed.wake.send_replace(event.seq);
-                if event.is_final() && feed.wake.receiver_count() == 0 {
-                    tasks.remove(&event.task_id);
-                }
             }
         }
         drop(tasks);
@@ -69,6 +64,17 @@ impl Feed {
             Some(task) => self.lock().entry(task.to_owned()).or_insert_with(TaskFeed::new).wake.subscribe(),
         };
         Subscription { feed: Arc::clone(self), task: task.map(str::to_owned), wake: Some(wake) }
+    }
+
+    /// Drops what memory holds of a deleted task and wakes its readers.
+    pub fn forget(&self, task: &str) {
+        let mut tasks = self.lock();
+        if let Some(feed) = tasks.get_mut(task) {
+            feed.ring.clear();
+            feed.bytes = 0;
+            feed.floor = None;
+            feed.wake.send_modify(|_| {});
+        }
     }
 
     /// The task's events after `cursor`, when memory holds all of them.
@@ -148,10 +154,7 @@ impl Drop for Subscription {
         self.wake = None;
         let Some(task) = &self.task else { return };
         let mut tasks = self.feed.lock();
-        let unused = tasks
-            .get(task)
-            .is_some_and(|f| f.wake.receiver_count() == 0 && f.ring.back().is_none_or(|e| e.is_final()));
-        if unused {
+        if tasks.get(task).is_some_and(|f| f.wake.receiver_count() == 0) {
             tasks.remove(task);
         }
     }
@@ -175,6 +178,7 @@ mod tests {
     #[test]
     fn a_reader_at_the_floor_reads_from_memory_and_one_before_it_from_the_brain() {
         let feed = Arc::new(Feed::default());
+        let _reader = feed.subscribe(Some("a"));
         feed.publish(&[event(10, "x"), event(11, "y")]);
         assert_eq!(feed.recent("a", 9).expect("covered").len(), 2);
         assert_eq!(feed.recent("a", 10).expect("covered").len(), 1);
@@ -185,6 +189,7 @@ mod tests {
     #[test]
     fn the_ring_is_bounded_in_events_and_in_bytes() {
         let feed = Arc::new(Feed::default());
+        let _reader = feed.subscribe(Some("a"));
         for seq in 1..=1000 {
             feed.publish(&[event(seq, "x")]);
         }
@@ -196,14 +201,23 @@ mod tests {
     }
 
     #[test]
-    fn a_finished_task_without_readers_leaves_memory() {
+    fn a_task_without_readers_takes_no_memory() {
         let feed = Arc::new(Feed::default());
+        feed.publish(&[event(1, "x")]);
+        assert_eq!(feed.live_tasks(), 0);
         let subscription = feed.subscribe(Some("a"));
-        let mut end = event(1, r#"{"phase":"completed"}"#);
-        end.event = "thread_lifecycle".into();
-        feed.publish(&[end]);
+        feed.publish(&[event(2, "y")]);
         assert_eq!(feed.live_tasks(), 1);
         drop(subscription);
         assert_eq!(feed.live_tasks(), 0);
+    }
+
+    #[test]
+    fn a_deleted_task_is_not_told_from_memory() {
+        let feed = Arc::new(Feed::default());
+        let _reader = feed.subscribe(Some("a"));
+        feed.publish(&[event(1, "secret")]);
+        feed.forget("a");
+        assert!(feed.recent("a", 0).is_none());
     }
 }

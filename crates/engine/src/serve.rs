@@ -40,8 +40,13 @@ use tokio_util::sync::CancellationToken;
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 /// How often expired data are removed. More often costs wake-ups of an idle machine.
 const RETENTION_EVERY: Duration = Duration::from_secs(3600);
+/// When they are removed for the first time: soon, because a process may not live for an hour, but not at
+/// start, when people wait.
+const RETENTION_FIRST: Duration = Duration::from_secs(60);
 /// Longest sleep of the expiry timer: a frozen process or a changed clock is noticed within this.
 const EXPIRY_CHECK: Duration = Duration::from_secs(15);
+/// Least time before a scheduled backup, so that a failing one is not tried in a loop.
+const BACKUP_PAUSE_MS: i64 = 60_000;
 /// How long halted turns get to leave.
 const HALT_WAIT: Duration = Duration::from_secs(2);
 /// How long open answers get after the last turn is over.
@@ -398,7 +403,7 @@ fn core_of(app: &Arc<App>, config: Config, brain: Brain, launcher: Arc<Launcher>
     });
     Ok(Arc::new(Core {
         herald: Herald::new(provider, config.llm_max_retries, config.fallback_model.clone()),
-        coordinator: Coordinator::new(config.engine_task_slots, config.engine_task_queue),
+        coordinator: Arc::new(Coordinator::new(config.engine_task_slots, config.engine_task_queue)),
         brain,
         feed: Arc::new(Feed::default()),
         catalog: Catalog::default(),
@@ -467,6 +472,7 @@ async fn expire_questions(core: Arc<Core>) {
             None => EXPIRY_CHECK,
         };
         tokio::time::sleep(wait).await;
+        answers::refresh_expiry(&core).await;
         let due = core.pulse.next_hitl_expiry().is_some_and(|at| at <= Timestamp::now());
         if due && let Err(error) = answers::expire_due(&core).await {
             tracing::error!(code = "INTERNAL", error = %error, "Expired questions could not be settled");
@@ -478,9 +484,10 @@ async fn expire_questions(core: Arc<Core>) {
 async fn keep_tidy(core: Arc<Core>) {
     let days = core.config.observability_retention_days.as_secs() / 86_400;
     let policy = retention::Policy { observability_days: u32::try_from(days).unwrap_or(u32::MAX) };
+    let mut wait = RETENTION_FIRST;
     loop {
-        // not at start: readiness comes first
-        tokio::time::sleep(RETENTION_EVERY).await;
+        tokio::time::sleep(wait).await;
+        wait = RETENTION_EVERY;
         match retention::run_once(&core.brain, Timestamp::now(), policy).await {
             Ok(report) => {
                 tracing::debug!(events = report.events, pages = report.pages, "Expired data were removed")
@@ -497,9 +504,16 @@ async fn back_up(core: Arc<Core>) {
     let Some(every) = core.config.backup_interval_hours else { return };
     let dir = core.config.backup_dir.clone();
     loop {
-        let next = Timestamp::now().plus_millis(crate::core::millis(every));
+        // from the last one on disk, or from the brain's first day: a process may not live for a whole period
+        let first_day =
+            core.brain.read("brain age", |tx| brain::meta::get(tx, brain::meta::CREATED_AT)).await;
+        let born = first_day.ok().flatten().and_then(|t| t.parse().ok()).map(Timestamp::from_millis);
+        let last = backup::last_scheduled(&dir).max(born).unwrap_or_else(Timestamp::now);
+        let next =
+            last.plus_millis(crate::core::millis(every)).max(Timestamp::now().plus_millis(BACKUP_PAUSE_MS));
         core.pulse.set_next_backup(Some(next));
-        tokio::time::sleep(every).await;
+        let left = (next.millis() - Timestamp::now().millis()).max(0).unsigned_abs();
+        tokio::time::sleep(Duration::from_millis(left)).await;
         let target = dir.join(backup::file_name(Reason::Scheduled, Timestamp::now()));
         let made = match backup::make_dir(&dir) {
             Ok(()) => core.brain.backup(target, OnExisting::Refuse).await.map(|_| ()),

@@ -194,6 +194,14 @@ impl CallError {
 
     /// The public error of this failure.
     pub fn to_api(&self) -> ApiError {
+        // what a provider says about a request it refuses may repeat the request
+        let message = match self.kind {
+            ErrorKind::BadRequest => {
+                tracing::debug!(status = self.status, "The provider said: {}", self.message);
+                "the provider refused the request; the log has its words at level DEBUG".to_owned()
+            }
+            _ => self.message.clone(),
+        };
         let kind = match self.kind {
             ErrorKind::Auth => "auth",
             ErrorKind::Quota => "quota",
@@ -217,7 +225,7 @@ impl CallError {
                 };
             }
         };
-        ApiError::new(ErrorCode::LlmProviderError, self.message.clone()).with(json!({"kind": kind}))
+        ApiError::new(ErrorCode::LlmProviderError, message).with(json!({"kind": kind}))
     }
 }
 

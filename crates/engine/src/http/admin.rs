@@ -3,6 +3,7 @@
 use super::app::App;
 use super::execute::observe;
 use super::fields::Fields;
+use crate::core::to_the_end;
 use crate::turn::accept::storage;
 use axum::Json;
 use axum::body::Body;
@@ -55,7 +56,15 @@ pub async fn rotate_key(State(app): State<Arc<App>>, body: Body) -> Result<Json<
     let overlap_ms = asked
         .map_or(crate::core::millis(max), |s| s.saturating_mul(1000))
         .clamp(crate::core::millis(min), crate::core::millis(max));
-    let env = config.engine_key_hash.map(KeyHash::to_hex).unwrap_or_default();
+    let app = Arc::clone(&app);
+    let rotation = to_the_end(rotate(app, new, overlap_ms)).await?;
+    Ok(Json(json!({"status": "rotated", "old_key_valid_until": rotation.valid_until})))
+}
+
+/// Stores a rotation and puts it into force.
+async fn rotate(app: Arc<App>, new: KeyHash, overlap_ms: i64) -> Result<Rotation, ApiError> {
+    let core = app.core()?;
+    let env = core.config.engine_key_hash.map(KeyHash::to_hex).unwrap_or_default();
     let present = app.keys.current();
     let stored = core
         .brain
@@ -87,7 +96,7 @@ pub async fn rotate_key(State(app): State<Arc<App>>, body: Body) -> Result<Json<
     tracing::info!("The key was rotated");
     let data = json!({"old_key_valid_until": rotation.valid_until});
     observe(core, "key_rotation", "the key was rotated".into(), Some(data)).await;
-    Ok(Json(json!({"status": "rotated", "old_key_valid_until": rotation.valid_until})))
+    Ok(rotation)
 }
 
 /// Makes a verified online backup in BACKUP_DIR.

@@ -2,16 +2,15 @@
 
 use super::app::App;
 use super::fields::{Fields, Query};
-use super::stream::{self, Follow, From, Select};
+use super::stream::{self, Follow, Select};
+use crate::core::to_the_end;
 use crate::turn::accept::{self, Accepted, storage};
-use crate::turn::coordinator::Whereabouts;
-use crate::turn::settle;
+use crate::turn::cancel;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use brain::turns::{self, TurnState};
-use brain::{observability, tasks};
+use brain::{events, observability, tasks};
 use chassis::http::Refusal;
 use contract::engine_api::{ExecuteRequest, IDEMPOTENCY_HEADER, LAST_EVENT_ID_HEADER};
 use contract::{ApiError, ErrorCode, TaskId, Timestamp};
@@ -41,16 +40,22 @@ pub async fn execute(
         output_schema: fields.object("output_schema")?,
         context: fields.object("context")?,
     };
-    let response = match accept::accept(core, request, key, traceparent(&headers)).await? {
+    // the place for the stream comes first: a turn that was accepted must not be answered with a refusal
+    let mut place = stream::admit(&app)?;
+    let accepted = {
+        let (core, traceparent) = (Arc::clone(core), traceparent(&headers));
+        place.subscribe(&core, Some(&request.task_id));
+        to_the_end(async move { accept::accept(&core, request, key, traceparent).await }).await?
+    };
+    let response = match accepted {
         Accepted::New { task, turn, first_seq } => {
-            let from = From { seq: first_seq - 1, ts: 0 };
-            stream::open(&app, core, Select::Turn(task, turn), Follow::Auto, from, None)?
+            stream::open(place, core, Select::Turn(task, turn), Follow::Auto, first_seq - 1, None)
         }
         Accepted::Joined(turn) => {
             let stored = stream::events_are_stored(core, &turn.turn_id).await.map_err(|e| storage(&e))?;
-            let from = From { seq: last_seen.unwrap_or(turn.first_seq - 1).max(turn.first_seq - 1), ts: 0 };
-            let first = if stored { None } else { stream::rebuilt(&turn, from.seq) };
-            stream::open(&app, core, Select::Turn(turn.task_id, turn.turn_id), Follow::Auto, from, first)?
+            let from = last_seen.unwrap_or(turn.first_seq - 1).max(turn.first_seq - 1);
+            let first = if stored { None } else { stream::rebuilt(&turn, from) };
+            stream::open(place, core, Select::Turn(turn.task_id, turn.turn_id), Follow::Auto, from, first)
         }
     };
     Ok(response)
@@ -59,12 +64,12 @@ pub async fn execute(
 fn task_id_text(fields: &mut Fields) -> Result<String, ApiError> {
     match fields.take("task_id") {
         Some(Value::String(text)) => Ok(text),
-        other => Err(ApiError::invalid_field(
-            "task_id",
-            "a string of 1..256 characters without control characters",
-            other.unwrap_or(Value::Null),
-        )),
+        other => Err(bad_task_id(other.unwrap_or(Value::Null))),
     }
+}
+
+fn bad_task_id(got: Value) -> ApiError {
+    ApiError::invalid_field("task_id", "a string of 1..256 characters without control characters", got)
 }
 
 /// Longest trace context passed on; the standard form has 55 characters.
@@ -114,15 +119,22 @@ pub async fn replay(
             return Err(ApiError::invalid_field("follow", "auto, true or false", json!(other)).into());
         }
     };
-    let from = match last_event_id(&headers)? {
-        Some(seq) => From { seq, ts: 0 },
-        None => From { seq: 0, ts: after },
-    };
     let select = match query.get("task_id") {
         None => Select::All,
         Some(text) => Select::Task(known_task(&app, text).await?),
     };
-    Ok(stream::open(&app, core, select, follow, from, None)?)
+    let mut place = stream::admit(&app)?;
+    place.subscribe(core, select.task());
+    let from = match last_event_id(&headers)? {
+        Some(seq) => seq,
+        None if after == 0 => 0,
+        None => core
+            .brain
+            .read("find replay start", move |tx| events::last_seq_until(tx, after))
+            .await
+            .map_err(|e| storage(&e))?,
+    };
+    Ok(stream::open(place, core, select, follow, from, None))
 }
 
 /// A task id that exists.
@@ -139,41 +151,18 @@ pub async fn known_task(app: &Arc<App>, text: &str) -> Result<TaskId, ApiError> 
 }
 
 /// Cancels the turn in flight, if any, and answers at once.
-pub async fn cancel(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>, Refusal> {
+pub async fn cancel_turn(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>, Refusal> {
     let core = app.core()?;
     let mut fields = Fields::read(body, app.max_body).await?;
-    let task = known_task(&app, &task_id_text(&mut fields)?).await?;
-    let wanted = fields.opt_text("turn_id", 1, 100)?;
-    let idle = json!({"status": "idle", "task_id": task, "turn_id": null});
-    let owned = task.clone();
-    let turn = core
-        .record("cancel", move |tx, _| {
-            let Some(open) = turns::open_of(tx, &owned)? else { return Ok(None) };
-            if wanted.is_some_and(|w| w != open.turn_id.as_str()) {
-                return Ok(None);
-            }
-            turns::set_state(tx, &open.turn_id, &TurnState::OPEN, TurnState::Cancelling, Timestamp::now())?;
-            Ok(Some(open))
-        })
-        .await
-        .map_err(|e| storage(&e))?;
-    let Some(turn) = turn else { return Ok(Json(idle)) };
-    core.pulse.activity();
-    let answer = json!({"status": "cancelling", "task_id": task, "turn_id": turn.turn_id});
-    match core.coordinator.stop(&turn.turn_id) {
-        Whereabouts::Running => {}
-        Whereabouts::TakenFromQueue | Whereabouts::Elsewhere => {
-            let core = Arc::clone(core);
-            tokio::spawn(async move {
-                if let Err(error) = settle::cancelled(&core, &turn, None).await {
-                    tracing::error!(code = "INTERNAL", error = %error, "A cancel could not be written");
-                }
-                crate::turn::answers::refresh_expiry(&core).await;
-                core.pump();
-            });
-        }
-    }
-    Ok(Json(answer))
+    let text = task_id_text(&mut fields)?;
+    TaskId::parse(&text).map_err(|_| bad_task_id(json!(text.chars().count())))?;
+    let task = known_task(&app, &text).await?;
+    let only = fields.opt_text("turn_id", 1, 100)?;
+    let turn = cancel::request(core, task.clone(), only).await.map_err(|e| storage(&e))?;
+    Ok(Json(match turn {
+        None => json!({"status": "idle", "task_id": task, "turn_id": null}),
+        Some(turn) => json!({"status": "cancelling", "task_id": task, "turn_id": turn.turn_id}),
+    }))
 }
 
 /// Writes an observation; a failure is only logged, because the request itself succeeded.

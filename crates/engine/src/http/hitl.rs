@@ -30,9 +30,11 @@ pub async fn respond(State(app): State<Arc<App>>, body: Body) -> Result<Json<Val
         None => None,
         Some(text) => Some(HitlId::parse(&text).map_err(|_| no_such_question())?),
     };
-    let task = match fields.opt_text("task_id", 1, TaskId::MAX_CHARS)? {
+    // task ids are compared byte for byte: not sanitised
+    let task = match fields.take("task_id") {
         None => None,
-        Some(text) => Some(TaskId::parse(&text).map_err(|_| no_such_question())?),
+        Some(Value::String(text)) => Some(TaskId::parse(&text).map_err(|_| no_such_question())?),
+        Some(other) => return Err(ApiError::invalid_field("task_id", "a string", other).into()),
     };
     let answer = Answer {
         text: fields.text("answer", 1, ANSWER_CHARS)?,
@@ -88,7 +90,18 @@ pub async fn permissions(State(app): State<Arc<App>>, query: Query) -> Result<Js
         None => None,
         Some(text) => Some(super::execute::known_task(&app, text).await?),
     };
-    let after = read_cursor(&query)?.and_then(|v| v.as_str().map(str::to_owned));
+    let after = match read_cursor(&query)? {
+        None => None,
+        Some(Value::String(id)) => Some(id),
+        Some(_) => {
+            return Err(ApiError::invalid_field(
+                "cursor",
+                "the next_cursor of an earlier answer",
+                Value::Null,
+            )
+            .into());
+        }
+    };
     let list = app
         .core()?
         .brain

@@ -188,7 +188,7 @@ fn handler(operation: &Operation, app: &Arc<App>) -> MethodRouter {
     match (operation.method, operation.path) {
         ("POST", "/execute") => with(filter, execute::execute, app),
         ("GET", "/execute/replay") => with(filter, execute::replay, app),
-        ("POST", "/execute/cancel") => with(filter, execute::cancel, app),
+        ("POST", "/execute/cancel") => with(filter, execute::cancel_turn, app),
         ("GET", "/tasks") => with(filter, tasks::list, app),
         ("GET", "/tasks/{id}") => with(filter, tasks::get, app),
         ("DELETE", "/tasks/{id}") => with(filter, tasks::delete, app),

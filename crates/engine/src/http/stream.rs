@@ -38,6 +38,16 @@ pub enum Select {
     All,
 }
 
+impl Select {
+    /// The task to listen to; `None` for all.
+    pub fn task(&self) -> Option<&str> {
+        match self {
+            Select::Turn(task, _) | Select::Task(task) => Some(task.as_str()),
+            Select::All => None,
+        }
+    }
+}
+
 /// How long a reader stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Follow {
@@ -49,15 +59,6 @@ pub enum Follow {
     Never,
 }
 
-/// Where a reader begins.
-#[derive(Debug, Clone, Copy)]
-pub struct From {
-    /// Events with a greater `seq`.
-    pub seq: i64,
-    /// Events later than this instant (milliseconds).
-    pub ts: i64,
-}
-
 struct Reader {
     core: Arc<Core>,
     select: Select,
@@ -65,7 +66,6 @@ struct Reader {
     cursor: i64,
     /// The turn of the last event sent, for heartbeats.
     last_turn: Option<TurnId>,
-    after_ts: i64,
     live: Subscription,
     heartbeat: Duration,
     next_beat: Instant,
@@ -74,6 +74,20 @@ struct Reader {
     first: Option<Bytes>,
     done: bool,
     _open: Open,
+}
+
+/// A place for one stream, taken before anything is done on its behalf.
+pub struct Place {
+    open: Open,
+    closing: CancellationToken,
+    live: Option<Subscription>,
+}
+
+impl Place {
+    /// Listens to a task (or to all) from now on, so that nothing published meanwhile is read from the brain.
+    pub fn subscribe(&mut self, core: &Arc<Core>, task: Option<&str>) {
+        self.live = Some(core.feed.subscribe(task));
+    }
 }
 
 /// Counts an open stream.
@@ -85,40 +99,41 @@ impl Drop for Open {
     }
 }
 
-/// Opens a stream as an HTTP answer. `first` is sent before anything else.
-pub fn open(
-    app: &Arc<App>,
-    core: &Arc<Core>,
-    select: Select,
-    follow: Follow,
-    from: From,
-    first: Option<Bytes>,
-) -> Result<Response, ApiError> {
+/// Takes a place for a stream.
+pub fn admit(app: &Arc<App>) -> Result<Place, ApiError> {
     let open = app.pulse.open_streams().fetch_add(1, Ordering::Relaxed);
     let guard = Open(Arc::clone(app));
     if open >= MAX_STREAMS {
         return Err(ApiError::new(ErrorCode::EngineBusy, "too many open streams")
             .with(json!({"reason": "too_many_connections", "limit": MAX_STREAMS})));
     }
-    let live = core.feed.subscribe(match &select {
-        Select::Turn(task, _) | Select::Task(task) => Some(task.as_str()),
-        Select::All => None,
-    });
+    Ok(Place { open: guard, closing: app.drain.closing_token(), live: None })
+}
+
+/// Opens a stream as an HTTP answer: events with a `seq` above `from`. `first` is sent before anything else.
+pub fn open(
+    place: Place,
+    core: &Arc<Core>,
+    select: Select,
+    follow: Follow,
+    from: i64,
+    first: Option<Bytes>,
+) -> Response {
+    let live = place.live.unwrap_or_else(|| core.feed.subscribe(select.task()));
     let heartbeat = core.config.engine_heartbeat_interval_s;
     let reader = Reader {
         core: Arc::clone(core),
         select,
         follow,
-        cursor: from.seq,
+        cursor: from,
         last_turn: None,
-        after_ts: from.ts,
         live,
         heartbeat,
         next_beat: Instant::now() + heartbeat,
-        closing: app.drain.closing_token(),
+        closing: place.closing,
         first,
         done: false,
-        _open: guard,
+        _open: place.open,
     };
     let frames = futures::stream::unfold(reader, |mut reader| async move {
         let bytes = reader.next().await?;
@@ -129,7 +144,7 @@ pub fn open(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    response
 }
 
 impl Reader {
@@ -198,23 +213,23 @@ impl Reader {
                 self.core.brain.read("is task idle", move |tx| Ok(turns::open_of(tx, &task)?.is_none())).await
             }
             (Follow::Auto, Select::All) => {
-                self.core.brain.read("are all idle", |tx| Ok(turns::open(tx)?.is_empty())).await
+                self.core.brain.read("are all idle", |tx| Ok(!turns::any_open(tx)?)).await
             }
         }
     }
 
     /// Frames after the cursor, joined; `None` when there are none now.
     async fn read(&mut self) -> brain::Result<Option<Bytes>> {
-        let list = match self.live.recent(self.cursor).filter(|_| self.after_ts == 0) {
+        let list = match self.live.recent(self.cursor) {
             Some(recent) => recent,
             None => {
-                let (select, cursor, ts) = (self.select.clone(), self.cursor, self.after_ts);
+                let (select, cursor) = (self.select.clone(), self.cursor);
                 self.core
                     .brain
                     .read("read events", move |tx| match &select {
                         Select::Turn(_, turn) => events::of_turn(tx, turn, cursor, BATCH),
-                        Select::Task(task) => events::of_task(tx, task, cursor, ts, BATCH),
-                        Select::All => events::of_all(tx, cursor, ts, BATCH),
+                        Select::Task(task) => events::of_task(tx, task, cursor, BATCH),
+                        Select::All => events::of_all(tx, cursor, BATCH),
                     })
                     .await?
                     .into_iter()

@@ -3,19 +3,19 @@
 use super::app::App;
 use super::execute::known_task;
 use super::fields::{Id, Query};
+use crate::core::{Core, to_the_end};
 use crate::turn::accept::storage;
 use crate::turn::answers::pending_json;
-use crate::turn::coordinator::Whereabouts;
-use crate::turn::settle;
+use crate::turn::cancel;
 use axum::Json;
 use axum::extract::State;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as CURSOR;
-use brain::tasks::{Cursor, Filter, Summary};
+use brain::tasks::{Cursor, Deleted, Filter, Summary};
 use brain::turns::{self, Turn, TurnState};
 use brain::{events, messages, prompts, tasks, working_memory};
 use chassis::http::Refusal;
-use contract::{ApiError, TaskId, Timestamp};
+use contract::{ApiError, ErrorCode, TaskId, Timestamp};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,7 +150,7 @@ pub async fn get(State(app): State<Arc<App>>, Id(id): Id) -> Result<Json<Value>,
 }
 
 fn gone(id: &str) -> ApiError {
-    ApiError::new(contract::ErrorCode::TaskNotFound, "there is no such task").with(json!({"task_id": id}))
+    ApiError::new(ErrorCode::TaskNotFound, "there is no such task").with(json!({"task_id": id}))
 }
 
 /// Messages of a task, oldest first.
@@ -193,23 +193,8 @@ pub async fn messages(State(app): State<Arc<App>>, Id(id): Id, query: Query) -> 
 /// Deletes a task with its history; a turn in flight is cancelled first.
 pub async fn delete(State(app): State<Arc<App>>, Id(id): Id) -> Result<Json<Value>, Refusal> {
     let task = known_task(&app, &id).await?;
-    stop_turn(&app, &task).await?;
-    let core = app.core()?;
-    let owned = task.clone();
-    let deleted = core
-        .brain
-        .write("delete task", move |tx| match turns::open_of(tx, &owned)? {
-            Some(_) => Ok(None),
-            None => tasks::delete(tx, &owned).map(Some),
-        })
-        .await
-        .map_err(|e| storage(&e))?;
-    let Some(deleted) = deleted else {
-        return Err(ApiError::new(contract::ErrorCode::TaskBusy, "a new turn began meanwhile; try again")
-            .with(json!({"task_id": task}))
-            .into());
-    };
-    crate::turn::answers::refresh_expiry(core).await;
+    let core = Arc::clone(app.core()?);
+    let deleted = to_the_end(delete_task(core, task.clone())).await?;
     Ok(Json(json!({
         "status": "deleted",
         "task_id": task,
@@ -217,26 +202,50 @@ pub async fn delete(State(app): State<Arc<App>>, Id(id): Id) -> Result<Json<Valu
     })))
 }
 
-async fn stop_turn(app: &Arc<App>, task: &TaskId) -> Result<(), ApiError> {
-    let core = app.core()?;
-    let owned = task.clone();
-    let open = core
-        .record("cancel for deletion", move |tx, _| {
-            let Some(open) = turns::open_of(tx, &owned)? else { return Ok(None) };
-            turns::set_state(tx, &open.turn_id, &TurnState::OPEN, TurnState::Cancelling, Timestamp::now())?;
-            Ok(Some(open))
-        })
-        .await
-        .map_err(|e| storage(&e))?;
-    let Some(turn) = open else { return Ok(()) };
-    let mut live = core.feed.subscribe(Some(task.as_str()));
-    live.mark_seen();
-    match core.coordinator.stop(&turn.turn_id) {
-        Whereabouts::Running => {}
-        Whereabouts::TakenFromQueue | Whereabouts::Elsewhere => {
-            settle::cancelled(core, &turn, None).await.map_err(|e| storage(&e))?;
+async fn delete_task(core: Arc<Core>, task: TaskId) -> Result<Deleted, ApiError> {
+    stop_turn(&core, &task).await?;
+    let busy = || {
+        ApiError::new(ErrorCode::TaskBusy, "a turn of this task is still under way; try again")
+            .with(json!({"task_id": task}))
+    };
+    let mut deleted = Deleted::default();
+    // piece by piece, so that a long history does not hold up other turns' commits
+    loop {
+        let owned = task.clone();
+        let feed = Arc::clone(&core.feed);
+        let forgotten = task.clone();
+        let piece = core
+            .brain
+            .write_then(
+                "delete task",
+                move |tx| match turns::open_of(tx, &owned)? {
+                    Some(_) => Ok(None),
+                    None => tasks::delete_piece(tx, &owned).map(Some),
+                },
+                move |piece| {
+                    if piece.is_some() {
+                        feed.forget(forgotten.as_str());
+                    }
+                },
+            )
+            .await
+            .map_err(|e| storage(&e))?
+            .ok_or_else(busy)?;
+        deleted.messages += piece.deleted.messages;
+        deleted.events += piece.deleted.events;
+        if piece.done {
+            break;
         }
     }
+    crate::turn::answers::refresh_expiry(&core).await;
+    Ok(deleted)
+}
+
+async fn stop_turn(core: &Arc<Core>, task: &TaskId) -> Result<(), ApiError> {
+    let mut live = core.feed.subscribe(Some(task.as_str()));
+    let Some(turn) = cancel::request(core, task.clone(), None).await.map_err(|e| storage(&e))? else {
+        return Ok(());
+    };
     let stopped = async {
         loop {
             live.mark_seen();
@@ -254,8 +263,6 @@ async fn stop_turn(app: &Arc<App>, task: &TaskId) -> Result<(), ApiError> {
             live.changed().await;
         }
     };
-    match tokio::time::timeout(STOP_WAIT, stopped).await {
-        Ok(result) => result,
-        Err(_) => Ok(()),
-    }
+    // a turn that does not stop in time is told as TASK_BUSY by the deletion itself
+    tokio::time::timeout(STOP_WAIT, stopped).await.unwrap_or(Ok(()))
 }

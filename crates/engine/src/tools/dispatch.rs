@@ -22,7 +22,7 @@ use brain::effects::{self, EffectState, Intent, Permission};
 use brain::messages;
 use brain::observability::{self, Observation};
 use brain::prompts::{self, Prompt, PromptState};
-use brain::turns::{self, Change, Turn, TurnState};
+use brain::turns::{self, Turn, TurnState};
 use contract::conversation::{Block, ToolReason};
 use contract::event::HitlKind;
 use contract::{CallId, HitlId, Timestamp};
@@ -81,9 +81,7 @@ pub async fn run(
         .brain
         .read("read calls", move |tx| {
             let message = messages::get(tx, &task, &message)?;
-            let journal = effects::of_turn(tx, &id)?;
-            let settled: HashSet<CallId> =
-                journal.into_iter().filter(|e| e.state != EffectState::Intent).map(|e| e.call_id).collect();
+            let settled: HashSet<CallId> = effects::settled_of(tx, &id)?.into_iter().collect();
             Ok((message, settled))
         })
         .await?;
@@ -106,10 +104,10 @@ pub async fn run(
             if waiting.is_empty() {
                 return Ok(ToolsEnd::Settled);
             }
-            if pause(core, turn, waiting.iter().map(|c| c.id.clone()).collect()).await? {
-                return Ok(ToolsEnd::Paused);
+            match pause(core, turn, waiting.iter().map(|c| c.id.clone()).collect()).await? {
+                Some(end) => return Ok(end),
+                None => ready.append(&mut waiting),
             }
-            ready.append(&mut waiting);
             continue;
         }
         tokio::select! {
@@ -142,29 +140,33 @@ fn calls_of(blocks: &[Block]) -> Vec<Call> {
         .collect()
 }
 
-/// Pauses the turn if every waiting call still waits; false when an answer has come in meanwhile.
-async fn pause(core: &Arc<Core>, turn: &Turn, waiting: Vec<CallId>) -> brain::Result<bool> {
+/// Pauses the turn if every waiting call still waits; `None` when an answer has come in meanwhile.
+async fn pause(core: &Arc<Core>, turn: &Turn, waiting: Vec<CallId>) -> brain::Result<Option<ToolsEnd>> {
     let id = turn.turn_id.clone();
     let expiry = core.hitl_expiry(Timestamp::now());
-    let paused = core
+    let end = core
         .record("pause turn", move |tx, _| {
+            let state = turns::get(tx, &id)?.map(|t| t.state);
+            if state != Some(TurnState::Running) {
+                // cancelled, or gone with its task
+                return Ok(Some(ToolsEnd::Cancelled));
+            }
             let pending = prompts::of_turn(tx, &id)?
                 .into_iter()
                 .filter(|p| p.state == PromptState::Pending && waiting.contains(&p.call_id))
                 .count();
             if pending < waiting.len() {
-                return Ok(false);
+                return Ok(None);
             }
-            let change =
-                turns::set_state(tx, &id, &[TurnState::Running], TurnState::Paused, Timestamp::now())?;
+            turns::set_state(tx, &id, &[TurnState::Running], TurnState::Paused, Timestamp::now())?;
             brain::snapshots::set_expiry(tx, &id, expiry)?;
-            Ok(change == Change::Changed)
+            Ok(Some(ToolsEnd::Paused))
         })
         .await?;
-    if paused {
+    if end == Some(ToolsEnd::Paused) {
         crate::turn::answers::refresh_expiry(core).await;
     }
-    Ok(paused)
+    Ok(end)
 }
 
 /// One call in its turn, with everything needed to carry a decision out.
@@ -254,15 +256,8 @@ impl One<'_> {
         self.core
             .brain
             .read("read standing of a call", move |tx| {
-                let journal = effects::of_turn(tx, &turn.turn_id)?;
-                let same: Vec<&effects::Effect> = journal
-                    .iter()
-                    .filter(|e| e.call_id != call.id && e.tool == call.tool && e.input == call.input)
-                    .collect();
-                let repeats = same.last().map_or(0, |last| {
-                    same.iter().rev().take_while(|e| e.output == last.output && e.error == last.error).count()
-                });
-                let effect = journal.iter().find(|e| e.call_id == call.id).cloned();
+                let repeats = effects::repeats(tx, &turn.turn_id, &call.id, &call.tool, &call.input)?;
+                let effect = effects::get(tx, &call.id)?;
                 let prompt = prompts::of_turn(tx, &turn.turn_id)?.into_iter().find(|p| p.call_id == call.id);
                 let remembered = brain::permissions::rules_of(tx, &turn.task_id)?;
                 Ok(Standing { effect, prompt, remembered, repeats })

@@ -1,6 +1,6 @@
 //! People's answers: how a question is settled, and how its turn goes on.
 
-use crate::core::{Core, Emitted};
+use crate::core::{Core, Emitted, to_the_end};
 use brain::prompts::{Answer, Prompt, PromptState};
 use brain::turns::{Change, TurnState};
 use brain::{Tx, permissions, prompts, tasks, turns};
@@ -25,6 +25,11 @@ enum Settled {
 
 /// Settles a question with a person's answer and lets its turn go on.
 pub async fn answer(core: &Arc<Core>, target: Target, answer: Answer) -> Result<HitlId, ApiError> {
+    to_the_end(commit_answer(Arc::clone(core), target, answer)).await
+}
+
+async fn commit_answer(core: Arc<Core>, target: Target, answer: Answer) -> Result<HitlId, ApiError> {
+    let core = &core;
     let settled = core
         .record("answer question", move |tx, out| {
             let prompt = match find(tx, &target)? {

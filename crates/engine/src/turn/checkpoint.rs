@@ -16,6 +16,8 @@ pub struct Checkpoint {
     pub next_block: u32,
     /// Text of the answer under way that earlier, cut-off calls have already streamed.
     pub carried: String,
+    /// A tool call of the answer under way was cut off by the output limit; the model is told.
+    pub lost_call: bool,
     /// Events with a greater `seq` belong to the model call under way.
     pub call_after_seq: i64,
     /// In step tools: the assistant message whose calls run.
@@ -55,6 +57,7 @@ impl Default for Checkpoint {
             iteration: 0,
             next_block: 0,
             carried: String::new(),
+            lost_call: false,
             call_after_seq: 0,
             assistant: None,
             ending: None,

@@ -8,9 +8,11 @@ use crate::config::Config;
 use crate::core::Core;
 use crate::turn::checkpoint::Checkpoint;
 use crate::turn::context::{self, History};
+use crate::turn::coordinator::Control;
 use crate::turn::drive::record_usage;
 use brain::compactions::{self, Boundary};
 use brain::messages::Message;
+use brain::snapshots::{self, Step};
 use brain::turns::Turn;
 use contract::conversation::{Block, Role, Usage};
 use contract::event::{CompactionStrategy, Event, Purpose};
@@ -96,9 +98,23 @@ fn weight(list: &[Message], boundary: i64, shrunk: i64) -> u64 {
         .sum()
 }
 
+/// What is asked of a compaction.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask {
+    /// Tokens that cannot be freed.
+    pub fixed: u64,
+    /// Estimated input tokens of the call.
+    pub estimate: u64,
+    /// The provider has refused the call as too large.
+    pub forced: bool,
+}
+
 struct Work<'a> {
     core: &'a Arc<Core>,
     turn: &'a Turn,
+    /// Stored with every change: what the provider counted before is no longer true.
+    checkpoint: Checkpoint,
+    control: &'a Control,
     list: &'a [Message],
     boundary: i64,
     summary: String,
@@ -108,30 +124,32 @@ struct Work<'a> {
     changed: bool,
 }
 
-/// Makes room for the next call of a turn; returns the new estimate, or `None` when nothing could be done.
+/// Makes room for the next call of a turn; returns the new estimate, or `None` when nothing could be done
+/// or the turn is to stop.
 pub async fn run(
     core: &Arc<Core>,
     turn: &Turn,
     checkpoint: &mut Checkpoint,
-    request: &Request,
     history: &History,
-    estimate: u64,
-    forced: bool,
+    ask: Ask,
+    control: &Control,
 ) -> brain::Result<Option<u64>> {
     let window = f64::from(core.config.context_window(&core.config.llm_model));
-    let asked: u64 = request.system.iter().map(|p| context::estimate_bytes(p.text.len())).sum();
     // after a provider's refusal its idea of the size counts, not ours
-    let target =
-        if forced { (estimate as f64 * TARGET_RATIO) as u64 } else { (window * TARGET_RATIO) as u64 };
+    let room = if ask.forced { ask.estimate as f64 } else { window };
+    let target = ((room * TARGET_RATIO) as u64).max(ask.fixed);
+    checkpoint.counted = None;
     let mut work = Work {
         core,
         turn,
+        checkpoint: checkpoint.clone(),
+        control,
         list: &history.messages,
         boundary: history.boundary.as_ref().map_or(-1, |b| b.up_to_position),
         summary: history.boundary.as_ref().map(|b| b.summary.clone()).unwrap_or_default(),
         shrunk: history.shrunk_up_to.unwrap_or(-1),
-        estimate,
-        target: target.max(asked),
+        estimate: ask.estimate,
+        target,
         changed: false,
     };
     work.shrink(answered_results(work.list), CompactionStrategy::Shrink).await?;
@@ -139,6 +157,9 @@ pub async fn run(
     let keep = core.config.compact_keep_turns;
     if work.too_big() {
         work.summarise(boundary_before(&parts, keep)).await?;
+    }
+    if work.must_stop() {
+        return Ok(None);
     }
     if work.too_big() {
         work.drop_up_to(boundary_before(&parts, keep)).await?;
@@ -156,7 +177,6 @@ pub async fn run(
         return Ok(None);
     }
     let estimate = work.estimate;
-    checkpoint.counted = None;
     let owned = turn.clone();
     checkpoint.working_memory = core
         .brain
@@ -170,6 +190,10 @@ impl Work<'_> {
         self.estimate > self.target
     }
 
+    fn must_stop(&self) -> bool {
+        self.control.cancel.is_cancelled() || self.core.halt.is_cancelled()
+    }
+
     async fn shrink(&mut self, up_to: Option<i64>, strategy: CompactionStrategy) -> brain::Result<()> {
         let Some(up_to) = up_to.filter(|p| *p > self.shrunk && *p > self.boundary) else { return Ok(()) };
         let freed = weight(self.list, self.boundary, self.shrunk) - weight(self.list, self.boundary, up_to);
@@ -178,6 +202,7 @@ impl Work<'_> {
         }
         self.shrunk = up_to;
         let (turn, before) = (self.turn.clone(), self.estimate);
+        let (snapshot, expiry) = (self.checkpoint.snapshot(Step::Model), self.core.expiry(Timestamp::now()));
         self.estimate = before.saturating_sub(freed);
         let after = self.estimate;
         self.changed = true;
@@ -194,7 +219,7 @@ impl Work<'_> {
                 )?;
                 let event = Event::Compaction { before_tokens: before, after_tokens: after, strategy };
                 out.emit(tx, &turn.task_id, &turn.turn_id, &event, None)?;
-                Ok(())
+                snapshots::put(tx, &turn.turn_id, &turn.task_id, &snapshot, Timestamp::now(), expiry)
             })
             .await?;
         count(strategy);
@@ -205,7 +230,7 @@ impl Work<'_> {
         let Some(up_to) = up_to.filter(|p| *p > self.boundary) else { return Ok(()) };
         let old: Vec<&Message> = self.list.iter().filter(|m| m.position <= up_to).collect();
         let started = Instant::now();
-        match summary_of(self.core, &self.summary, &old).await {
+        match summary_of(self.core, self.control, &self.summary, &old).await {
             Ok(Summary { text, usage, estimated, model }) => {
                 let summary = format!(
                     "<summary>\nWhat was said and done before, shortened:\n{}\n</summary>",
@@ -252,6 +277,7 @@ impl Work<'_> {
         self.summary.clone_from(&summary);
         self.changed = true;
         let (turn, provider) = (self.turn.clone(), self.core.config.llm_provider.as_str());
+        let (snapshot, expiry) = (self.checkpoint.snapshot(Step::Model), self.core.expiry(Timestamp::now()));
         self.core
             .record("compact context", move |tx, out| {
                 if let Some((usage, estimated, model, took)) = paid {
@@ -281,7 +307,7 @@ impl Work<'_> {
                 )?;
                 let event = Event::Compaction { before_tokens: before, after_tokens: after, strategy };
                 out.emit(tx, &turn.task_id, &turn.turn_id, &event, None)?;
-                Ok(())
+                snapshots::put(tx, &turn.turn_id, &turn.task_id, &snapshot, Timestamp::now(), expiry)
             })
             .await?;
         count(strategy);
@@ -300,7 +326,12 @@ struct Summary {
     model: String,
 }
 
-async fn summary_of(core: &Arc<Core>, earlier: &str, old: &[&Message]) -> Result<Summary, llm::CallError> {
+async fn summary_of(
+    core: &Arc<Core>,
+    control: &Control,
+    earlier: &str,
+    old: &[&Message],
+) -> Result<Summary, llm::CallError> {
     let mut transcript = String::new();
     if !earlier.is_empty() {
         transcript.push_str(earlier);
@@ -346,7 +377,14 @@ async fn summary_of(core: &Arc<Core>, earlier: &str, old: &[&Message]) -> Result
         model: request.model.clone(),
     };
     let mut stream = core.herald.complete(request);
-    while let Some(piece) = stream.next().await {
+    loop {
+        let piece = tokio::select! {
+            biased;
+            () = control.cancel.cancelled() => return Err(stopped()),
+            () = core.halt.cancelled() => return Err(stopped()),
+            piece = stream.next() => piece,
+        };
+        let Some(piece) = piece else { break };
         match piece? {
             Piece::Text(text) => summary.text.push_str(&text),
             Piece::Began { model } => summary.model = model,
@@ -358,6 +396,10 @@ async fn summary_of(core: &Arc<Core>, earlier: &str, old: &[&Message]) -> Result
         return Err(llm::CallError::new(llm::ErrorKind::Stream, "the summary came back empty"));
     }
     Ok(summary)
+}
+
+fn stopped() -> llm::CallError {
+    llm::CallError::new(llm::ErrorKind::Stream, "the turn is to stop")
 }
 
 fn line_of(block: &Block) -> String {

@@ -177,6 +177,10 @@ pub fn build(
         push(&mut list, Role::Assistant, vec![Block::text(checkpoint.carried.clone())]);
         push(&mut list, Role::User, vec![Block::text(CONTINUE_REQUEST)]);
     }
+    if checkpoint.lost_call {
+        let note = "A tool call was cut off by the output limit and was not run. Make it again with a shorter input.";
+        push(&mut list, Role::User, vec![Block::text(note)]);
+    }
     let system = vec![
         SystemPart { text: agent.system_prompt.clone(), cache_here: false },
         SystemPart { text: engine_paragraph(core, &checkpoint.day), cache_here: true },

@@ -104,7 +104,8 @@ impl Coordinator {
         Some((turn, control))
     }
 
-    /// Gives a slot back; true when a stop was asked for while the turn held it.
+    /// Gives a slot back; true when a stop was asked for while the turn held it. Giving it back twice changes
+    /// nothing.
     pub fn release(&self, turn: &TurnId) -> bool {
         let mut inner = self.lock();
         let control = inner.running.remove(turn);

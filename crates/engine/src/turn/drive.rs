@@ -32,6 +32,9 @@ use tracing::Instrument;
 const MAX_REPAIRS: u32 = 2;
 /// Compactions for one call after the provider said that the context is too large.
 const MAX_OVERFLOWS: u32 = 4;
+/// Times a provider may pause one answer before it is taken as it is. A provider that pauses for ever must
+/// not keep a turn for ever.
+const MAX_PAUSES: u32 = 32;
 /// Wait before a turn whose end could not be written is tried again (full disk).
 const RETRY_END: Duration = Duration::from_secs(2);
 
@@ -49,7 +52,11 @@ pub async fn run(core: Arc<Core>, id: TurnId, control: Arc<Control>) {
     async {
         let driven = AssertUnwindSafe(drive(&core, &id, &control)).catch_unwind().await;
         let trouble = match driven {
-            Ok(Ok(Driven::Left | Driven::Halted)) => None,
+            Ok(Ok(Driven::Left)) => None,
+            Ok(Ok(Driven::Halted)) => {
+                core.end_of_turn(&id).await;
+                None
+            }
             Ok(Err(brain::Error::Closed)) => None,
             Ok(Err(error)) => {
                 tracing::error!(code = "INTERNAL", error = %error, "The turn met a storage failure");
@@ -63,7 +70,6 @@ pub async fn run(core: Arc<Core>, id: TurnId, control: Arc<Control>) {
     }
     .instrument(span)
     .await;
-    core.end_of_turn(&id).await;
     if core.coordinator.release(&id) {
         end_stopped(&core, &id).await;
     }
@@ -98,7 +104,11 @@ async fn write_end(core: &Arc<Core>, id: &TurnId, error: &ApiError) {
         match result {
             Ok(()) | Err(brain::Error::Closed) => return,
             Err(e) => {
-                tracing::error!(code = "INTERNAL", error = %e, "The end of the turn could not be written")
+                tracing::error!(code = "INTERNAL", error = %e, "The end of the turn could not be written");
+                if !e.may_pass() {
+                    // the turn stays as it is in the brain; the next start takes it up
+                    return;
+                }
             }
         }
         tokio::select! {
@@ -261,15 +271,17 @@ impl Run<'_> {
             context::assemble(self.core, &self.agent, &self.turn, &self.checkpoint).await?;
         let estimate = context::estimate(&request, &self.checkpoint, &history);
         if compact::is_due(&self.core.config, estimate) {
-            if !self.compact(&request, &history, estimate, false).await? {
+            if !self.compact(fixed_tokens(&request), &history, estimate, false).await? {
                 return Ok(None);
             }
             (request, history) =
                 context::assemble(self.core, &self.agent, &self.turn, &self.checkpoint).await?;
         }
+        let fixed = fixed_tokens(&request);
+        let estimate =
+            context::estimate(&request, &Checkpoint { counted: None, ..self.checkpoint.clone() }, &history);
         let end =
-            model::call(self.core, &self.turn, self.checkpoint.next_block, request.clone(), self.control)
-                .await?;
+            model::call(self.core, &self.turn, self.checkpoint.next_block, request, self.control).await?;
         match end {
             CallEnd::Halted => Ok(Some(Driven::Halted)),
             CallEnd::Cancelled { text } => {
@@ -284,8 +296,7 @@ impl Run<'_> {
                 if error.kind == ErrorKind::Overflow && can_compact {
                     self.checkpoint.overflows += 1;
                     self.checkpoint.counted = None;
-                    let estimate = context::estimate(&request, &self.checkpoint, &history);
-                    if self.compact(&request, &history, estimate, true).await? {
+                    if self.compact(fixed, &history, estimate, true).await? {
                         return Ok(None);
                     }
                 }
@@ -300,14 +311,14 @@ impl Run<'_> {
 
     async fn compact(
         &mut self,
-        request: &llm::Request,
+        fixed: u64,
         history: &context::History,
         estimate: u64,
         forced: bool,
     ) -> brain::Result<bool> {
+        let ask = compact::Ask { fixed, estimate, forced };
         let done =
-            compact::run(self.core, &self.turn, &mut self.checkpoint, request, history, estimate, forced)
-                .await?;
+            compact::run(self.core, &self.turn, &mut self.checkpoint, history, ask, self.control).await?;
         if done.is_none() && forced {
             return Ok(false);
         }
@@ -327,17 +338,23 @@ impl Run<'_> {
         let calls: Vec<(CallId, String, Value)> = content.iter().filter_map(call_of).collect();
         let text = text_of(&content);
         self.checkpoint.next_block = complete.next_block;
+        let lost_call = cut && blocks.iter().any(|b| matches!(b, Block::ToolUse { .. }));
         if !calls.is_empty() {
             self.ask_tools(complete, content, calls).await?;
             return Ok(None);
         }
         let config = &self.core.config;
-        let goes_on = *stop == Stop::Pause
-            || (cut
-                && config.token_budget_enabled
-                && self.checkpoint.continuations < config.token_budget_max_continuations);
+        let goes_on = match stop {
+            Stop::Pause => self.checkpoint.continuations < MAX_PAUSES,
+            Stop::MaxTokens => {
+                config.token_budget_enabled
+                    && self.checkpoint.continuations < config.token_budget_max_continuations
+            }
+            Stop::EndTurn | Stop::ToolUse | Stop::Refusal => false,
+        };
         if goes_on {
             self.checkpoint.continuations += 1;
+            self.checkpoint.lost_call = lost_call;
             self.again(complete, text, None).await?;
             return Ok(None);
         }
@@ -413,6 +430,7 @@ impl Run<'_> {
             }
             checkpoint.assistant = Some(id);
             checkpoint.carried = String::new();
+            checkpoint.lost_call = false;
             checkpoint.repair = None;
             checkpoint.overflows = 0;
             checkpoint.iteration += 1;
@@ -436,6 +454,7 @@ impl Run<'_> {
             commit_usage(tx, out, &turn, &complete, provider)?;
             checkpoint.assistant = stored;
             checkpoint.carried = String::new();
+            checkpoint.lost_call = false;
             checkpoint.iteration += 1;
             checkpoint.ending = Some((reason, output));
             Ok(())
@@ -538,6 +557,11 @@ impl Run<'_> {
             tracing::warn!(error = %error, "An observation could not be written");
         }
     }
+}
+
+/// Tokens of a call that no compaction can free.
+fn fixed_tokens(request: &llm::Request) -> u64 {
+    request.system.iter().map(|p| context::estimate_bytes(p.text.len())).sum()
 }
 
 /// The durable text of earlier, cut-off calls in front of what the last call said.

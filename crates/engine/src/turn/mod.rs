@@ -3,7 +3,7 @@
 //! [`machine`] decides in pure code which state follows; [`accept`] commits a new turn; [`coordinator`]
 //! grants slots; [`drive`] performs the steps; [`context`] builds what the model sees; [`model`] streams
 //! one call; [`compact`] shortens old context; [`settle`] writes ends; [`answers`] carries people's answers
-//! back in; [`resume`] picks up after a kill.
+//! back in; [`cancel`] stops a turn wherever it is; [`resume`] picks up after a kill.
 //!
 //! The invariant: every state change, its checkpoint and its events are one transaction.
 
@@ -17,4 +17,5 @@ pub mod model;
 pub mod compact;
 pub mod settle;
 pub mod answers;
+pub mod cancel;
 pub mod resume;

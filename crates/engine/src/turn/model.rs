@@ -168,9 +168,7 @@ pub async fn call(
         }
         Err(error) => {
             metrics::counter!("engine_llm_calls_total", &labels("error")).increment(1);
-            if error.marks_provider_down() {
-                core.pulse.provider(true);
-            }
+            core.pulse.provider(error.marks_provider_down());
             streamer.release_held();
             streamer.commit().await?;
             Ok(CallEnd::Failed { error, text: streamer.text, streamed: streamer.shown })

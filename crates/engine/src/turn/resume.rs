@@ -36,7 +36,19 @@ pub async fn recover(core: &Arc<Core>, clean: bool) -> brain::Result<usize> {
     for turn in open {
         let id = turn.turn_id.clone();
         let expiry = core.expiry(Timestamp::now());
-        match core.record("resume turn", move |tx, out| ready(tx, out, turn, clean, expiry)).await? {
+        let unreadable = turn.clone();
+        let made = core.record("resume turn", move |tx, out| ready(tx, out, turn, clean, expiry)).await;
+        let made = match made {
+            // one turn that cannot be read must not keep the others from going on
+            Err(brain::Error::BadData { what }) => {
+                tracing::error!(task_id = %unreadable.task_id, turn_id = %unreadable.turn_id, code = "INTERNAL", what, "A turn cannot be read and is ended");
+                let error = settle::bug("what was stored of this turn cannot be read");
+                settle::fail(core, &unreadable, error, None).await?;
+                continue;
+            }
+            other => other?,
+        };
+        match made {
             Ready::Queued => queue.push(id),
             Ready::Paused => {}
             Ready::Cancelling(turn) => drop(settle::cancelled(core, &turn, None).await?),

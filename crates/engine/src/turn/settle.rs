@@ -1,11 +1,13 @@
 //! Writing ends: completed, cancelled, errored. One transaction each, safe to repeat.
 
 use crate::core::{Core, Emitted};
+use crate::turn::checkpoint::Checkpoint;
 use brain::effects::{EffectState, Outcome};
 use brain::messages::{self, NewMessage};
 use brain::observability::{self, Observation};
 use brain::prompts::{self, PromptState};
-use brain::turns::{self, Ending, Turn, TurnError};
+use brain::snapshots::Step;
+use brain::turns::{self, Ending, Turn, TurnError, TurnState};
 use brain::{Tx, effects, events, snapshots, tasks};
 use contract::conversation::{Block, Role, StopReason, ToolReason};
 use contract::event::{BlockType, Completed, Errored, Event, Resolution};
@@ -16,7 +18,8 @@ use std::sync::Arc;
 /// What the model is told about a call that a cancel stopped.
 pub const CANCELLED_TEXT: &str = "the turn was cancelled before this call finished";
 
-/// Ends a turn with an answer; true when this call ended it, false when it was over already.
+/// Ends a turn with an answer; true when this call ended it, false when it was over already. A cancel
+/// that was acknowledged first wins.
 pub async fn complete(
     core: &Arc<Core>,
     turn: &Turn,
@@ -24,36 +27,43 @@ pub async fn complete(
     stop_reason: StopReason,
     output: Option<Value>,
 ) -> brain::Result<bool> {
+    core.end_of_turn(&turn.turn_id).await;
     let (turn, expiry) = (turn.clone(), core.expiry(Timestamp::now()));
-    let ended = core
-        .record("complete turn", move |tx, out| {
-            let ending =
-                Ending::Completed { message_id: message.clone(), stop_reason, output: output.clone() };
-            let last = Event::Completed { phase: Completed::Is, message_id: message, stop_reason, output };
-            end(tx, out, &turn, &ending, None, &last, expiry)
-        })
-        .await?;
-    Ok(ended)
+    core.record("complete turn", move |tx, out| {
+        if is_cancelling(tx, &turn)? {
+            return cancel(tx, out, &turn, None, expiry);
+        }
+        let ending = Ending::Completed { message_id: message.clone(), stop_reason, output: output.clone() };
+        let last = Event::Completed { phase: Completed::Is, message_id: message, stop_reason, output };
+        end(tx, out, &turn, &ending, None, &last, expiry)
+    })
+    .await
 }
 
-/// Ends a turn with an error; true when this call ended it.
+/// Ends a turn with an error; true when this call ended it. A cancel that was acknowledged first wins.
 pub async fn fail(
     core: &Arc<Core>,
     turn: &Turn,
     error: ApiError,
     partial: Option<String>,
 ) -> brain::Result<bool> {
+    core.end_of_turn(&turn.turn_id).await;
     let (turn, expiry) = (turn.clone(), core.expiry(Timestamp::now()));
     core.record("fail turn", move |tx, out| {
         if turns::get(tx, &turn.turn_id)?.is_none_or(|t| t.state.is_terminal()) {
             return Ok(false);
         }
+        if is_cancelling(tx, &turn)? {
+            return cancel(tx, out, &turn, partial, expiry);
+        }
+        let durable = open_text(tx, &turn)?;
         close_open_block(tx, out, &turn, true)?;
-        if let Some(text) = partial.filter(|t| !t.is_empty()) {
+        if let Some(text) = partial.filter(|t| !t.is_empty()).or(durable) {
             // stays visible, but the next turn goes on from the state before it
             store_text(tx, &turn, text, false)?;
         }
         cancel_prompts(tx, out, &turn)?;
+        settle_calls(tx, out, &turn)?;
         let ending = Ending::Errored(TurnError {
             code: error.error,
             message: error.message.clone(),
@@ -83,35 +93,43 @@ pub async fn fail(
 /// Ends a cancelled turn: stops its open block, settles its calls and prompts, keeps the partial text.
 /// Safe to call twice and for a turn that another path has ended.
 pub async fn cancelled(core: &Arc<Core>, turn: &Turn, partial: Option<String>) -> brain::Result<bool> {
+    core.end_of_turn(&turn.turn_id).await;
     let (turn, expiry) = (turn.clone(), core.expiry(Timestamp::now()));
-    core.record("cancel turn", move |tx, out| {
-        let Some(now) = turns::get(tx, &turn.turn_id)? else { return Ok(false) };
-        if now.state.is_terminal() {
-            return Ok(false);
-        }
-        let durable = open_text(tx, &turn)?;
-        close_open_block(tx, out, &turn, false)?;
-        cancel_prompts(tx, out, &turn)?;
-        settle_calls(tx, out, &turn)?;
-        let text = partial.filter(|t| !t.is_empty()).or(durable);
-        let message = match text {
-            Some(text) => Some(store_text(tx, &turn, text, true)?),
-            None => messages::last_of_turn(tx, &turn.turn_id, Role::Assistant)?.map(|m| m.message_id),
-        };
-        let ending = Ending::Completed {
-            message_id: message.clone(),
-            stop_reason: StopReason::Cancelled,
-            output: None,
-        };
-        let last = Event::Completed {
-            phase: Completed::Is,
-            message_id: message,
-            stop_reason: StopReason::Cancelled,
-            output: None,
-        };
-        end(tx, out, &turn, &ending, None, &last, expiry)
-    })
-    .await
+    core.record("cancel turn", move |tx, out| cancel(tx, out, &turn, partial, expiry)).await
+}
+
+fn is_cancelling(tx: &Tx<'_>, turn: &Turn) -> brain::Result<bool> {
+    Ok(turns::get(tx, &turn.turn_id)?.is_some_and(|t| t.state == TurnState::Cancelling))
+}
+
+fn cancel(
+    tx: &Tx<'_>,
+    out: &mut Emitted,
+    turn: &Turn,
+    partial: Option<String>,
+    expiry: Timestamp,
+) -> brain::Result<bool> {
+    if turns::get(tx, &turn.turn_id)?.is_none_or(|t| t.state.is_terminal()) {
+        return Ok(false);
+    }
+    let durable = open_text(tx, turn)?;
+    close_open_block(tx, out, turn, false)?;
+    cancel_prompts(tx, out, turn)?;
+    settle_calls(tx, out, turn)?;
+    let text = partial.filter(|t| !t.is_empty()).or(durable);
+    let message = match text {
+        Some(text) => Some(store_text(tx, turn, text, true)?),
+        None => messages::last_of_turn(tx, &turn.turn_id, Role::Assistant)?.map(|m| m.message_id),
+    };
+    let ending =
+        Ending::Completed { message_id: message.clone(), stop_reason: StopReason::Cancelled, output: None };
+    let last = Event::Completed {
+        phase: Completed::Is,
+        message_id: message,
+        stop_reason: StopReason::Cancelled,
+        output: None,
+    };
+    end(tx, out, turn, &ending, None, &last, expiry)
 }
 
 fn end(
@@ -132,6 +150,7 @@ fn end(
     let seq = out.emit(tx, &turn.task_id, &turn.turn_id, last, None)?;
     let now = Timestamp::now();
     turns::finish(tx, &turn.turn_id, ending, seq, now)?;
+    out.ends(&turn.turn_id);
     snapshots::set_expiry(tx, &turn.turn_id, expiry)?;
     tasks::touch(tx, &turn.task_id, now)?;
     Ok(true)
@@ -210,20 +229,25 @@ pub fn call_so_far(tx: &Tx<'_>, turn: &Turn, after_seq: i64) -> brain::Result<Ca
     }
 }
 
-fn checkpoint_of(
-    tx: &Tx<'_>,
-    turn: &Turn,
-) -> brain::Result<Option<(brain::snapshots::Step, crate::turn::checkpoint::Checkpoint)>> {
-    let Some(snapshot) = snapshots::get(tx, &turn.turn_id)? else { return Ok(None) };
-    let checkpoint = crate::turn::checkpoint::Checkpoint::read(snapshot.state)
-        .map_err(|_| brain::Error::bad_data("channel_state_snapshots.state_json", turn.turn_id.as_str()))?;
-    Ok(Some((snapshot.step, checkpoint)))
+/// The checkpoint of a turn. One that cannot be read must not keep its turn from ending: then there is
+/// nothing open to close.
+fn checkpoint_of(tx: &Tx<'_>, turn: &Turn) -> brain::Result<Option<(Step, Checkpoint)>> {
+    let snapshot = match snapshots::get(tx, &turn.turn_id) {
+        Ok(Some(snapshot)) => snapshot,
+        Ok(None) => return Ok(None),
+        Err(brain::Error::BadData { what }) => {
+            tracing::error!(task_id = %turn.task_id, code = "INTERNAL", what, "A checkpoint cannot be read");
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(Checkpoint::read(snapshot.state).ok().map(|checkpoint| (snapshot.step, checkpoint)))
 }
 
 /// Text of the answer under way that is durable but not yet a message.
 fn open_text(tx: &Tx<'_>, turn: &Turn) -> brain::Result<Option<String>> {
     let Some((step, checkpoint)) = checkpoint_of(tx, turn)? else { return Ok(None) };
-    if step != brain::snapshots::Step::Model {
+    if step != Step::Model {
         return Ok(None);
     }
     let so_far = call_so_far(tx, turn, checkpoint.call_after_seq)?;
@@ -262,7 +286,7 @@ fn cancel_prompts(tx: &Tx<'_>, out: &mut Emitted, turn: &Turn) -> brain::Result<
 /// Gives every call of the turn's last assistant message an outcome and stores the tool message, so that
 /// no later context has a call without its result.
 fn settle_calls(tx: &Tx<'_>, out: &mut Emitted, turn: &Turn) -> brain::Result<()> {
-    let Some((brain::snapshots::Step::Tools, checkpoint)) = checkpoint_of(tx, turn)? else { return Ok(()) };
+    let Some((Step::Tools, checkpoint)) = checkpoint_of(tx, turn)? else { return Ok(()) };
     let Some(message_id) = checkpoint.assistant else { return Ok(()) };
     let Some(message) = messages::get(tx, &turn.task_id, &message_id)? else { return Ok(()) };
     let now = Timestamp::now();
@@ -318,12 +342,11 @@ fn settle_calls(tx: &Tx<'_>, out: &mut Emitted, turn: &Turn) -> brain::Result<()
 
 /// Stores the tool message of an assistant message whose calls all have an outcome, in call order.
 pub fn store_results(tx: &Tx<'_>, turn: &Turn, assistant: &messages::Message) -> brain::Result<i64> {
-    let journal = effects::of_turn(tx, &turn.turn_id)?;
     let mut content = Vec::new();
     for block in &assistant.content {
         let Block::ToolUse { id, .. } = block else { continue };
-        let effect = journal.iter().find(|e| e.call_id.as_str() == id);
-        content.push(crate::tools::result::block(id, effect));
+        let call = CallId::parse(id).map_err(|_| brain::Error::bad_data("tool_use.id", id))?;
+        content.push(crate::tools::result::block(id, effects::get(tx, &call)?.as_ref()));
     }
     let id = MessageId::generate();
     messages::append(

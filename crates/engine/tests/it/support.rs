@@ -257,6 +257,9 @@ impl Engine {
         let started = Instant::now();
         loop {
             if let Some(status) = self.process.child.try_wait().expect("a child") {
+                for reader in self.process.readers.drain(..) {
+                    let _ = reader.join();
+                }
                 return status.code().unwrap_or(-1);
             }
             assert!(started.elapsed() < LIMIT, "the engine does not end:\n{}", self.log());

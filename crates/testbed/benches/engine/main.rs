@@ -2,7 +2,8 @@
 //! loopback, the numbers as a Markdown table with the machine named.
 //!
 //! `cargo bench -p testbed --bench engine` (or `make bench`) measures everything. After `--`, words choose
-//! parts: start, memory, first, deltas, streams, replay; `--quick` makes everything ten times smaller.
+//! parts: start, memory, first, deltas, streams, replay; `--quick` makes everything ten times smaller;
+//! `--program=PATH` measures a program that is built already.
 //! What each number means is told in `docs/reference/benchmarks.md`. Nothing here judges: a missed aim is
 //! printed, not failed, because the machine is shared.
 
@@ -61,7 +62,8 @@ fn main() {
     let quick = words.iter().any(|w| w == "--quick");
     let parts: Vec<&str> = words.iter().map(String::as_str).filter(|w| !w.starts_with("--")).collect();
     let wanted = |part: &str| parts.is_empty() || parts.contains(&part);
-    let program = process::program();
+    let given = words.iter().find_map(|w| w.strip_prefix("--program="));
+    let program = given.map_or_else(process::program, PathBuf::from);
     // on the disk the program was built on: where /tmp is memory, a flush would cost nothing
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");

@@ -55,7 +55,7 @@ fn hasty(setup: &Setup) -> Arc<Core> {
         tools,
         launcher: Arc::new(Launcher::detect(launcher).expect("a launcher")),
         workspace: Arc::new(Workspace::new([setup.workspace()]).expect("a workspace")),
-        coordinator: Coordinator::new(1, 1),
+        coordinator: Arc::new(Coordinator::new(1, 1)),
         groups: Mutex::default(),
         scratch: setup.path("scratch"),
         pulse: Arc::new(Pulse::default()),
