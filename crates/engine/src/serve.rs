@@ -119,13 +119,8 @@ impl Stop {
 
 async fn serve(config: Config, started: Instant) -> Result<(), Stop> {
     let drain = Drain::on_signals().map_err(|e| Stop::failure(format!("listen for signals: {e}")))?;
-    // both take a millisecond or more of their own: a probe child here, a clock to be calibrated there
-    let detecting = {
-        let config = config.clone();
-        tokio::task::spawn_blocking(move || launcher_of(&config))
-    };
     let metrics = install_metrics().map_err(|e| Stop::failure(e.to_string()))?;
-    let launcher = Arc::new(detecting.await.map_err(|e| Stop::failure(format!("detect the sandbox: {e}")))??);
+    let launcher = Arc::new(launcher_of(&config)?);
     let address = SocketAddr::new(config.engine_host, config.engine_port);
     let server = Server::bind(address, ServerLimits::default()).await.map_err(|e| {
         Stop::failure(format!("listen on {address}: {e}; set ENGINE_PORT to a free port, or 0"))
@@ -148,7 +143,6 @@ async fn serve(config: Config, started: Instant) -> Result<(), Stop> {
         max_body: config.engine_max_body_bytes,
     });
     let serving = tokio::spawn(server.run(front_of(&app, &config), drain.clone(), CLOSE_WAIT));
-    tokio::spawn(metrics.upkeep());
 
     let result = match open_brain(&app, &config).await {
         Ok(Some(brain)) => live(&app, config, brain, launcher, local).await,

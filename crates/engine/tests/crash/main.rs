@@ -34,8 +34,8 @@ struct Frame {
 struct World {
     url: String,
     client: reqwest::Client,
-    /// Events any client has seen, so that the killer can wait for progress.
-    seen: AtomicU64,
+    /// Events the client of each task has seen, so that the killer can wait for progress.
+    seen: [AtomicU64; TASKS],
     over: AtomicBool,
     prompts: AtomicU64,
     finished: Mutex<Vec<Conversation>>,
@@ -101,7 +101,15 @@ fn take_frames(buffer: &mut String) -> Vec<Frame> {
     frames
 }
 
+fn number_of(task: &str) -> usize {
+    task["task-".len()..].parse().expect("task number")
+}
+
 impl World {
+    fn counts(&self) -> [u64; TASKS] {
+        std::array::from_fn(|n| self.seen[n].load(Ordering::Relaxed))
+    }
+
     async fn up(&self) {
         let until = Instant::now() + STUCK;
         while Instant::now() < until {
@@ -151,7 +159,7 @@ impl World {
                         if let Some(last) = frames.last() {
                             assert!(frame.id > last.id, "{task}: {} after {}", frame.id, last.id);
                         }
-                        self.seen.fetch_add(1, Ordering::Relaxed);
+                        self.seen[number_of(task)].fetch_add(1, Ordering::Relaxed);
                         if frame.event == "hitl_request" {
                             self.prompts.fetch_add(1, Ordering::Relaxed);
                             tokio::spawn(Arc::clone(self).answer(frame.data.clone()));
@@ -256,7 +264,7 @@ async fn two_hundred_kills_lose_no_event_repeat_no_effect_and_leave_nothing_stuc
     let world = Arc::new(World {
         url: format!("http://127.0.0.1:{port}"),
         client: llm::net::client(Duration::from_secs(2)),
-        seen: AtomicU64::new(0),
+        seen: std::array::from_fn(|_| AtomicU64::new(0)),
         over: AtomicBool::new(false),
         prompts: AtomicU64::new(0),
         finished: Mutex::default(),
@@ -283,11 +291,12 @@ async fn two_hundred_kills_lose_no_event_repeat_no_effect_and_leave_nothing_stuc
     let mut random = StdRng::seed_from_u64(seed);
     for kill in 0..KILLS {
         if kill % 2 == 1 {
-            // Three deaths in a row without any progress end a turn by design (specification 6.15), so at
-            // least every second life is long enough to show something.
+            // Three deaths in a row without any progress end a turn by design (specification 6.15), so every
+            // second life is long enough for each turn to show something.
             world.up().await;
-            let (before, until) = (world.seen.load(Ordering::Relaxed), Instant::now() + STUCK);
-            while world.seen.load(Ordering::Relaxed) < before + 2 * TASKS as u64 {
+            let before = world.counts();
+            let until = Instant::now() + STUCK;
+            while world.counts().iter().zip(&before).any(|(now, before)| now < &(before + 2)) {
                 assert!(Instant::now() < until, "no progress before kill {kill}");
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
@@ -315,18 +324,13 @@ async fn two_hundred_kills_lose_no_event_repeat_no_effect_and_leave_nothing_stuc
     };
     let effects = std::fs::read_to_string(dir.path().join("workspace/effects.log")).unwrap_or_default();
     for turn in &finished {
-        let number: usize = turn.task["task-".len()..].parse().expect("task number");
+        let number = number_of(&turn.task);
         let first = turn.frames.first().expect("frames").id;
         let last = turn.frames.last().expect("frames").id;
         let log: Vec<Frame> =
             stored[&number].iter().filter(|f| (first..=last).contains(&f.id)).cloned().collect();
         assert_eq!(log, turn.frames, "{}: what was seen is what is stored", turn.token);
         let text = counted_text(&turn.frames);
-        if text != rules.full_answer(&turn.message) {
-            for f in turn.frames.iter().rev().take(14).rev() {
-                eprintln!("{} {} {}", f.id, f.event, &f.data[90.min(f.data.len())..]);
-            }
-        }
         assert_eq!(text, rules.full_answer(&turn.message), "{}: the text of an undisturbed run", turn.token);
         assert!(turn.frames.last().is_some_and(|f| f.data.contains("\"completed\"")), "{turn:?}");
         for frame in turn.frames.iter().filter(|f| f.event == "tool_result") {
@@ -369,7 +373,7 @@ async fn two_hundred_kills_lose_no_event_repeat_no_effect_and_leave_nothing_stuc
     println!(
         "{KILLS} kills, {} turns, {} events seen, {} questions, {in_doubt} calls in doubt, 0 lost, 0 repeated, 0 stuck",
         finished.len(),
-        world.seen.load(Ordering::Relaxed),
+        world.counts().iter().sum::<u64>(),
         world.prompts.load(Ordering::Relaxed),
     );
     assert!(finished.len() >= 20, "the test has to see turns end: {}", finished.len());
