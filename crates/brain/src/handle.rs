@@ -64,7 +64,6 @@ impl Brain {
         }
         let path = &options.path;
         let conn = connection::read_write(path).map_err(|e| OpenError::from_sql("open", path, e))?;
-        drop(looked);
         if standing == Standing::Behind {
             schema::run_pending(&conn, found, options.wanted, &options.engine_version)?;
         }
@@ -79,7 +78,7 @@ impl Brain {
         let closed = meta::get(&Tx::new(&conn), meta::LAST_CLEAN_SHUTDOWN)
             .map_err(|e| OpenError::from_sql("read the facts of", path, e))?;
         let after_crash = found > 0 && closed.is_none();
-        let brain = Self::start(&options, conn, guard, after_crash)?;
+        let brain = Self::start(&options, conn, looked, guard, after_crash)?;
         brain.0.writes.post("opened", move |tx| if found == 0 { Ok(()) } else { note_opening(tx) });
         Ok(brain)
     }
@@ -87,6 +86,7 @@ impl Brain {
     fn start(
         options: &OpenOptions,
         conn: Connection,
+        looked: Option<Connection>,
         guard: LockGuard,
         after_crash: bool,
     ) -> std::result::Result<Self, OpenError> {
@@ -94,7 +94,8 @@ impl Brain {
         let health = Arc::new(Health::default());
         let path = &options.path;
         let failed = |e| OpenError::from_io("start a thread for", path, e);
-        let readers = Readers::start(path, Arc::clone(&health), options.read_connections).map_err(failed)?;
+        let readers =
+            Readers::start(path, Arc::clone(&health), options.read_connections, looked).map_err(failed)?;
         let writer = Writer::new(conn, Arc::clone(&writes), Arc::clone(&health), path)
             .map_err(|e| OpenError::from_sql("watch the write-ahead log of", path, e))?;
         let writer = spawn("brain-write".to_owned(), move || writer.run()).map_err(failed)?;

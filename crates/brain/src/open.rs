@@ -126,8 +126,9 @@ pub(crate) fn look(path: &Path) -> Result<Look, OpenError> {
     Ok(look_and_keep(path)?.0)
 }
 
-/// The same, with the connection that looked. As long as it is open, the next connection finds the index of
-/// the write-ahead log made; otherwise it would be made twice, from up to 64 MiB after a crash.
+/// The same, with the connection that looked; it becomes the first reader's. As long as it is open, the next
+/// connection finds the index of the write-ahead log made; otherwise it would be made twice, from up to
+/// 64 MiB after a crash.
 pub(crate) fn look_and_keep(path: &Path) -> Result<(Look, Option<Connection>), OpenError> {
     if crate::writer::file_size(path) == 0 {
         return Ok((Look::default(), None));

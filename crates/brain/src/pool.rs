@@ -25,8 +25,13 @@ pub(crate) struct Readers {
 }
 
 impl Readers {
-    /// Starts the first reader; there will be at most `limit`.
-    pub(crate) fn start(path: &Path, health: Arc<Health>, limit: usize) -> std::io::Result<Self> {
+    /// Starts the first reader, on `first` if there is a connection already; there will be at most `limit`.
+    pub(crate) fn start(
+        path: &Path,
+        health: Arc<Health>,
+        limit: usize,
+        first: Option<Connection>,
+    ) -> std::io::Result<Self> {
         let readers = Self {
             path: path.to_owned(),
             queue: Arc::new(Queue::new()),
@@ -34,7 +39,7 @@ impl Readers {
             limit: limit.max(1),
             threads: Mutex::default(),
         };
-        readers.add(&mut readers.lock())?;
+        readers.add(&mut readers.lock(), first)?;
         Ok(readers)
     }
 
@@ -55,20 +60,20 @@ impl Readers {
         }
         let mut threads = self.lock();
         if (1..self.limit).contains(&threads.len())
-            && let Err(error) = self.add(&mut threads)
+            && let Err(error) = self.add(&mut threads, None)
         {
             // Those that are there serve everything, only later.
             tracing::warn!(%error, "a further reader of the brain could not be started");
         }
     }
 
-    fn add(&self, threads: &mut Vec<JoinHandle<()>>) -> std::io::Result<()> {
+    fn add(&self, threads: &mut Vec<JoinHandle<()>>, conn: Option<Connection>) -> std::io::Result<()> {
         let reader = Reader {
             path: self.path.clone(),
             queue: Arc::clone(&self.queue),
             health: Arc::clone(&self.health),
         };
-        threads.push(spawn(format!("brain-read-{}", threads.len()), move || reader.run())?);
+        threads.push(spawn(format!("brain-read-{}", threads.len()), move || reader.run(conn))?);
         Ok(())
     }
 
@@ -92,10 +97,10 @@ struct Reader {
 
 impl Reader {
     /// Works until the queue is closed and empty.
-    fn run(self) {
+    fn run(self, conn: Option<Connection>) {
         // Opened before the first job so that the first read does not pay for it; a failure is told to
         // the job that meets it, and tried again.
-        let mut kept = connection::read_only(&self.path).ok();
+        let mut kept = conn.or_else(|| connection::read_only(&self.path).ok());
         while let Some(job) = self.queue.pop() {
             let conn = match kept.take().map_or_else(|| connection::read_only(&self.path), Ok) {
                 Ok(conn) => conn,

@@ -208,11 +208,13 @@ impl Core {
         Arc::clone(groups.entry(turn.turn_id.clone()).or_insert_with(made))
     }
 
-    /// Ends whatever a turn has left running.
+    /// Ends whatever a turn has left running. Nobody's call returns before it is dead, so that the turn's end
+    /// is not written, and the task's next turn not begun, while its processes are still being killed.
     pub async fn end_of_turn(&self, turn: &TurnId) {
-        let left = self.groups.lock().unwrap_or_else(PoisonError::into_inner).remove(turn);
+        let left = self.groups.lock().unwrap_or_else(PoisonError::into_inner).get(turn).cloned();
         if let Some(groups) = left {
             groups.kill_all().await;
+            self.groups.lock().unwrap_or_else(PoisonError::into_inner).remove(turn);
         }
     }
 

@@ -502,9 +502,7 @@ async fn back_up(core: Arc<Core>) {
         let first_day =
             core.brain.read("brain age", |tx| brain::meta::get(tx, brain::meta::CREATED_AT)).await;
         let born = first_day.ok().flatten().and_then(|t| t.parse().ok()).map(Timestamp::from_millis);
-        let last = backup::last_scheduled(&dir).max(born).unwrap_or_else(Timestamp::now);
-        let next =
-            last.plus_millis(crate::core::millis(every)).max(Timestamp::now().plus_millis(BACKUP_PAUSE_MS));
+        let next = backup_due(backup::last_scheduled(&dir), born, every, Timestamp::now());
         core.pulse.set_next_backup(Some(next));
         let left = (next.millis() - Timestamp::now().millis()).max(0).unsigned_abs();
         tokio::time::sleep(Duration::from_millis(left)).await;
@@ -522,5 +520,32 @@ async fn back_up(core: Arc<Core>) {
             }
             Err(error) => tracing::error!(code = "INTERNAL", error = %error, "A scheduled backup failed"),
         }
+    }
+}
+
+/// When the next scheduled backup is due: a period after the newest one, or after the brain was made.
+fn backup_due(
+    newest: Option<Timestamp>,
+    born: Option<Timestamp>,
+    every: Duration,
+    now: Timestamp,
+) -> Timestamp {
+    let last = newest.max(born).unwrap_or(now);
+    last.plus_millis(crate::core::millis(every)).max(now.plus_millis(BACKUP_PAUSE_MS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scheduled_backup_is_due_a_period_after_the_newest_one_however_often_the_engine_starts() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let at = |hours: i64| Timestamp::from_millis(hours * 3_600_000);
+        let soon = |now: Timestamp| now.plus_millis(BACKUP_PAUSE_MS);
+        assert_eq!(backup_due(Some(at(10)), Some(at(1)), HOUR * 24, at(20)), at(34));
+        assert_eq!(backup_due(None, Some(at(1)), HOUR * 24, at(20)), at(25));
+        assert_eq!(backup_due(None, None, HOUR * 24, at(20)), at(44));
+        assert_eq!(backup_due(Some(at(10)), Some(at(1)), HOUR * 24, at(60)), soon(at(60)));
     }
 }

@@ -109,6 +109,24 @@ fn only_scheduled_backups_are_pruned_and_the_newest_stay() {
 }
 
 #[test]
+fn the_age_of_the_newest_scheduled_backup_is_read_from_its_file() {
+    let house = House::new();
+    assert_eq!(backup::last_scheduled(&house.dir().join("absent")), None);
+    let touch = |reason: Reason, made: i64| {
+        let file =
+            std::fs::File::create(house.dir().join(backup::file_name(reason, at(made)))).expect("a file");
+        let made = std::time::UNIX_EPOCH + std::time::Duration::from_millis(made.unsigned_abs());
+        file.set_modified(made).expect("a time");
+    };
+    touch(Reason::Asked, 9_000_000);
+    assert_eq!(backup::last_scheduled(house.dir()), None, "nobody's schedule made it");
+    touch(Reason::Scheduled, 3_600_000);
+    touch(Reason::Scheduled, 7_200_000);
+    touch(Reason::Scheduled, 1_800_000);
+    assert_eq!(backup::last_scheduled(house.dir()), Some(at(7_200_000)));
+}
+
+#[test]
 fn backup_names_sort_by_time() {
     assert_eq!(backup::file_name(Reason::Asked, at(1_777_293_296_789)), "brain-20260427T123456789Z.sqlite");
     assert_eq!(

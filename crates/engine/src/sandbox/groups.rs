@@ -81,12 +81,14 @@ impl Drop for Group {
 pub struct ProcessGroups {
     mark: PathBuf,
     held: Mutex<Vec<Arc<Group>>>,
+    /// Locked while everything is killed, true from then on.
+    ended: Mutex<bool>,
 }
 
 impl ProcessGroups {
     /// For a turn whose children have `task_tmp` as TMPDIR (a canonical path).
     pub fn new(task_tmp: impl Into<PathBuf>) -> Self {
-        Self { mark: task_tmp.into(), held: Mutex::new(Vec::new()) }
+        Self { mark: task_tmp.into(), held: Mutex::new(Vec::new()), ended: Mutex::new(false) }
     }
 
     pub(super) fn hold(&self, group: Arc<Group>) {
@@ -112,7 +114,13 @@ impl ProcessGroups {
 
     /// The same, blocking, for threads that may block.
     pub fn kill_all_now(&self) {
+        // Whoever comes second waits for the first and does not search again: by then the task's next turn
+        // may run, and its processes carry the same mark.
+        let mut ended = lock(&self.ended);
         let groups = std::mem::take(&mut *lock(&self.held));
+        if *ended && groups.is_empty() {
+            return;
+        }
         for group in &groups {
             group.kill();
         }
@@ -124,6 +132,7 @@ impl ProcessGroups {
         for group in groups {
             group.reap();
         }
+        *ended = true;
     }
 }
 

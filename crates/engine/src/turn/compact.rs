@@ -239,6 +239,7 @@ impl Work<'_> {
                 let paid = (usage, estimated, model, started.elapsed());
                 self.move_boundary(up_to, summary, CompactionStrategy::Summary, Some(paid)).await
             }
+            Err(_) if self.must_stop() => Ok(()),
             Err(error) => {
                 // never the turn's failure: the truncate step takes over
                 tracing::warn!(task_id = %self.turn.task_id, code = %error.to_api().error, "Old context could not be summarised");

@@ -6,6 +6,7 @@ mod hitl;
 mod keys;
 mod lifecycle;
 mod limits;
+mod regressions;
 mod replay;
 mod sandbox;
 mod support;

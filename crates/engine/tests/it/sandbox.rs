@@ -394,6 +394,24 @@ async fn background_processes_hold_no_call_up_and_die_with_the_turn() {
 }
 
 #[tokio::test]
+async fn a_turn_that_is_ended_twice_leaves_the_next_turn_s_processes_alone() {
+    let mut s = Sandbox::new();
+    let (first, second) = (unique_sleep(8), unique_sleep(9));
+    s.sh(&format!("setsid sleep {first} & echo started")).await;
+    let ended = Arc::clone(&s.groups);
+    // two paths end it at once (a cancel and a deletion); both return only when all of it is dead
+    tokio::join!(ended.kill_all(), ended.kill_all());
+    eventually("the first is dead", || processes_mentioning(&first).is_empty()).await;
+    s.groups = Arc::new(ProcessGroups::new(s.base.join("data/tmp/t1")));
+    s.sh(&format!("sleep {second} & echo started")).await;
+    eventually("the second runs", || processes_mentioning(&second).len() == 1).await;
+    ended.kill_all().await;
+    assert_eq!(processes_mentioning(&second).len(), 1, "the end of a turn killed another turn's process");
+    s.groups.kill_all().await;
+    eventually("the second is dead", || processes_mentioning(&second).is_empty()).await;
+}
+
+#[tokio::test]
 async fn a_command_without_background_processes_leaves_no_zombie_and_no_group() {
     let s = Sandbox::new();
     for _ in 0..5 {

@@ -19,6 +19,23 @@ pub struct Disk {
     pub overwritten: Sample,
 }
 
+/// One small write to the end of a file at a time, timed while something else is measured: on a shared disk
+/// a flush takes ten times longer in one minute than in the next.
+pub struct Flusher(File);
+
+impl Flusher {
+    /// Writes to a file of its own in `dir`.
+    pub fn new(dir: &Path) -> Self {
+        Self(File::create(dir.join("flusher")).expect("a file to flush"))
+    }
+
+    /// Milliseconds for one append and its `fsync`.
+    pub fn flush(&mut self) -> f64 {
+        self.0.write_all(&[7; FLUSHED]).expect("written");
+        timed(|| self.0.sync_all().expect("flushed"))
+    }
+}
+
 /// Times both kinds of flush in `dir`, in milliseconds.
 pub fn disk(dir: &Path) -> Disk {
     let path = dir.join("flush");

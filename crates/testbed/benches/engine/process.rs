@@ -72,15 +72,19 @@ pub fn start(program: &Path, brain: &Path, provider: &str) -> Engine {
     let mut engine = Engine { child, port, ready_ms: 0.0 };
     let mut connection = engine.connect_within(PATIENCE);
     loop {
-        let status = connection.ask("GET", "/health", "").expect("health answers");
-        connection.rest().expect("health has a body");
-        if status == 200 {
+        let status = connection.ask("GET", "/health", "").and_then(|s| connection.rest().map(|_| s));
+        if matches!(status, Ok(200)) {
             break;
         }
-        assert!(started.elapsed() < PATIENCE, "the engine does not become ready:\n{}", engine.log(dir));
+        let waits = status.is_ok() && started.elapsed() < PATIENCE;
+        assert!(waits, "the engine does not become ready ({status:?}):\n{}", log_in(dir));
     }
     engine.ready_ms = started.elapsed().as_secs_f64() * 1000.0;
     engine
+}
+
+fn log_in(dir: &Path) -> String {
+    fs::read_to_string(dir.join("log")).unwrap_or_default()
 }
 
 fn free_port() -> u16 {
@@ -104,10 +108,6 @@ impl Engine {
     /// A connection.
     pub fn connect(&self) -> Connection {
         Connection::open(self.port).expect("the engine listens")
-    }
-
-    fn log(&self, dir: &Path) -> String {
-        fs::read_to_string(dir.join("log")).unwrap_or_default()
     }
 
     /// The process id.
