@@ -66,33 +66,42 @@ async fn rotate(app: Arc<App>, new: KeyHash, overlap_ms: i64) -> Result<Rotation
     let core = app.core()?;
     let env = core.config.engine_key_hash.map(KeyHash::to_hex).unwrap_or_default();
     let present = app.keys.current();
+    let ring = Arc::clone(&app.keys);
     let stored = core
         .brain
-        .write("rotate key", move |tx| {
-            let now = Timestamp::now();
-            if let Some(open) = keys::get(tx)?.filter(|r| r.valid_until > now) {
-                // the same hash again is a re-send of the same request
-                return Ok(if open.current == new.to_hex() { Ok(open) } else { Err(open.valid_until) });
-            }
-            let valid_until = now.plus_millis(overlap_ms);
-            let rotation = Rotation {
-                current: new.to_hex(),
-                previous: present.to_hex(),
-                env_hash: env,
-                valid_until,
-                forget_after: valid_until.plus_millis(FORGET_AFTER_MS),
-            };
-            keys::put(tx, &rotation, now)?;
-            Ok(Ok(rotation))
-        })
+        .write_then(
+            "rotate key",
+            move |tx| {
+                let now = Timestamp::now();
+                if let Some(open) = keys::get(tx)?.filter(|r| r.valid_until > now) {
+                    // the same hash again is a re-send of the same request
+                    return Ok(if open.current == new.to_hex() { Ok(open) } else { Err(open.valid_until) });
+                }
+                let valid_until = now.plus_millis(overlap_ms);
+                let rotation = Rotation {
+                    current: new.to_hex(),
+                    previous: present.to_hex(),
+                    env_hash: env,
+                    valid_until,
+                    forget_after: valid_until.plus_millis(FORGET_AFTER_MS),
+                };
+                keys::put(tx, &rotation, now)?;
+                Ok(Ok(rotation))
+            },
+            // in commit order, so that memory and brain name the same key
+            move |stored| {
+                if let Ok(rotation) = stored {
+                    let (current, replaced, _) = ring_of(ring.current(), Some(rotation));
+                    ring.set(current, &replaced);
+                }
+            },
+        )
         .await
         .map_err(|e| storage(&e))?;
     let rotation = stored.map_err(|until| {
         ApiError::new(ErrorCode::Conflict, "an earlier rotation's window is still open")
             .with(json!({"reason": "rotation_in_progress", "old_key_valid_until": until}))
     })?;
-    let (current, replaced, _) = ring_of(app.keys.current(), Some(&rotation));
-    app.keys.set(current, &replaced);
     tracing::info!("The key was rotated");
     let data = json!({"old_key_valid_until": rotation.valid_until});
     observe(core, "key_rotation", "the key was rotated".into(), Some(data)).await;

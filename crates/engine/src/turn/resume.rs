@@ -43,7 +43,9 @@ pub async fn recover(core: &Arc<Core>, clean: bool) -> brain::Result<usize> {
             Err(brain::Error::BadData { what }) => {
                 tracing::error!(task_id = %unreadable.task_id, turn_id = %unreadable.turn_id, code = "INTERNAL", what, "A turn cannot be read and is ended");
                 let error = settle::bug("what was stored of this turn cannot be read");
-                settle::fail(core, &unreadable, error, None).await?;
+                if let Err(error) = settle::fail(core, &unreadable, error, None).await {
+                    tracing::error!(task_id = %unreadable.task_id, code = "INTERNAL", error = %error, "The turn could not be ended");
+                }
                 continue;
             }
             other => other?,
