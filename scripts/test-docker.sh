@@ -32,7 +32,7 @@ prepare() {
         say "making the base image from Debian packages"
         mkdir -p "$SEPTEMBER_CACHE"
         mmdebstrap --quiet --variant=minbase --include=ca-certificates,bubblewrap,git,python3-minimal \
-            bookworm "$base_tar.new" || skip "image and compose: the base image could not be made (mmdebstrap failed)"
+            bookworm - > "$base_tar.new" || skip "image and compose: the base image could not be made (mmdebstrap failed)"
         mv "$base_tar.new" "$base_tar"
     fi
 
@@ -95,7 +95,7 @@ check() {
     trap remove_what_we_made EXIT
 
     say "images: base, builder, prod, minimal"
-    docker import "$base_tar" "$project:base" >/dev/null
+    docker import "$base_tar" "$project:base" >/dev/null || fail "the base image could not be imported"
     cp "$target/test-report/september-engine.static" "$work/september-engine"
     printf 'FROM %s\nCOPY september-engine /prebuilt/september-engine\n' "$project:base" > "$work/Dockerfile"
     docker build -q -t "$project:builder" "$work" >/dev/null 2>&1 || fail "the builder image did not build"

@@ -144,7 +144,13 @@ impl Brain {
 
     /// Rewrites the whole file without free pages. Writers wait for it; for the `vacuum` command.
     pub async fn vacuum(&self) -> Result<()> {
-        self.0.writes.call("vacuum", true, |tx| Ok(tx.conn().execute_batch("VACUUM")?)).await
+        self.0
+            .writes
+            .call("vacuum", true, |tx| {
+                // the copy may be as large as the brain: not in memory
+                Ok(tx.conn().execute_batch("PRAGMA temp_store = FILE; VACUUM; PRAGMA temp_store = MEMORY")?)
+            })
+            .await
     }
 
     /// True when the process before this one did not close the brain in order.

@@ -81,8 +81,13 @@ impl Engine {
     }
 }
 
+/// A port that stays free while the engine is dead: below the range from which the kernel gives ports to
+/// other programs' connections.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+    let first = 20_000 + u16::try_from(std::process::id() % 10_000).expect("below 10,000");
+    (first..32_000)
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port below the ephemeral range")
 }
 
 /// Frames in a byte stream cut anywhere; the rest stays in `buffer`.
