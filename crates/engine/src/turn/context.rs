@@ -60,7 +60,11 @@ pub fn provider_takes(provider: Provider, kind: &str, media_type: &str) -> bool 
     }
     match kind {
         "image" => matches!(media_type, "image/png" | "image/jpeg" | "image/webp" | "image/gif"),
-        "document" => media_type == "application/pdf" && provider != Provider::Openai,
+        // a PDF goes as it is where the provider reads it (docs/decisions/008)
+        "document" => {
+            media_type.starts_with("text/")
+                || (media_type == "application/pdf" && provider != Provider::Openai)
+        }
         "audio" => {
             matches!(media_type, "audio/wav" | "audio/x-wav" | "audio/mp3" | "audio/mpeg")
                 && matches!(provider, Provider::Openai | Provider::Gemini)
@@ -409,6 +413,9 @@ mod tests {
     #[test]
     fn media_are_accepted_by_provider() {
         assert!(provider_takes(Provider::Anthropic, "document", "application/pdf"));
+        assert!(provider_takes(Provider::Gemini, "document", "application/pdf"));
+        assert!(!provider_takes(Provider::Openai, "document", "application/pdf"));
+        assert!(provider_takes(Provider::Openai, "document", "text/plain"));
         assert!(!provider_takes(Provider::Openai, "video", "video/mp4"));
         assert!(provider_takes(Provider::Gemini, "video", "video/mp4"));
         assert!(provider_takes(Provider::Offline, "audio", "audio/flac"));
