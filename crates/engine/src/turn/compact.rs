@@ -9,7 +9,7 @@ use crate::core::Core;
 use crate::turn::checkpoint::Checkpoint;
 use crate::turn::context::{self, History};
 use crate::turn::coordinator::Control;
-use crate::turn::drive::record_usage;
+use crate::turn::message::record_usage;
 use brain::compactions::{self, Boundary};
 use brain::messages::Message;
 use brain::snapshots::{self, Step};
