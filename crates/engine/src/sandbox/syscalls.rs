@@ -64,6 +64,12 @@ const DENIED: &[c_long] = &[
     libc::SYS_pidfd_getfd,
     libc::SYS_kcmp,
     libc::SYS_setns,
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
+    // System V objects outlive every process, and with it the turn
+    libc::SYS_shmget,
+    libc::SYS_msgget,
+    libc::SYS_semget,
     // machine
     libc::SYS_sethostname,
     libc::SYS_setdomainname,
@@ -78,6 +84,20 @@ const DENIED: &[c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_ioperm,
 ];
+
+/// Refused for any process but the caller itself: the first argument is a process id, 0 is the caller. With
+/// `prlimit64` a child could set the Engine's own limits and so end it.
+const ONLY_SELF: &[c_long] = &[
+    libc::SYS_prlimit64,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_sched_setscheduler,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setattr,
+];
+/// The same with the process id as second argument; the first says what kind of id it is, and must be the
+/// value for a process.
+const ONLY_SELF_OF_KIND: [(c_long, u64); 2] =
+    [(libc::SYS_setpriority, 0 /* PRIO_PROCESS */), (libc::SYS_ioprio_set, 1 /* IOPRIO_WHO_PROCESS */)];
 
 /// Every flag of `clone` and `unshare` that makes a namespace.
 const NAMESPACE_FLAGS: [libc::c_int; 7] = [
@@ -114,6 +134,12 @@ fn compile(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: libc::c_int) -> Option
 
 fn refused_rules(unix: UnixSockets) -> Option<BTreeMap<i64, Vec<SeccompRule>>> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = DENIED.iter().map(|&nr| (nr, Vec::new())).collect();
+    for &nr in ONLY_SELF {
+        rules.insert(nr, vec![one(0, SeccompCmpOp::Ne, 0)?]);
+    }
+    for (nr, process) in ONLY_SELF_OF_KIND {
+        rules.insert(nr, vec![one(0, SeccompCmpOp::Ne, process)?, one(1, SeccompCmpOp::Ne, 0)?]);
+    }
     let flags: Vec<u64> = NAMESPACE_FLAGS.iter().map(|&f| u64::from(f.cast_unsigned())).collect();
     rules.insert(libc::SYS_clone, any_flag(0, &flags)?);
     let unshare: Vec<u64> = flags.iter().copied().chain([CLONE_NEWTIME]).collect();

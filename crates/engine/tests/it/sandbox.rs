@@ -277,14 +277,19 @@ async fn dangerous_system_calls_are_refused() {
         try:\n    fcntl.ioctl(0, 0x5412, b'x'); print('tiocsti ALLOWED')\n\
         except OSError as e: print('tiocsti', e.strerror)\n\
         try:\n    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2); print('rlimit ALLOWED')\n\
-        except (OSError, ValueError): print('rlimit refused')\n";
+        except (OSError, ValueError): print('rlimit refused')\n\
+        try:\n    resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1000, 1000)); print('prlimit ALLOWED')\n\
+        except OSError: print('prlimit refused')\n\
+        try:\n    os.setpriority(os.PRIO_PROCESS, os.getppid(), 19); print('setpriority ALLOWED')\n\
+        except OSError: print('setpriority refused')\n\
+        call('shmget', 29 if x86 else 194, 0, 4096, 0o1600)\n";
     fs::write(s.base.join("data/work/calls.py"), python).unwrap();
     let (text, code) = s.sh("python3 calls.py; grep -E 'NoNewPrivs|Seccomp:' /proc/self/status").await;
     assert_eq!(code, 0, "{text}");
     let refused = text.lines().filter(|l| l.ends_with("not permitted") || l.ends_with("refused")).count();
     let missing = text.lines().filter(|l| l.ends_with("not implemented")).count();
     let x32 = usize::from(cfg!(target_arch = "x86_64"));
-    assert_eq!((refused, missing), (11, 1 + x32), "{text}");
+    assert_eq!((refused, missing), (14, 1 + x32), "{text}");
     assert!(!text.contains("ALLOWED"), "{text}");
     assert!(text.contains("NoNewPrivs:\t1") && text.contains("Seccomp:\t2"), "{text}");
     s.refuses("unshare -r true", "").await;
