@@ -12,11 +12,16 @@ pub mod time;
 pub mod conversation;
 pub mod event;
 pub mod code;
+pub mod fleet_code;
 pub mod engine_api;
 pub mod env;
 
 pub use code::{ApiError, ErrorCode};
 pub use conversation::{Block, Role, Source, StopReason, ToolReason, Usage};
 pub use event::{Event, EventName};
-pub use id::{CallId, HitlId, MessageId, PermissionId, RequestId, TaskId, TurnId};
+pub use fleet_code::{FleetCode, FleetError};
+pub use id::{
+    CallId, EngineId, HitlId, InstanceId, MessageId, OperationId, PermissionId, ProductId, ReplicaId,
+    RequestId, Slug, TaskId, TurnId, UserId,
+};
 pub use time::Timestamp;

@@ -1,0 +1,1 @@
+//! The orchestrator: creates, finds, watches and removes Engines.
