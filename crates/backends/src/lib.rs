@@ -6,8 +6,21 @@
 //! The one invariant: no answer is an error, never an observation. `Unreachable` never becomes `Absent`.
 
 mod backend;
+mod backup_path;
+mod deadline;
+mod probe;
+mod docker;
+mod simulated;
+mod subprocess;
 
 pub use backend::{
     BackendError, BackendEvent, BackendEventKind, BackendIdentity, ByteStream, Capabilities, EngineBackend,
     EngineEndpoint, ImageRef, JobOutcome, JobSpec, Result, Stopped,
 };
+pub use docker::{DockerBackend, DockerSettings, ProbeAddress, PullPolicy};
+pub use probe::{ANSWER_MAX_BYTES, ProbeReply, Prober};
+pub use simulated::{
+    Call, CallRecord, Death, EngineProfile, EventRules, Fault, FaultKind, HealthAnswer, SimulatedBackend,
+    SimulatedWorld,
+};
+pub use subprocess::{SubprocessBackend, SubprocessSettings};

@@ -7,6 +7,7 @@
 //!
 //! The invariant: the value of a variable marked `secret` appears in no text this module produces.
 
+mod form;
 mod kind;
 mod report;
 mod source;
@@ -279,6 +280,20 @@ impl<'a> Reader<'a> {
             {
                 self.warn(&name, &format!("is set but not a variable of this program; is {near} meant?"));
             }
+        }
+    }
+
+    /// Warns of every set variable that begins with `prefix` and is not declared, naming the nearest one that is.
+    pub fn warn_of_undeclared_with(&mut self, prefix: &str) {
+        for name in self.source.names() {
+            let declared = self.vars.iter().any(|v| v.name == name);
+            let told = self.warnings.iter().any(|w| w.name == name);
+            if !name.starts_with(prefix) || declared || told || self.set_text(&name).is_none() {
+                continue;
+            }
+            let near = closest(&name, self.vars.iter().map(|v| v.name));
+            let hint = near.map(|near| format!("; the nearest one is {near}")).unwrap_or_default();
+            self.warn(&name, &format!("is set but not a variable of this program{hint}"));
         }
     }
 

@@ -3,7 +3,8 @@
 //!
 //! A program builds its routes, puts [`front`] before them and gives the result to a [`Server`]. The order
 //! of judgement on a request is fixed: gate, key, Host and Origin, then the routes. Header names, metric
-//! names and exemptions are arguments.
+//! names and exemptions are arguments. A program with another error body or another rule of who may call builds
+//! its own front from [`observed`], [`without_panics`] and the rules of `Host` and `Origin`.
 //!
 //! The invariant: no peer, however slow or silent, holds a connection without a named time limit.
 
@@ -12,13 +13,17 @@ mod keys;
 mod origin;
 mod server;
 mod stall;
+pub mod viewer;
 mod watch;
 
 pub use guard::{Guard, Preflight};
 pub use keys::{KeyHash, KeyRing, KeyVerdict, ReplacedKey};
 pub use origin::{HostRule, OriginRule, OriginVerdict};
-pub use server::{Closed, Server, ServerLimits};
-pub use watch::{REQUEST_ID_HEADER, RequestMetrics, Watch, current_request_id};
+pub use server::{Closed, Overload, Server, ServerLimits};
+pub use watch::{
+    Answered, AnsweredWith, Asked, Observer, REQUEST_ID_HEADER, RequestMetrics, Watch, current_request_id,
+    observed, without_panics,
+};
 
 use axum::Router;
 use axum::body::Body;
@@ -41,10 +46,8 @@ const RETRY_OPERATOR_S: u64 = 30;
 
 /// Puts request ids, logging, metrics, the key check, Host and Origin rules and panic handling before routes.
 pub fn front(routes: Router, watch: Arc<Watch>, guard: Arc<Guard>) -> Router {
-    routes
-        .layer(axum::middleware::from_fn(watch::catch_panics))
-        .layer(axum::middleware::from_fn_with_state(guard, guard::check))
-        .layer(axum::middleware::from_fn_with_state(watch, watch::observe))
+    let routes = without_panics(routes, watch::broken);
+    observed(routes.layer(axum::middleware::from_fn_with_state(guard, guard::check)), watch)
 }
 
 /// The value of `Retry-After` for an error, if its status wants one.
@@ -88,12 +91,12 @@ pub fn error_response(error: &ApiError, request_id: Option<&RequestId>) -> Respo
         headers.insert(REQUEST_ID_HEADER, id);
     }
     protect(headers);
-    response.extensions_mut().insert(watch::AnsweredWith(error.error));
+    response.extensions_mut().insert(AnsweredWith(error.error.as_str()));
     response
 }
 
 /// Headers every answer has, unless the handler chose its own.
-fn protect(headers: &mut HeaderMap) {
+pub fn protect(headers: &mut HeaderMap) {
     headers.entry(X_CONTENT_TYPE_OPTIONS).or_insert(HeaderValue::from_static("nosniff"));
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }

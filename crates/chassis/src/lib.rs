@@ -1,4 +1,4 @@
-//! How a server of ours starts, is configured, observed, authenticated and stopped.
+//! How a server of ours starts, is configured, observed, authenticated, sealed and stopped.
 //!
 //! Everything here is generic: header names, metric names and variable declarations arrive as arguments.
 //! The crate refuses to know a single word about what the server does; of ours it imports only the error
@@ -9,4 +9,5 @@
 pub mod config;
 pub mod drain;
 pub mod http;
+pub mod seal;
 pub mod telemetry;

@@ -14,6 +14,7 @@ pub mod event;
 pub mod code;
 pub mod fleet_code;
 pub mod engine_api;
+pub mod fleet_api;
 pub mod env;
 
 pub use code::{ApiError, ErrorCode};

@@ -8,5 +8,20 @@
 
 pub mod lifecycle;
 pub mod operation;
+pub mod audit;
+pub mod request;
+pub mod transition;
+pub mod restart;
+pub mod health;
+pub mod idle;
+pub mod image;
+pub mod policy;
+pub mod quota;
+pub mod rate;
+pub mod ports;
 pub mod observation;
 pub mod spec;
+pub mod plan;
+pub mod orphans;
+pub mod start_queue;
+pub mod explain;

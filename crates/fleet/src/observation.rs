@@ -56,7 +56,10 @@ pub enum ObjectState {
         at: Option<Timestamp>,
     },
     /// Between two runs, by the backend's own policy.
-    Restarting,
+    Restarting {
+        /// Exit code of the last run, when known.
+        code: Option<i32>,
+    },
     /// On its way out.
     Removing,
 }
@@ -92,7 +95,7 @@ impl ObjectState {
             ObjectState::Running { .. } => "running",
             ObjectState::Paused => "paused",
             ObjectState::Exited { .. } => "exited",
-            ObjectState::Restarting => "restarting",
+            ObjectState::Restarting { .. } => "restarting",
             ObjectState::Removing => "removing",
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! The library knows `contract` only, so that every crate's tests can use it. Nothing here is shipped.
 
+pub mod docker;
 pub mod model;
+pub mod postgres;
 
 pub use model::{Fault, Gate, Protocol, Reply, Script, ScriptedModel, SeenRequest};

@@ -1,6 +1,7 @@
 //! What values a variable accepts, and what to suggest when one is refused.
 
-use std::net::IpAddr;
+use super::form;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,6 +29,20 @@ pub enum Kind {
         /// Largest.
         max: f64,
     },
+    /// 0, or a whole number.
+    IntOrZero {
+        /// Smallest besides 0.
+        min: i64,
+        /// Largest.
+        max: i64,
+    },
+    /// 0, or a decimal number.
+    FloatOrZero {
+        /// Smallest besides 0.
+        min: f64,
+        /// Largest.
+        max: f64,
+    },
     /// `true` or `false` in any letter case.
     Flag,
     /// One of these words exactly.
@@ -41,8 +56,17 @@ pub enum Kind {
         /// Longest.
         max: Duration,
     },
+    /// Seconds, whole or decimal.
+    Seconds {
+        /// Shortest.
+        min: Duration,
+        /// Longest.
+        max: Duration,
+    },
     /// An IP address.
     IpAddr,
+    /// An IP address and a port.
+    SocketAddr,
     /// A path, absolute or relative.
     Path,
     /// A directory that exists.
@@ -59,6 +83,20 @@ pub enum Kind {
     Hash64,
     /// URL-safe base64 of 32 bytes.
     Base64Key32,
+    /// A name as variables have it.
+    VariableName,
+    /// A name as networks and volumes have it.
+    ObjectName,
+    /// 1..63 of `[a-z0-9-]`.
+    DnsLabel,
+    /// Labels with dots between them.
+    DnsName,
+    /// A positive number with an optional unit, as `10Gi`.
+    Quantity,
+    /// `[host[:port]/]path[:tag][@digest]`.
+    ImageReference,
+    /// A host name or an IP address.
+    Host,
     /// `scheme://host[:port]`, or `*`.
     Origin,
     /// A host name, `*.suffix`, or `*`.
@@ -102,6 +140,11 @@ impl Kind {
             Kind::Text { min, max } => format!("a text of {min}..{max} characters"),
             Kind::Int { min, max } => format!("an integer {min}..{max}"),
             Kind::Float { min, max } => format!("a number {min}..{max}"),
+            Kind::IntOrZero { min, max } => format!("0 or an integer {min}..{max}"),
+            Kind::FloatOrZero { min, max } => format!("0 or a number {min}..{max}"),
+            Kind::Seconds { min, max } => {
+                format!("seconds {}..{}", min.as_secs_f64(), max.as_secs_f64())
+            }
             Kind::Flag => "true or false".to_owned(),
             Kind::OneOf(words) => format!("one of {}", words.join(", ")),
             Kind::OneOfAnyCase(words) => format!("one of {}, any case", words.join(", ")),
@@ -113,6 +156,7 @@ impl Kind {
                 )
             }
             Kind::IpAddr => "an IP address".to_owned(),
+            Kind::SocketAddr => "an IP address and a port, as 127.0.0.1:8000".to_owned(),
             Kind::Path => "a path".to_owned(),
             Kind::Dir => "an existing directory".to_owned(),
             Kind::AbsolutePath => "an absolute path".to_owned(),
@@ -123,6 +167,13 @@ impl Kind {
             }
             Kind::Hash64 => "64 hex digits".to_owned(),
             Kind::Base64Key32 => "URL-safe base64 of 32 bytes".to_owned(),
+            Kind::VariableName => "a name of letters, digits and _".to_owned(),
+            Kind::ObjectName => "a name of letters, digits, _, . and -".to_owned(),
+            Kind::DnsLabel => "1..63 lower-case letters, digits and -".to_owned(),
+            Kind::DnsName => "a DNS name in lower case".to_owned(),
+            Kind::Quantity => "a number with a unit, as 10Gi".to_owned(),
+            Kind::ImageReference => "an image reference, as name:tag, at most 255 characters".to_owned(),
+            Kind::Host => "a host name or an IP address".to_owned(),
             Kind::Origin => "scheme://host[:port], or *".to_owned(),
             Kind::HostPattern => "a host name, *.suffix, or *".to_owned(),
             Kind::HostPortPattern => "a host name, *.suffix, host:port, or *".to_owned(),
@@ -141,6 +192,15 @@ impl Kind {
             Kind::Int { min, max } => text.parse().ok().filter(|n| (min..=max).contains(&n)).map(Parsed::Int),
             Kind::Float { min, max } => {
                 text.parse().ok().filter(|n| (min..=max).contains(&n)).map(Parsed::Float)
+            }
+            Kind::IntOrZero { min, max } => {
+                text.parse().ok().filter(|n| *n == 0 || (min..=max).contains(&n)).map(Parsed::Int)
+            }
+            Kind::FloatOrZero { min, max } => {
+                text.parse().ok().filter(|n| *n == 0.0 || (min..=max).contains(&n)).map(Parsed::Float)
+            }
+            Kind::Seconds { min, max } => {
+                parse_seconds(text).filter(|d| (min..=max).contains(&d)).map(Parsed::Span)
             }
             Kind::Flag => match text.to_ascii_lowercase().as_str() {
                 "true" => Some(Parsed::Flag(true)),
@@ -162,6 +222,14 @@ impl Kind {
                 checked.ok().map(|_| Parsed::List(items.into_iter().map(str::to_owned).collect()))
             }
             Kind::IpAddr
+            | Kind::SocketAddr
+            | Kind::VariableName
+            | Kind::ObjectName
+            | Kind::DnsLabel
+            | Kind::DnsName
+            | Kind::Quantity
+            | Kind::ImageReference
+            | Kind::Host
             | Kind::Path
             | Kind::AbsolutePath
             | Kind::Url
@@ -180,18 +248,28 @@ impl Kind {
     fn accepts_text(&self, text: &str) -> bool {
         match self {
             Kind::IpAddr => text.parse::<IpAddr>().is_ok(),
+            Kind::SocketAddr => text.parse::<SocketAddr>().is_ok(),
+            Kind::VariableName => form::is_variable_name(text),
+            Kind::ObjectName => form::is_object_name(text),
+            Kind::DnsLabel => form::is_dns_label(text),
+            Kind::DnsName => form::is_dns_name(text),
+            Kind::Quantity => form::is_quantity(text),
+            Kind::ImageReference => form::is_image_reference(text),
+            Kind::Host => text.parse::<IpAddr>().is_ok() || form::is_host_name(text),
             Kind::Path => !text.contains('\0'),
             Kind::AbsolutePath => Path::new(text).is_absolute() && !text.contains('\0'),
-            Kind::Url => is_http_url(text),
-            Kind::UrlNoQuery => is_http_url(text) && !text.contains('?'),
-            Kind::UrlNoSlash => is_http_url(text) && !text.contains('?') && !text.ends_with('/'),
+            Kind::Url => form::is_http_url(text),
+            Kind::UrlNoQuery => form::is_http_url(text) && !text.contains('?'),
+            Kind::UrlNoSlash => form::is_http_url(text) && !text.contains('?') && !text.ends_with('/'),
             Kind::Hash64 => text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()),
-            Kind::Base64Key32 => is_base64_of_32_bytes(text),
-            Kind::Origin => text == "*" || is_origin(text),
-            Kind::HostPattern => is_host_pattern(text),
+            Kind::Base64Key32 => form::is_base64_of_32_bytes(text),
+            Kind::Origin => text == "*" || form::is_origin(text),
+            Kind::HostPattern => form::is_host_pattern(text),
             Kind::HostPortPattern => match text.rsplit_once(':') {
-                Some((host, port)) => port.parse::<u16>().is_ok() && is_host_pattern(host) && host != "*",
-                None => is_host_pattern(text),
+                Some((host, port)) => {
+                    port.parse::<u16>().is_ok() && form::is_host_pattern(host) && host != "*"
+                }
+                None => form::is_host_pattern(text),
             },
             _ => false,
         }
@@ -208,6 +286,26 @@ impl Kind {
             Kind::Float { min, max } => {
                 let number = text.parse::<f64>().ok().filter(|n| !n.is_nan())?;
                 Some(number.clamp(*min, *max).to_string())
+            }
+            Kind::IntOrZero { min, max } => match text.parse::<f64>().ok().filter(|n| !n.is_nan())? {
+                n if n <= 0.0 => Some("0".to_owned()),
+                n => Some((n.round() as i64).clamp(*min, *max).to_string()),
+            },
+            Kind::FloatOrZero { min, max } => match text.parse::<f64>().ok().filter(|n| !n.is_nan())? {
+                n if n <= 0.0 => Some("0".to_owned()),
+                n => Some(n.clamp(*min, *max).to_string()),
+            },
+            Kind::Seconds { min, max } => {
+                let span = parse_seconds(text).or_else(|| parse_span(text))?;
+                Some(span.clamp(*min, *max).as_secs_f64().to_string())
+            }
+            Kind::SocketAddr => {
+                let port = text.strip_prefix(':').or_else(|| text.strip_prefix("localhost:"))?;
+                port.parse::<u16>().ok().map(|port| format!("127.0.0.1:{port}"))
+            }
+            Kind::ImageReference => {
+                let lower = text.to_lowercase();
+                form::is_image_reference(&lower).then_some(lower)
             }
             Kind::Flag => Some(
                 match text.to_ascii_lowercase().as_str() {
@@ -262,6 +360,14 @@ pub fn parse_span(text: &str) -> Option<Duration> {
     }
 }
 
+/// Reads a whole or decimal number of seconds; finer than a millisecond is dropped.
+fn parse_seconds(text: &str) -> Option<Duration> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let seconds: f64 = text.parse().ok().filter(|_| plain)?;
+    let span = Duration::try_from_secs_f64(seconds).ok()?;
+    u64::try_from((span.as_secs_f64() * 1_000.0).round() as u128).ok().map(Duration::from_millis)
+}
+
 /// A duration in the largest unit that divides it.
 pub fn show_span(span: Duration) -> String {
     let ms = span.as_millis();
@@ -291,60 +397,6 @@ pub fn edit_distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
-}
-
-/// An absolute http(s) URL with a host, without credentials, fragment, blanks and control characters.
-fn is_http_url(text: &str) -> bool {
-    let Some((scheme, rest)) = text.split_once("://") else { return false };
-    let web = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
-    let authority = rest.split(['/', '?']).next().unwrap_or("");
-    let plain = text.bytes().all(|b| b.is_ascii_graphic()) && !text.contains(['#', '\\', '"', '<', '>']);
-    web && plain && is_authority(authority)
-}
-
-/// `host[:port]`, the host a name, an IPv4 address, or an IPv6 address in brackets.
-fn is_authority(text: &str) -> bool {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((v6, port)) if v6.parse::<std::net::Ipv6Addr>().is_ok() => ("v6", port.strip_prefix(':')),
-            _ => return false,
-        },
-        None => match text.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (text, None),
-        },
-    };
-    is_host_name(host) && port.is_none_or(|p| p.parse::<u16>().is_ok())
-}
-
-fn is_host_name(text: &str) -> bool {
-    let text = text.strip_suffix('.').unwrap_or(text);
-    let label = |l: &str| {
-        !l.is_empty()
-            && l.len() <= 63
-            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    text.len() <= 253 && text.split('.').all(label)
-}
-
-fn is_host_pattern(text: &str) -> bool {
-    text == "*" || text.parse::<IpAddr>().is_ok() || is_host_name(text.strip_prefix("*.").unwrap_or(text))
-}
-
-/// `scheme://host[:port]` and nothing after it.
-fn is_origin(text: &str) -> bool {
-    let Some((scheme, authority)) = text.split_once("://") else { return false };
-    let scheme_ok = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
-    scheme_ok && is_authority(authority)
-}
-
-/// 43 digits of the URL-safe alphabet, or 44 with padding; the last one carries four bits only.
-fn is_base64_of_32_bytes(text: &str) -> bool {
-    let digits = text.strip_suffix('=').unwrap_or(text);
-    digits.len() == 43
-        && digits.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-        && digits.ends_with(|c| "AEIMQUYcgkosw048".contains(c))
 }
 
 #[cfg(test)]
@@ -403,6 +455,37 @@ mod tests {
         for text in ["3 weeks", "-1", "1.5h", "h", "18446744073709551615d"] {
             assert!(kind.parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn seconds_may_be_decimal_and_have_no_unit() {
+        let kind = Kind::Seconds { min: Duration::from_millis(1), max: Duration::from_secs(3_600) };
+        for (text, ms) in [("30", 30_000), ("0.25", 250), ("3600", 3_600_000), (".5", 500)] {
+            assert!(kind.parse(text) == Ok(Parsed::Span(Duration::from_millis(ms))), "{text}");
+        }
+        for text in ["0", "3600.1", "-1", "1e2", "inf", "NaN", "5s", "", "."] {
+            assert!(kind.parse(text).is_err(), "{text}");
+        }
+        assert_eq!(nearest(kind, "5m").as_deref(), Some("300"));
+        assert_eq!(nearest(kind, "99999").as_deref(), Some("3600"));
+        assert_eq!(nearest(kind, "0").as_deref(), Some("0.001"));
+    }
+
+    #[test]
+    fn zero_may_stand_outside_of_the_range() {
+        let kind = Kind::IntOrZero { min: 256, max: 1_000 };
+        assert!(kind.parse("0").is_ok() && kind.parse("256").is_ok() && kind.parse("255").is_err());
+        assert_eq!((nearest(kind, "5").as_deref(), nearest(kind, "-5").as_deref()), (Some("256"), Some("0")));
+        let kind = Kind::FloatOrZero { min: 0.1, max: 8.0 };
+        assert!(kind.parse("0").is_ok() && kind.parse("0.05").is_err() && kind.parse("NaN").is_err());
+        assert_eq!(nearest(kind, "0.05").as_deref(), Some("0.1"));
+    }
+
+    #[test]
+    fn addresses_are_literal_and_a_bare_port_is_understood() {
+        assert!(Kind::SocketAddr.parse("[::1]:9090").is_ok() && Kind::SocketAddr.parse("a:80").is_err());
+        assert_eq!(nearest(Kind::SocketAddr, ":8000").as_deref(), Some("127.0.0.1:8000"));
+        assert_eq!(nearest(Kind::ImageReference, "Name:2").as_deref(), Some("name:2"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The accept loop: HTTP/1.1 and HTTP/2 in clear text on one port, with a limit on everything.
 
-use super::stall::{Stalling, TimedBody};
+use super::stall::{Pace, Stalling, TimedBody};
 use super::watch::REQUEST_ID_HEADER;
 use crate::drain::{Deadline, Drain};
 use axum::Router;
@@ -52,6 +52,8 @@ pub struct ServerLimits {
     pub header_bytes: usize,
     /// Time for a request's header block to arrive, and for an idle connection to send the next one.
     pub header_timeout: Duration,
+    /// Shorter time for a header block to arrive, from its first byte on; `None` leaves it to `header_timeout`.
+    pub request_timeout: Option<Duration>,
     /// Time without progress after which a reader is given up.
     pub stall_timeout: Duration,
     /// Waiting time for a request body, before its size earns it more.
@@ -64,8 +66,29 @@ impl Default for ServerLimits {
             connections: 2048,
             header_bytes: 32 * 1024,
             header_timeout: Duration::from_secs(60),
+            request_timeout: None,
             stall_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What one connection too many is told before it is closed.
+#[derive(Debug, Clone)]
+pub struct Overload {
+    /// JSON body of the 503.
+    pub body: String,
+    /// Value of `Retry-After`.
+    pub retry_after_s: u64,
+}
+
+impl Default for Overload {
+    fn default() -> Self {
+        let error = ApiError::new(ErrorCode::EngineBusy, "too many open connections")
+            .with(serde_json::json!({"reason": "too_many_connections"}));
+        Self {
+            body: serde_json::to_string(&error).unwrap_or_default(),
+            retry_after_s: super::retry_after(&error).unwrap_or_default(),
         }
     }
 }
@@ -75,6 +98,7 @@ impl Default for ServerLimits {
 pub struct Server {
     listener: TcpListener,
     limits: ServerLimits,
+    overload: Arc<Overload>,
 }
 
 /// How a server ended.
@@ -87,7 +111,14 @@ pub struct Closed {
 impl Server {
     /// Takes the address; port 0 takes a free one.
     pub async fn bind(address: SocketAddr, limits: ServerLimits) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await?, limits })
+        Ok(Self { listener: TcpListener::bind(address).await?, limits, overload: Arc::default() })
+    }
+
+    /// Says something else to one connection too many.
+    #[must_use]
+    pub fn when_overloaded(mut self, overload: Overload) -> Self {
+        self.overload = Arc::new(overload);
+        self
     }
 
     /// Where it listens.
@@ -127,7 +158,7 @@ impl Server {
                 };
                 tasks.spawn(connection.serve(routes.clone()));
             } else if let Ok(permit) = refusals.clone().try_acquire_owned() {
-                tasks.spawn(refuse(stream, permit));
+                tasks.spawn(refuse(stream, permit, Arc::clone(&self.overload)));
             }
         }
         drop(self.listener);
@@ -161,10 +192,18 @@ impl Connection {
         let limits = self.limits;
         // Small events must not wait for the acknowledgement of the ones before.
         let _ = self.stream.set_nodelay(true);
-        let io = TokioIo::new(Stalling::new(self.stream, limits.stall_timeout, limits.header_timeout));
+        let pace = Pace::new(limits.request_timeout);
+        let stalling = Stalling::new(self.stream, limits.stall_timeout, limits.header_timeout, pace.clone());
+        let io = TokioIo::new(stalling);
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let at_work = pace.begin();
             let request = request.map(|body| Body::new(TimedBody::new(body, limits.body_timeout)));
-            routes.clone().oneshot(request)
+            let answer = routes.clone().oneshot(request);
+            async move {
+                let answer = answer.await;
+                drop(at_work);
+                answer
+            }
         });
         let builder = builder(&limits);
         let mut connection = std::pin::pin!(builder.serve_connection(io, service));
@@ -207,11 +246,8 @@ fn builder(limits: &ServerLimits) -> Builder<TokioExecutor> {
 /// Tells one connection too many why it is closed. The answer waits for the request, because clients take
 /// an answer without a question for a broken server; and what the caller has sent is read away before
 /// closing, because closing with unread bytes would throw the answer away.
-async fn refuse(mut stream: TcpStream, _permit: OwnedSemaphorePermit) {
-    let error = ApiError::new(ErrorCode::EngineBusy, "too many open connections")
-        .with(serde_json::json!({"reason": "too_many_connections"}));
-    let body = serde_json::to_string(&error).unwrap_or_default();
-    let seconds = super::retry_after(&error).unwrap_or_default();
+async fn refuse(mut stream: TcpStream, _permit: OwnedSemaphorePermit, overload: Arc<Overload>) {
+    let (body, seconds) = (&overload.body, overload.retry_after_s);
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
          retry-after: {seconds}\r\n{REQUEST_ID_HEADER}: {}\r\nx-content-type-options: nosniff\r\n\

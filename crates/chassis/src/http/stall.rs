@@ -5,6 +5,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,12 +20,71 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// cuts off uploads over slow lines, lower lets a trickle hold a connection longer.
 const BODY_BYTES_PER_S: u64 = 64 * 1024;
 
-/// A connection on which a write that makes no progress, and a start that does not come, are errors.
+/// Requests at work on a connection, seen from both ends of the protocol's code: while there is none, whatever
+/// arrives is the head of the next one and must be complete within a limit. The protocol's own limit cannot tell
+/// a request that trickles from a connection that rests.
+#[derive(Debug, Clone)]
+pub(super) struct Pace {
+    limit: Option<Duration>,
+    requests: Arc<Requests>,
+}
+
+#[derive(Debug, Default)]
+struct Requests {
+    at_work: AtomicUsize,
+    begun: AtomicUsize,
+}
+
+/// One request at work, until dropped.
+pub(super) struct AtWork(Arc<Requests>);
+
+impl Pace {
+    /// `None` judges nothing.
+    pub(super) fn new(limit: Option<Duration>) -> Self {
+        Self { limit, requests: Arc::default() }
+    }
+
+    /// A head is complete.
+    pub(super) fn begin(&self) -> AtWork {
+        self.requests.begun.fetch_add(1, Ordering::Relaxed);
+        self.requests.at_work.fetch_add(1, Ordering::Relaxed);
+        AtWork(Arc::clone(&self.requests))
+    }
+
+    fn begun(&self) -> usize {
+        self.requests.begun.load(Ordering::Relaxed)
+    }
+
+    fn rests(&self) -> bool {
+        self.requests.at_work.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.at_work.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection on which a write that makes no progress, a start that does not come, and a request that
+/// trickles are errors.
 pub(super) struct Stalling<T> {
     io: T,
     limit: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
     opening: Option<Opening>,
+    pace: Pace,
+    head: Head,
+}
+
+/// What the connection is doing about the next request's head.
+enum Head {
+    /// Nothing of it has come.
+    Awaited,
+    /// A part of the head after so many requests has come; the rest must come until then.
+    Begun(usize, Pin<Box<Sleep>>),
+    /// Without a limit, and on HTTP/2, which has frames without requests and limits of its own.
+    NotJudged,
 }
 
 /// How much of the preface has been seen, and until when the rest must come.
@@ -33,9 +94,31 @@ struct Opening {
 }
 
 impl<T> Stalling<T> {
-    pub(super) fn new(io: T, write_limit: Duration, open_limit: Duration) -> Self {
+    pub(super) fn new(io: T, write_limit: Duration, open_limit: Duration, pace: Pace) -> Self {
         let until = Box::pin(sleep_until(Instant::now() + open_limit));
-        Self { io, limit: write_limit, stalled: None, opening: Some(Opening { matched: 0, until }) }
+        let opening = Some(Opening { matched: 0, until });
+        let head = if pace.limit.is_some() { Head::Awaited } else { Head::NotJudged };
+        Self { io, limit: write_limit, stalled: None, opening, pace, head }
+    }
+
+    /// Judges a read that brought so many bytes, or none yet.
+    fn judge_head(&mut self, cx: &mut Context<'_>, bytes: usize) -> io::Result<()> {
+        let Some(limit) = self.pace.limit.filter(|_| !matches!(self.head, Head::NotJudged)) else {
+            return Ok(());
+        };
+        let done = self.pace.begun();
+        if matches!(self.head, Head::Begun(before, _) if before != done) {
+            self.head = Head::Awaited;
+        }
+        if bytes > 0 && self.pace.rests() && matches!(self.head, Head::Awaited) {
+            self.head = Head::Begun(done, Box::pin(sleep_until(Instant::now() + limit)));
+        }
+        if let Head::Begun(_, until) = &mut self.head
+            && until.as_mut().poll(cx).is_ready()
+        {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the request trickles"));
+        }
+        Ok(())
     }
 
     /// Passes on the outcome of a write; one that has been pending for the whole limit becomes an error.
@@ -79,11 +162,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Stalling<T> {
         let polled = Pin::new(&mut this.io).poll_read(cx, buf);
         if let Some(opening) = &mut this.opening {
             if opening.is_over(&buf.filled()[before..]) {
+                if opening.matched == H2_PREFACE.len() {
+                    this.head = Head::NotJudged;
+                }
                 this.opening = None;
             } else if polled.is_pending() && opening.until.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing")));
             }
         }
+        this.judge_head(cx, buf.filled().len() - before)?;
         polled
     }
 }
@@ -195,7 +282,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_takes_nothing_for_the_limit_is_an_error() {
         let (near, _far) = tokio::io::duplex(8);
-        let mut io = Stalling::new(near, MINUTE, MINUTE);
+        let mut io = Stalling::new(near, MINUTE, MINUTE, Pace::new(None));
         let began = Instant::now();
         let error = io.write_all(&[0; 9]).await.expect_err("does not fit");
         assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, 60));
@@ -204,7 +291,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_reader_that_makes_progress_is_served() {
         let (near, mut far) = tokio::io::duplex(8);
-        let mut io = Stalling::new(near, MINUTE, MINUTE);
+        let mut io = Stalling::new(near, MINUTE, MINUTE, Pace::new(None));
         let reader = tokio::spawn(async move {
             let mut byte = [0; 1];
             for _ in 0..16 {
@@ -221,7 +308,7 @@ mod tests {
     async fn a_client_must_show_what_it_speaks() {
         for (sent, silent) in [("", true), ("PRI * HT", true), ("G", false), ("PO", false)] {
             let (near, mut far) = tokio::io::duplex(64);
-            let mut io = Stalling::new(near, MINUTE, MINUTE);
+            let mut io = Stalling::new(near, MINUTE, MINUTE, Pace::new(None));
             far.write_all(sent.as_bytes()).await.expect("fits");
             let mut seen = vec![0; 64];
             let read = async {

@@ -1,6 +1,7 @@
 //! What is told about each request: its id, a start and an end line, and its metrics.
 
 use super::error_response;
+use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
@@ -14,7 +15,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tracing::{Instrument, Span, debug, error, info, info_span};
 
 /// Header that names one request, in both directions.
@@ -35,9 +36,48 @@ pub fn current_request_id() -> Option<RequestId> {
     REQUEST_ID.try_with(Clone::clone).ok()
 }
 
-/// The code an error answer was made from, kept beside the response for the log and the metrics.
+/// The code an error answer was made from, kept beside the response (in its extensions) for the log and the
+/// metrics.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct AnsweredWith(pub(super) ErrorCode);
+pub struct AnsweredWith(pub &'static str);
+
+/// What is known of a request when it comes.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Path template, `unmatched` when there is none.
+    pub path: &'a str,
+    /// Method, `OTHER` for extension methods.
+    pub method: &'static str,
+    /// W3C trace context, when it looks like one.
+    pub traceparent: Option<&'a str>,
+}
+
+/// What is known of an answer when its head is.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered<'a> {
+    /// Path template, `unmatched` when there is none.
+    pub path: &'a str,
+    /// Method, `OTHER` for extension methods.
+    pub method: &'static str,
+    /// Status.
+    pub status: u16,
+    /// Code of an error.
+    pub code: Option<&'static str>,
+}
+
+/// Who is told about requests. [`Watch`] is one; a program with lines and metrics of its own brings another.
+pub trait Observer: Send + Sync + 'static {
+    /// An id for a request that brought none.
+    fn make_id(&self) -> RequestId {
+        RequestId::generate()
+    }
+    /// A request has come.
+    fn asked(&self, request: &Asked<'_>);
+    /// The head of its answer is known.
+    fn answered(&self, answer: &Answered<'_>);
+    /// The answer has been sent or given up, so long after the request came.
+    fn ended(&self, answer: &Answered<'_>, took: Duration);
+}
 
 /// Names of the metrics, with the program's prefix.
 #[derive(Debug, Clone, Copy)]
@@ -59,24 +99,24 @@ pub struct Watch {
     pub quiet: &'static [&'static str],
 }
 
+/// Tells an observer about every request to these routes, and gives each its id.
+pub fn observed<O: Observer>(routes: Router, observer: Arc<O>) -> Router {
+    routes.layer(axum::middleware::from_fn_with_state(observer, observe::<O>))
+}
+
 /// The middleware. A request ends when its answer has been sent or given up, so the end line of a stream
 /// comes with the end of the stream.
-pub(super) async fn observe(State(watch): State<Arc<Watch>>, mut request: Request, next: Next) -> Response {
+async fn observe<O: Observer>(State(observer): State<Arc<O>>, mut request: Request, next: Next) -> Response {
     let given = request.headers().get(REQUEST_ID_HEADER).and_then(|h| h.to_str().ok());
-    let id = given.and_then(|t| RequestId::parse(t).ok()).unwrap_or_else(RequestId::generate);
+    let id = given.and_then(|t| RequestId::parse(t).ok()).unwrap_or_else(|| observer.make_id());
     let matched = request.extensions().get::<MatchedPath>();
     let path: Arc<str> = matched.map_or(UNMATCHED, MatchedPath::as_str).into();
-    let end = End {
-        started: Instant::now(),
-        quiet: watch.quiet.contains(&&*path),
-        method: method_label(request.method()),
-        path,
-        metrics: watch.metrics,
-        status: 0,
-        code: None,
-    };
+    let method = method_label(request.method());
+    let started = Instant::now();
     let span = info_span!("request", request_id = id.as_str());
-    span.in_scope(|| end.tell_start(traceparent(&request)));
+    span.in_scope(|| {
+        observer.asked(&Asked { path: &path, method, traceparent: traceparent(&request).as_deref() });
+    });
     request.extensions_mut().insert(id.clone());
 
     let response = REQUEST_ID.scope(id.clone(), next.run(request)).instrument(span.clone()).await;
@@ -85,21 +125,28 @@ pub(super) async fn observe(State(watch): State<Arc<Watch>>, mut request: Reques
         head.headers.insert(REQUEST_ID_HEADER, value);
     }
     let code = head.extensions.get::<AnsweredWith>().map(|a| a.0);
-    let end = End { status: head.status.as_u16(), code, ..end };
-    end.count();
+    let end = End { observer, path, method, started, status: head.status.as_u16(), code };
+    end.observer.answered(&end.answered());
     Response::from_parts(head, Body::new(Watched { body, span, end: Some(end) }))
 }
 
-/// Turns a panic of a handler into INTERNAL; the panic hook has written the backtrace.
-pub(super) async fn catch_panics(request: Request, next: Next) -> Response {
-    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-        Ok(response) => response,
-        Err(_) => {
-            error!(code = ErrorCode::Internal.as_str(), "Request handler panicked");
-            let error = ApiError::new(ErrorCode::Internal, "a bug in this server; its log has the details");
-            error_response(&error, current_request_id().as_ref())
+/// Turns a panic of a handler into the answer `broken` makes; the panic hook has written the backtrace.
+pub fn without_panics(routes: Router, broken: fn() -> Response) -> Router {
+    routes.layer(axum::middleware::from_fn(move |request: Request, next: Next| async move {
+        match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+            Ok(response) => response,
+            Err(_) => {
+                error!(code = ErrorCode::Internal.as_str(), "Request handler panicked");
+                broken()
+            }
         }
-    }
+    }))
+}
+
+/// The flat INTERNAL of a panic.
+pub(super) fn broken() -> Response {
+    let error = ApiError::new(ErrorCode::Internal, "a bug in this server; its log has the details");
+    error_response(&error, current_request_id().as_ref())
 }
 
 /// Methods as labels: extension methods are the caller's text and would grow without bound.
@@ -124,46 +171,49 @@ fn traceparent(request: &Request) -> Option<String> {
 }
 
 /// Everything the end line needs.
-struct End {
-    started: Instant,
-    quiet: bool,
-    method: &'static str,
+struct End<O: Observer> {
+    observer: Arc<O>,
     path: Arc<str>,
-    metrics: RequestMetrics,
+    method: &'static str,
+    started: Instant,
     status: u16,
-    code: Option<ErrorCode>,
+    code: Option<&'static str>,
 }
 
-impl End {
-    fn tell_start(&self, traceparent: Option<String>) {
-        let (method, path) = (self.method, &*self.path);
-        if self.quiet {
+impl<O: Observer> End<O> {
+    fn answered(&self) -> Answered<'_> {
+        Answered { path: &self.path, method: self.method, status: self.status, code: self.code }
+    }
+}
+
+impl Observer for Watch {
+    fn asked(&self, request: &Asked<'_>) {
+        let Asked { path, method, traceparent } = *request;
+        if self.quiet.contains(&path) {
             debug!(method, path, traceparent, "Request started");
         } else {
             info!(method, path, traceparent, "Request started");
         }
     }
 
-    fn count(&self) {
+    fn answered(&self, answer: &Answered<'_>) {
         let labels = [
-            ("path", self.path.to_string()),
-            ("method", self.method.to_owned()),
-            ("status", self.status.to_string()),
+            ("path", answer.path.to_owned()),
+            ("method", answer.method.to_owned()),
+            ("status", answer.status.to_string()),
         ];
         metrics::counter!(self.metrics.requests_total, &labels).increment(1);
-        if let Some(code) = self.code {
-            metrics::counter!(self.metrics.errors_total, "code" => code.as_str()).increment(1);
+        if let Some(code) = answer.code {
+            metrics::counter!(self.metrics.errors_total, "code" => code).increment(1);
         }
     }
 
-    fn tell_end(self) {
-        let elapsed = self.started.elapsed();
-        metrics::histogram!(self.metrics.request_duration_seconds, "path" => self.path.to_string())
-            .record(elapsed.as_secs_f64());
-        let duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        let (method, path, status, code) =
-            (self.method, &*self.path, self.status, self.code.map(ErrorCode::as_str));
-        if self.quiet {
+    fn ended(&self, answer: &Answered<'_>, took: Duration) {
+        metrics::histogram!(self.metrics.request_duration_seconds, "path" => answer.path.to_owned())
+            .record(took.as_secs_f64());
+        let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let Answered { path, method, status, code } = *answer;
+        if self.quiet.contains(&path) {
             debug!(method, path, status, duration_ms, code, "Request finished");
         } else {
             info!(method, path, status, duration_ms, code, "Request finished");
@@ -172,21 +222,21 @@ impl End {
 }
 
 /// An answer's body that tells when it has ended.
-struct Watched {
+struct Watched<O: Observer> {
     body: Body,
     span: Span,
-    end: Option<End>,
+    end: Option<End<O>>,
 }
 
-impl Watched {
+impl<O: Observer> Watched<O> {
     fn finish(&mut self) {
         if let Some(end) = self.end.take() {
-            self.span.in_scope(|| end.tell_end());
+            self.span.in_scope(|| end.observer.ended(&end.answered(), end.started.elapsed()));
         }
     }
 }
 
-impl HttpBody for Watched {
+impl<O: Observer> HttpBody for Watched<O> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -214,7 +264,7 @@ impl HttpBody for Watched {
     }
 }
 
-impl Drop for Watched {
+impl<O: Observer> Drop for Watched<O> {
     fn drop(&mut self) {
         self.finish();
     }

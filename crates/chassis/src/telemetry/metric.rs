@@ -37,6 +37,13 @@ impl Metrics {
         record_process();
         self.0.render()
     }
+
+    /// Takes back every gauge of these names, whatever its labels: what a process no longer knows must not be
+    /// shown as if it did.
+    pub fn forget_gauges(&self, names: &[&str]) {
+        let mut all = self.0.gauges.0.write().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|key, _| !names.contains(&key.name()));
+    }
 }
 
 #[derive(Default)]
@@ -47,7 +54,7 @@ struct Registry {
     histograms: Table<Buckets>,
 }
 
-/// Metrics of one type by name and labels. They are never removed: labels have few values.
+/// Metrics of one type by name and labels. Only gauges are ever removed, by name: labels have few values.
 #[derive(Default)]
 struct Table<T>(RwLock<HashMap<Key, Arc<T>>>);
 
@@ -226,6 +233,12 @@ mod tests {
         );
         assert!(text.contains("unit_seconds_count 3\n"), "{text}");
         assert!(text.contains("process_resident_memory_bytes "), "{text}");
+
+        metrics::gauge!("unit_gone", "of" => "a").set(1.0);
+        metrics::gauge!("unit_stays").set(2.0);
+        metrics.forget_gauges(&["unit_gone"]);
+        let text = metrics.render();
+        assert!(!text.contains("unit_gone") && text.contains("unit_stays 2\n"), "{text}");
     }
 
     #[test]

@@ -291,6 +291,42 @@ async fn silent_clients_and_unfinished_headers_are_closed() {
 }
 
 #[tokio::test]
+async fn a_head_that_trickles_is_closed_while_a_connection_that_rests_is_kept() {
+    let limits = ServerLimits {
+        request_timeout: Some(Duration::from_millis(200)),
+        header_timeout: Duration::from_secs(10),
+        ..ServerLimits::default()
+    };
+    let app = start(limits, Duration::from_secs(5)).await;
+    let began = Instant::now();
+    app.raw("GET /health HTTP/1.1\r\nhost:").await;
+    assert!(began.elapsed() < Duration::from_secs(5), "a trickling head is not given the idle time");
+
+    let mut stream = app.connect().await;
+    let whole = b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut answer = [0; 1024];
+    stream.write_all(whole).await.expect("is taken");
+    assert!(stream.read(&mut answer).await.expect("is answered") > 0);
+    tokio::time::timeout(Duration::from_millis(600), stream.read(&mut answer))
+        .await
+        .expect_err("a resting connection is neither closed nor spoken to");
+    stream.write_all(whole).await.expect("is taken");
+    assert!(stream.read(&mut answer).await.expect("is answered") > 0);
+    stream.write_all(b"GET /hea").await.expect("is taken");
+    read_to_end(&mut stream).await;
+    assert!(began.elapsed() < Duration::from_secs(8), "the second head is judged, too");
+    drop(stream);
+
+    let mut slow = app.connect().await;
+    slow.write_all(format!("GET /slow HTTP/1.1\r\nhost: a\r\nx-test-key: {KEY}\r\n\r\n").as_bytes())
+        .await
+        .expect("is taken");
+    let read = slow.read(&mut answer).await.expect("is answered");
+    assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "time at work is not time of the head");
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn a_request_body_that_does_not_come_is_given_up() {
     let limits = ServerLimits { body_timeout: Duration::from_millis(200), ..ServerLimits::default() };
     let app = start(limits, Duration::from_secs(5)).await;

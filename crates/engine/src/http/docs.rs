@@ -4,18 +4,22 @@
 //! same bytes for everyone and need no key. Paths inside them are relative, so that a proxy may put the
 //! Engine under a prefix.
 
+use chassis::http::viewer;
+
 /// The policy sent with the page: only its own script and style, only calls to its own origin.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Every file of the viewer: path, content type, bytes. The first is the page itself.
-pub fn assets() -> &'static [(&'static str, &'static str, &'static [u8])] {
-    &[
-        ("/docs", "text/html; charset=utf-8", include_bytes!("docs.html")),
-        ("/docs/app.js", "text/javascript; charset=utf-8", include_bytes!("docs.js")),
-        ("/docs/style.css", "text/css; charset=utf-8", include_bytes!("docs.css")),
-    ]
+pub const fn assets() -> &'static [(&'static str, &'static str, &'static [u8])] {
+    ASSETS
 }
+
+const ASSETS: &[(&str, &str, &[u8])] = &[
+    ("/docs", "text/html; charset=utf-8", include_bytes!("docs.html")),
+    ("/docs/app.js", "text/javascript; charset=utf-8", viewer::SCRIPT.as_bytes()),
+    ("/docs/style.css", "text/css; charset=utf-8", viewer::STYLE.as_bytes()),
+];
 
 #[cfg(test)]
 mod tests {

@@ -116,8 +116,16 @@ function describe(item, operation) {
   return out;
 }
 
+// The header in which an operation wants its key; nothing for those that need none.
+function keyHeader(operation) {
+  const schemes = (operation.security || doc.security || []).flatMap((needed) => Object.keys(needed));
+  const found = schemes.map((name) => resolve(((doc.components || {}).securitySchemes || {})[name]));
+  return (found.find((scheme) => scheme.type === "apiKey" && scheme.in === "header") || {}).name;
+}
+
 function tryIt(path, method, item, operation) {
-  const params = parameters(item, operation).filter((p) => p.in !== "cookie" && p.name.toLowerCase() !== "x-engine-key");
+  const keyName = keyHeader(operation);
+  const params = parameters(item, operation).filter((p) => p.in !== "cookie" && p.name.toLowerCase() !== (keyName || "").toLowerCase());
   const inputs = params.map((p) => [p, el("input", { placeholder: typeOf(p.schema || {}), autocomplete: "off" })]);
   const schema = bodyOf(operation);
   const text = schema ? el("textarea", { spellcheck: "false" }) : null;
@@ -137,7 +145,7 @@ function tryIt(path, method, item, operation) {
       else if (input.value && p.in === "header") headers[p.name] = input.value;
     }
     const key = document.getElementById("key").value;
-    if (key) headers["X-Engine-Key"] = key;
+    if (key && keyName) headers[keyName] = key;
     if (text) headers["Content-Type"] = "application/json";
     if ([...query].length) url += `?${query}`;
     control = new AbortController();

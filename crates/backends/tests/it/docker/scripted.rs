@@ -1,0 +1,236 @@
+//! What no real daemon does on demand: a full network, an old version, a daemon that says strange things.
+
+use backends::{
+    BackendError, BackendEventKind, DockerBackend, DockerSettings, EngineBackend, ProbeAddress, PullPolicy,
+};
+use contract::{EngineId, InstanceId, ProductId};
+use fleet::spec::{EngineEnv, EngineSpec, Resources, SecurityProfile};
+use futures::StreamExt;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use testbed::docker::{ScriptedDaemon, Served};
+
+fn settings(host: &str) -> DockerSettings {
+    DockerSettings {
+        host: Some(host.to_owned()),
+        tls: None,
+        registry_config: None,
+        instance: InstanceId::generate(),
+        network: "engine_net".into(),
+        isolate: true,
+        data_root: None,
+        pull: PullPolicy::Missing,
+        pull_timeout: Duration::from_secs(10),
+        call_timeout: Duration::from_secs(12),
+        probe_by: ProbeAddress::Network,
+        self_container: Some("me".into()),
+    }
+}
+
+fn spec(instance: InstanceId) -> EngineSpec {
+    EngineSpec {
+        instance,
+        engine_id: EngineId::generate(),
+        product_id: ProductId::generate(),
+        generation: 1,
+        spec_hash: "0123456789abcdef".into(),
+        image: "september-engine:1".into(),
+        env: EngineEnv(BTreeMap::from([("LLM_API_KEY".into(), "sk-very-secret".into())])),
+        port: Some(9001),
+        catalog: None,
+        resources: Resources { memory_mb: 256, cpus: 0.0, pids: 64 },
+        security: SecurityProfile::Hardened,
+    }
+}
+
+fn version(api: &str) -> Served {
+    Served::Answer(200, json!({"ApiVersion": api, "MinAPIVersion": "1.12"}))
+}
+
+fn absent(what: &str) -> Served {
+    Served::Answer(404, json!({"message": format!("No such {what}")}))
+}
+
+/// Everything `create` asks before the container itself, and a network with that many endpoints.
+fn before_create(path: &str, endpoints: usize) -> Served {
+    let containers: serde_json::Map<String, Value> = (0..endpoints).map(|n| (format!("c{n}"), json!({}))).collect();
+    match path.trim_start_matches("/v1.41") {
+        "/version" => version("1.41"),
+        path if path.starts_with("/images/") => Served::Answer(200, json!({"Id": "sha256:1", "Config": {}})),
+        path if path.starts_with("/volumes/") => Served::Answer(
+            200,
+            json!({"Name": "v", "Driver": "local", "Mountpoint": "/", "Labels": null, "Scope": "local", "Options": null}),
+        ),
+        path if path.starts_with("/networks/") => {
+            Served::Answer(200, json!({"Name": "engine_net", "Id": "n", "Containers": containers}))
+        }
+        _ => absent("container"),
+    }
+}
+
+#[tokio::test]
+async fn a_network_with_900_endpoints_is_full() {
+    for (endpoints, full) in [(899, false), (900, true)] {
+        let daemon = ScriptedDaemon::serve(move |method, path, _| match (method, path) {
+            ("POST", "/v1.41/containers/create?name=") => unreachable!(),
+            ("POST", _) => Served::Answer(500, json!({"message": "made"})),
+            _ => before_create(path, endpoints),
+        });
+        let settings = settings(&daemon.host());
+        let spec = spec(settings.instance);
+        let backend = DockerBackend::connect(settings).expect("a socket");
+        let made = backend.create(&spec).await;
+        match made {
+            Err(BackendError::Capacity(words)) if full => assert!(words.contains("900"), "{words}"),
+            Err(BackendError::Refused(words)) if !full => assert_eq!(words, "made"),
+            other => panic!("{endpoints} endpoints: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn words_of_the_daemon_never_carry_values_of_the_environment() {
+    let daemon = ScriptedDaemon::serve(|method, path, body| match method {
+        "POST" => {
+            let env = serde_json::from_slice::<Value>(body).expect("JSON")["Env"].clone();
+            Served::Answer(400, json!({"message": format!("bad environment {env}")}))
+        }
+        _ => before_create(path, 0),
+    });
+    let settings = settings(&daemon.host());
+    let spec = spec(settings.instance);
+    let refused = DockerBackend::connect(settings).expect("a socket").create(&spec).await.expect_err("refused");
+    let words = refused.to_string();
+    assert!(words.contains("LLM_API_KEY=[redacted]") && !words.contains("sk-very-secret"), "{words}");
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_too_old_is_named_and_every_request_carries_the_agreed_version() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (log, calls) = (Arc::clone(&seen), AtomicUsize::new(0));
+    let daemon = ScriptedDaemon::serve(move |_, path, _| {
+        log.lock().expect("no panic").push(path.to_owned());
+        match path {
+            "/version" if calls.fetch_add(1, Ordering::SeqCst) == 0 => version("1.40"),
+            "/version" => version("1.44"),
+            _ => absent("container"),
+        }
+    });
+    let backend = DockerBackend::connect(settings(&daemon.host())).expect("a socket");
+    let refused = backend.observe(EngineId::generate()).await.expect_err("too old");
+    assert!(refused.to_string().contains("1.41 or later"), "{refused}");
+    backend.observe(EngineId::generate()).await.expect("updated");
+    backend.observe(EngineId::generate()).await.expect("agreed already");
+    let seen = seen.lock().expect("no panic").clone();
+    assert_eq!(seen.iter().filter(|path| *path == "/version").count(), 2, "{seen:?}");
+    assert!(seen[2..].iter().all(|path| path.starts_with("/v1.44/containers/engine-")), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_missing_image_is_pulled_by_policy_and_says_why_it_could_not_be() {
+    for (policy, pulls) in [(PullPolicy::Never, 0), (PullPolicy::Missing, 1), (PullPolicy::Always, 1)] {
+        let pulled = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&pulled);
+        let daemon = ScriptedDaemon::serve(move |method, path, _| match (method, path) {
+            (_, "/version") => version("1.41"),
+            ("POST", "/v1.41/images/create?fromImage=registry.example%2Fengine&tag=7&platform=") => {
+                count.fetch_add(1, Ordering::SeqCst);
+                Served::Answer(200, json!({"errorDetail": {"message": "no such host"}, "error": "no such host"}))
+            }
+            ("POST", other) => Served::Answer(400, json!({"message": other})),
+            _ => absent("image: registry.example/engine:7"),
+        });
+        let settings = DockerSettings { pull: policy, ..settings(&daemon.host()) };
+        let backend = DockerBackend::connect(settings).expect("a socket");
+        let missing = backend.ensure_image("registry.example/engine:7").await;
+        let words = if pulls == 0 { "No such image" } else { "no such host" };
+        assert!(matches!(&missing, Err(BackendError::ImageMissing(said)) if said.contains(words)), "{missing:?}");
+        assert_eq!(pulled.load(Ordering::SeqCst), pulls, "{policy:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_without_a_daemon_behind_it_is_silence() {
+    let daemon = ScriptedDaemon::serve(|_, path, _| match path {
+        "/version" => version("1.41"),
+        _ => Served::Answer(503, json!({"message": "no server is available"})),
+    });
+    let backend = DockerBackend::connect(settings(&daemon.host())).expect("a socket");
+    let silence = backend.observe(EngineId::generate()).await;
+    assert!(matches!(silence, Err(BackendError::Unreachable(_))), "{silence:?}");
+}
+
+#[tokio::test]
+async fn a_daemon_that_never_answers_ends_each_call_at_its_deadline() {
+    let daemon = ScriptedDaemon::serve(|_, _, _| Served::Silence);
+    let settings = DockerSettings { call_timeout: Duration::from_millis(600), ..settings(&daemon.host()) };
+    let spec = spec(settings.instance);
+    let backend = DockerBackend::connect(settings).expect("a socket");
+    let id = spec.engine_id;
+    let timed_out = |call, limit_ms| Err::<(), _>(BackendError::TimedOut { call, limit_ms });
+    assert_eq!(backend.observe(id).await.map(drop), timed_out("observe", 100));
+    assert_eq!(backend.ping().await.map(drop), timed_out("ping", 100));
+    assert_eq!(backend.freeze(id).await, timed_out("freeze", 100));
+    assert_eq!(backend.thaw(id).await, timed_out("thaw", 100));
+    assert_eq!(backend.list().await.map(drop), timed_out("list", 300));
+    assert_eq!(backend.start(id).await.map(drop), timed_out("start", 600));
+    assert_eq!(backend.create(&spec).await.map(drop), timed_out("create", 1200));
+    assert_eq!(backend.remove(id).await, timed_out("remove", 1200));
+    assert_eq!(backend.destroy(id).await, timed_out("destroy", 1200));
+}
+
+#[tokio::test]
+async fn whether_we_run_on_the_engines_network_is_read_from_our_own_container() {
+    let daemon = ScriptedDaemon::serve(|_, path, _| match path {
+        "/version" => version("1.41"),
+        "/v1.41/containers/me/json" => {
+            Served::Answer(200, json!({"Id": "me", "NetworkSettings": {"Networks": {"engine_net": {}}}}))
+        }
+        _ => absent("container"),
+    });
+    let on = DockerBackend::connect(settings(&daemon.host())).expect("a socket");
+    assert_eq!(on.runs_on_network().await, Ok(true));
+    for (self_container, network) in [(None, "engine_net"), (Some("me"), "other"), (Some("gone"), "engine_net")] {
+        let settings = DockerSettings {
+            self_container: self_container.map(str::to_owned),
+            network: network.into(),
+            ..settings(&daemon.host())
+        };
+        assert_eq!(DockerBackend::connect(settings).expect("a socket").runs_on_network().await, Ok(false));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_socket_events_wait_longer_and_longer_and_calls_fail_at_once() {
+    let backend = DockerBackend::connect(settings("unix:///nowhere/docker.sock")).expect("needs no daemon");
+    let gone = backend.observe(EngineId::generate()).await;
+    assert!(matches!(&gone, Err(BackendError::Unreachable(why)) if why.contains("No such file")), "{gone:?}");
+    let mut events = backend.events();
+    let began = tokio::time::Instant::now();
+    // In virtual time the waits are exact: a minute of polling is 100 ms … 5 s apart, and never a gap.
+    let heard = tokio::time::timeout(Duration::from_secs(60), events.next()).await;
+    assert!(heard.is_err(), "{heard:?}");
+    assert_eq!(began.elapsed(), Duration::from_secs(60));
+}
+
+#[tokio::test]
+async fn each_connection_of_the_event_stream_begins_with_a_gap() {
+    let engine = EngineId::generate();
+    let daemon = ScriptedDaemon::serve(move |_, path, _| match path {
+        "/version" => version("1.41"),
+        "/v1.41/info" => Served::Answer(200, json!({"SystemTime": "2026-01-02T03:04:05.678Z"})),
+        path if path.starts_with("/v1.41/events?since=1767323045.678000000&") => Served::Answer(
+            200,
+            json!({"Type": "container", "Action": "oom",
+                   "Actor": {"ID": "c", "Attributes": {"bap-engine/engine-id": engine.to_string()}}}),
+        ),
+        other => Served::Answer(400, json!({"message": other})),
+    });
+    let backend = DockerBackend::connect(settings(&daemon.host())).expect("a socket");
+    let heard: Vec<_> = backend.events().take(4).map(|event| (event.engine, event.kind)).collect().await;
+    let once = [(None, BackendEventKind::Gap), (Some(engine), BackendEventKind::Oom)];
+    assert_eq!(heard, [once, once].concat());
+}

@@ -1,0 +1,779 @@
+//! From a user to an engine: what each request about an engine does, as policy + registry + operations.
+//!
+//! Every function here reads the row, asks [`fleet::request::meet`] what the request meets, and does that: answers,
+//! opens an operation, joins one or takes its place. Nothing here touches a backend; operations do. Nothing is
+//! cancelled when the caller goes away.
+
+use crate::core::{Core, between};
+use crate::hub::News;
+use crate::keys;
+use crate::registry::change::{EnginePatch, NewOperation, Open, OpenOutcome, Reserve, ReserveOutcome};
+use crate::registry::rows::{Engine, Found, Operation, Product, SealedKey};
+use crate::work;
+use contract::fleet_api::{
+    AdmitRefusal, AdmitRequest, AdmitResponse, DestroyResponse, EngineRecord, IssuedKey, ProvisionResponse, RotateKeyResponse,
+    SleepResponse, StartResponse, StopResponse,
+};
+use contract::{EngineId, FleetCode, FleetError, OperationId, RequestId, Timestamp, UserId};
+use fleet::lifecycle::{Desired, Status};
+use fleet::operation::{OperationKind, OperationStatus, Step};
+use fleet::policy::Policy;
+use fleet::request::{Answer, Meeting, Reason, Replay, Request, Standing, meet, replay};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often a decision is made anew because the row changed under it. More rounds hide a row that never settles;
+/// fewer refuse callers in an ordinary race.
+const ROUNDS_MAX: usize = 16;
+
+/// Boots whose mean is added to the time of the next restart (§3.4). More would remember an older image.
+const BOOTS_AVERAGED: i64 = 20;
+
+/// Between two looks at a row whose operation was lost. Longer makes callers wait; shorter is load.
+const LOST_LOOK: Duration = Duration::from_millis(250);
+
+/// Who asks, already authenticated.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The product.
+    pub product: Product,
+    /// Its policy.
+    pub policy: Policy,
+    /// The request, for logs and audit.
+    pub request_id: RequestId,
+}
+
+/// An answer with the time its parts took, for `Server-Timing`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held<T> {
+    /// The answer.
+    pub answer: T,
+    /// Phase → milliseconds.
+    pub timings: BTreeMap<String, u64>,
+}
+
+impl<T> Held<T> {
+    fn at_once(answer: T) -> Self {
+        Self { answer, timings: BTreeMap::new() }
+    }
+}
+
+/// The `Idempotency-Key` of a provision and the hash of its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    /// The key, 1–128 printable ASCII characters.
+    pub key: String,
+    /// SHA-256 of the canonical body.
+    pub request_hash: String,
+}
+
+/// What an operation's waiter is told.
+enum Ended {
+    Well(Arc<Operation>),
+    /// Another operation took its place: read again.
+    Superseded,
+    Badly(FleetError),
+}
+
+fn standing(found: &Found) -> Standing {
+    Standing {
+        status: found.engine.status,
+        desired: found.engine.desired,
+        open: found.operation.as_ref().map(|o| o.kind),
+    }
+}
+
+fn no_engine() -> FleetError {
+    FleetError::new(FleetCode::EngineNotFound, "this product has no engine for this user")
+}
+
+fn unsettled() -> FleetError {
+    FleetError::new(FleetCode::EngineBusy, "the engine keeps changing; try again").retry_after(1)
+}
+
+impl Core {
+    // ---- reading
+
+    /// The URL products reach an engine under.
+    pub fn url_of(&self, engine: &Engine) -> String {
+        match engine.port {
+            Some(port) if !self.urls_by_network => format!("http://127.0.0.1:{port}"),
+            _ => format!("http://engine-{}:8000", engine.id.short()),
+        }
+    }
+
+    /// The engine record; with the key only where the contract shows it.
+    pub fn record(&self, found: &Found, with_key: bool) -> Result<EngineRecord, FleetError> {
+        let engine = &found.engine;
+        let api_key = if with_key { Some(self.open_key(engine)?) } else { None };
+        Ok(EngineRecord {
+            engine_id: engine.id,
+            user_id: engine.user_id.clone(),
+            status: engine.status.to_string(),
+            url: self.url_of(engine),
+            api_key,
+            engine_version: engine.engine_version.clone(),
+            created_at: engine.created_at,
+            last_health_at: found.vitals.last_health_at,
+            degraded: engine.status == Status::Running && found.vitals.degraded,
+            operation: found.operation.as_ref().map(|o| o.kind.to_string()),
+        })
+    }
+
+    fn open_key(&self, engine: &Engine) -> Result<IssuedKey, FleetError> {
+        self.keys.open(&engine.key.sealed).map(|k| IssuedKey::new(k.expose())).map_err(|_| {
+            tracing::error!(engine_id = %engine.id, "the stored key of this engine cannot be decrypted; run `bap-engine engines reissue-key`");
+            FleetError::new(
+                FleetCode::Internal,
+                format!(
+                    "the stored key of engine {} cannot be decrypted; the operator repairs it with `bap-engine engines reissue-key`",
+                    engine.id
+                ),
+            )
+        })
+    }
+
+    // ---- opening and waiting
+
+    /// Waits until an operation ended, holding one of the bounded places for waiters.
+    async fn wait(&self, id: OperationId) -> Result<Ended, FleetError> {
+        let Ok(_place) = Arc::clone(&self.waiters).try_acquire_owned() else {
+            return Err(FleetError::new(FleetCode::CapacityExhausted, "too many requests wait on this replica")
+                .retry_after(1));
+        };
+        crate::telemetry::waiters(self.config.admit_waiters_max - self.waiters.available_permits());
+        let news = tokio::select! {
+            news = self.hub.wait(id, &self.registry) => news,
+            () = self.drain.closing() => {
+                return Err(FleetError::new(FleetCode::Draining, "this replica is going down; the work goes on")
+                    .retry_after(1));
+            }
+        };
+        Ok(match news {
+            News::Ended(operation) => match operation.status {
+                OperationStatus::Succeeded => Ended::Well(operation),
+                OperationStatus::Superseded | OperationStatus::Open => Ended::Superseded,
+                OperationStatus::Failed => Ended::Badly(error_of(&operation)),
+            },
+            News::Retrying(operation) => Ended::Badly(retrying(&operation)),
+            News::Gone => Ended::Superseded,
+        })
+    }
+
+    /// Opens an operation owned by this replica and starts its executor.
+    pub(crate) async fn begin(self: &Arc<Self>, open: Open) -> Result<Option<Box<(Engine, Operation)>>, FleetError> {
+        let core = Arc::clone(self);
+        // Under `tasks`, so that a caller that hangs up between the commit and the executor changes nothing.
+        self.to_the_end(async move {
+            let sent = Instant::now();
+            match core.registry.open(&open).await? {
+                OpenOutcome::Opened(opened) => {
+                    if let Some(old) = open.supersede {
+                        core.claims.lose(old);
+                        core.hub.poke(old);
+                    }
+                    if opened.1.owner == Some(core.replica) {
+                        work::spawn(&core, opened.1.clone(), sent);
+                    }
+                    Ok(Some(opened))
+                }
+                OpenOutcome::Unchanged => Ok(None),
+                OpenOutcome::Missing => Err(no_engine()),
+            }
+        })
+        .await
+    }
+
+    fn new_operation(&self, kind: OperationKind, supersedes: bool, params: Value, actor: &str, request_id: Option<&RequestId>) -> NewOperation {
+        let first = kind.steps().iter().copied().find(|s| supersedes || *s != Step::Settle);
+        NewOperation {
+            id: OperationId::generate(),
+            kind,
+            step: first.unwrap_or(Step::Finish),
+            params,
+            actor: actor.to_owned(),
+            request_id: request_id.map(|r| r.as_str().to_owned()),
+            owner: Some((self.replica, self.config.operation_lease_s)),
+        }
+    }
+
+    /// The opening of an operation that leads an engine to `desired`.
+    pub(crate) fn opening(
+        &self,
+        found: &Found,
+        kind: OperationKind,
+        supersede: bool,
+        mut params: Value,
+        actor: &str,
+        request_id: Option<&RequestId>,
+    ) -> Open {
+        let engine = &found.engine;
+        let old = found.operation.as_ref().filter(|_| supersede);
+        params["from"] = json!(engine.status);
+        params["from_desired"] = json!(engine.desired);
+        if let Some(old) = old {
+            params["superseded"] = json!(old.kind);
+            params["superseded_id"] = json!(old.id);
+        }
+        Open {
+            engine_id: engine.id,
+            revision: engine.revision,
+            patch: work::opening_patch(kind, engine),
+            operation: self.new_operation(kind, old.is_some(), params, actor, request_id),
+            supersede: old.map(|o| o.id),
+            fence: None,
+            audit: Vec::new(),
+        }
+    }
+
+    /// What most requests do: look, decide, act, wait, until the answer is known.
+    async fn settle<T>(
+        self: &Arc<Self>,
+        caller: &Caller,
+        user: &UserId,
+        request: Request,
+        params: Value,
+        answer: impl Fn(&Core, &Found, Option<&Operation>) -> Result<T, FleetError>,
+    ) -> Result<Held<T>, FleetError> {
+        for _ in 0..ROUNDS_MAX {
+            let found = self.registry.find(caller.product.id, user).await?.ok_or_else(no_engine)?;
+            let (operation, forgive) = match meet(request, Some(standing(&found))) {
+                Meeting::Answer(_) => return Ok(Held::at_once(answer(self, &found, None)?)),
+                Meeting::Refuse(code) => return Err(refusal(code, &found)),
+                Meeting::NotAdmitted(_) => return Err(unsettled()),
+                Meeting::Join => (self.joined(&found).await, false),
+                Meeting::JoinClearingCounters => (self.joined(&found).await, true),
+                Meeting::Open(kind) => {
+                    let mut open = self.opening(&found, kind, false, params.clone(), caller.product.slug.as_str(), Some(&caller.request_id));
+                    if kind == OperationKind::RotateKey {
+                        open = work::with_new_key(self, open);
+                    }
+                    match self.begin(open).await? {
+                        Some(opened) => (Some(opened.1.id), false),
+                        None => continue,
+                    }
+                }
+                Meeting::Supersede(kind) => {
+                    let open = self.opening(&found, kind, true, params.clone(), caller.product.slug.as_str(), Some(&caller.request_id));
+                    match self.begin(open).await? {
+                        Some(opened) => (Some(opened.1.id), false),
+                        None => continue,
+                    }
+                }
+            };
+            if forgive {
+                self.forgive(&found).await?;
+            }
+            let Some(operation) = operation else {
+                continue;
+            };
+            match self.wait(operation).await? {
+                Ended::Well(operation) => {
+                    let found = match self.registry.find(caller.product.id, user).await? {
+                        Some(now) => now,
+                        None => found,
+                    };
+                    return Ok(Held { answer: answer(self, &found, Some(&operation))?, timings: operation.timings.clone() });
+                }
+                Ended::Superseded => {}
+                Ended::Badly(error) => return Err(error),
+            }
+        }
+        Err(unsettled())
+    }
+
+    /// The operation to wait for. A transitional row may have lost its operation: the planner opens a new one, and
+    /// the caller looks again after a moment.
+    async fn joined(self: &Arc<Self>, found: &Found) -> Option<OperationId> {
+        if let Some(open) = &found.operation {
+            return Some(open.id);
+        }
+        self.nudge.look_at(found.engine.id);
+        tokio::time::sleep(LOST_LOOK).await;
+        None
+    }
+
+    /// A start that joins a restart clears the counters, so that the restart under way is not the last.
+    async fn forgive(&self, found: &Found) -> Result<(), FleetError> {
+        if found.engine.restart_attempts > 0 {
+            let change = crate::registry::change::Change {
+                engine_id: found.engine.id,
+                revision: found.engine.revision,
+                only_without_operation: false,
+                patch: EnginePatch { restart_attempts: Some(0), reset_vitals: true, ..EnginePatch::default() },
+                audit: Vec::new(),
+            };
+            self.registry.change(&change).await?;
+        }
+        Ok(())
+    }
+
+    // ---- the requests
+
+    /// Endpoint 1: a new engine, healthy when this returns.
+    pub async fn provision(
+        self: &Arc<Self>,
+        caller: &Caller,
+        user: &UserId,
+        engine_version: Option<String>,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Held<ProvisionResponse>, FleetError> {
+        match self.reserve(caller, user, engine_version, idempotency, "endpoint").await? {
+            Reserved::New(operation) => self.provisioned(caller, user, operation).await,
+            Reserved::Replayed(engine) => self.replayed(caller, user, engine).await,
+            Reserved::Exists => Err(FleetError::new(
+                FleetCode::EngineAlreadyExists,
+                "this product has an engine for this user already; use admit",
+            )),
+        }
+    }
+
+    async fn provisioned(self: &Arc<Self>, caller: &Caller, user: &UserId, operation: OperationId) -> Result<Held<ProvisionResponse>, FleetError> {
+        match self.wait(operation).await? {
+            Ended::Well(operation) => {
+                let found = self.registry.find(caller.product.id, user).await?.ok_or_else(no_engine)?;
+                Ok(Held { answer: self.provision_answer(&found)?, timings: operation.timings.clone() })
+            }
+            Ended::Superseded => Err(FleetError::new(
+                FleetCode::EngineBusy,
+                "another request stopped or removed the engine while it was starting",
+            )
+            .retry_after(1)),
+            Ended::Badly(error) => Err(error),
+        }
+    }
+
+    fn provision_answer(&self, found: &Found) -> Result<ProvisionResponse, FleetError> {
+        Ok(ProvisionResponse {
+            engine_id: found.engine.id,
+            user_id: found.engine.user_id.clone(),
+            status: found.engine.status.to_string(),
+            url: self.url_of(&found.engine),
+            api_key: self.open_key(&found.engine)?,
+        })
+    }
+
+    /// The same `Idempotency-Key` with the same body again.
+    async fn replayed(self: &Arc<Self>, caller: &Caller, user: &UserId, engine: EngineId) -> Result<Held<ProvisionResponse>, FleetError> {
+        let found = self.registry.found(engine).await?.filter(|f| f.engine.user_id == *user).ok_or_else(no_engine)?;
+        match replay(Some(standing(&found))) {
+            Replay::Join => match self.joined(&found).await {
+                Some(id) => self.provisioned(caller, user, id).await,
+                None => Err(unsettled()),
+            },
+            Replay::Present => Ok(Held::at_once(self.provision_answer(&found)?)),
+            Replay::Failure => Err(failure_of(&found.engine)),
+            Replay::Refuse(code) => Err(refusal(code, &found)),
+        }
+    }
+
+    async fn reserve(
+        self: &Arc<Self>,
+        caller: &Caller,
+        user: &UserId,
+        engine_version: Option<String>,
+        idempotency: Option<Idempotency>,
+        via: &str,
+    ) -> Result<Reserved, FleetError> {
+        let decision =
+            self.policy_engine().check_provision(&caller.policy, caller.product.deleting, engine_version.as_deref());
+        if let Err(denial) = decision.into_result() {
+            self.denials.note(&caller.product, user, denial.code().as_str());
+            return Err(denial.error());
+        }
+        let version = engine_version.unwrap_or_else(|| self.config.engine_image.clone());
+        self.gate.has_room().map_err(|full| queue_full(full.retry_after_s))?;
+        let (key, _) = keys::new_engine_key();
+        let (hash, sealed) = self.keys.seal(&key);
+        let params = json!({"via": via, "engine_version": version});
+        let reserve = Reserve {
+            engine_id: EngineId::generate(),
+            product_id: caller.product.id,
+            user_id: user.clone(),
+            backend: self.backend.kind(),
+            engine_version: version,
+            key: SealedKey { hash, sealed },
+            ports: self.ports(),
+            operation: self.new_operation(OperationKind::Provision, false, params, caller.product.slug.as_str(), Some(&caller.request_id)),
+            idempotency: idempotency.map(|i| (i.key, i.request_hash)),
+        };
+        let core = Arc::clone(self);
+        let (product, user) = (caller.product.clone(), user.clone());
+        self.to_the_end(async move {
+            let sent = Instant::now();
+            match core.registry.reserve(&reserve).await? {
+                ReserveOutcome::Reserved(reserved) => {
+                    work::spawn(&core, reserved.1.clone(), sent);
+                    Ok(Reserved::New(reserved.1.id))
+                }
+                ReserveOutcome::AlreadyExists => Ok(Reserved::Exists),
+                ReserveOutcome::Replayed(engine) => Ok(Reserved::Replayed(engine)),
+                ReserveOutcome::OtherBody => Err(FleetError::new(
+                    FleetCode::InvalidRequest,
+                    "this Idempotency-Key was used with another body",
+                )
+                .with(json!({"fields": [{"field": "Idempotency-Key", "problem": "used with another body"}]}))),
+                ReserveOutcome::QuotaExceeded(limit) => {
+                    core.denials.note(&product, &user, FleetCode::QuotaExceeded.as_str());
+                    Err(fleet::policy::Denial::QuotaExceeded(fleet::quota::QuotaExceeded { limit: u64::try_from(limit).unwrap_or(0) }).error())
+                }
+                ReserveOutcome::NoPort => Err(FleetError::new(
+                    FleetCode::PortExhaustion,
+                    "no free port in the range; raise ORCH_PORT_MAX",
+                )
+                .retry_after(60)),
+                ReserveOutcome::ProductGone => {
+                    Err(FleetError::new(FleetCode::PolicyDenied, "the product is being deleted"))
+                }
+            }
+        })
+        .await
+    }
+
+    /// Endpoint 3: the call before every user request. Authenticates in the statement that reads the engine.
+    pub async fn admit(
+        self: &Arc<Self>,
+        platform_key: &str,
+        user: &UserId,
+        wish: AdmitRequest,
+        request_id: &RequestId,
+    ) -> Result<Held<AdmitResponse>, FleetError> {
+        let hash = keys::hash_hex(platform_key);
+        let began = Instant::now();
+        let mut kind = AdmitKind::Plain;
+        let mut timings = BTreeMap::new();
+        for round in 0..ROUNDS_MAX {
+            let (product, found) = match self.registry.admit_read(&hash, user).await {
+                Ok(Some(read)) => read,
+                Ok(None) => {
+                    return Err(FleetError::new(FleetCode::InvalidPlatformKey, "X-Platform-Key is absent or matches no product"));
+                }
+                Err(error) if error.is_unavailable() => return self.from_memory(&hash, user, error.into()),
+                Err(error) => return Err(error.into()),
+            };
+            let policy = parse_policy(&product)?;
+            if round == 0
+                && let Err(seconds) = self.rates.check(product.id, policy.rate_limit_rpm, Timestamp::now())
+            {
+                crate::telemetry::rate_limited(product.slug.as_str());
+                self.denials.note(&product, user, FleetCode::RateLimited.as_str());
+                return Err(rate_limited(seconds));
+            }
+            let request = Request::Admit { auto_provision: wish.auto_provision, auto_wake: wish.auto_wake };
+            let caller = || Caller { product: product.clone(), policy: policy.clone(), request_id: request_id.clone() };
+            let slug = product.slug.as_str();
+            let operation = match (meet(request, found.as_ref().map(standing)), &found) {
+                (Meeting::Answer(Answer::Admitted), Some(found)) => {
+                    match self.grant(&hash, &product, found).await? {
+                        Some(answer) => {
+                            crate::telemetry::admitted(slug, kind.result());
+                            crate::telemetry::admit_waited(kind.word(), began.elapsed());
+                            return Ok(Held { answer, timings });
+                        }
+                        None => continue,
+                    }
+                }
+                (Meeting::NotAdmitted(reason), found) => {
+                    self.memory.forget(&hash, user);
+                    return Ok(Held::at_once(self.not_admitted(&product, user, reason, found.as_ref()).await?));
+                }
+                (Meeting::Open(OperationKind::Provision), None) => {
+                    match self.reserve(&caller(), user, None, None, "admit").await.inspect_err(|e| {
+                        crate::telemetry::admitted(slug, e.code.as_str());
+                    })? {
+                        Reserved::New(id) => {
+                            kind = AdmitKind::Provision;
+                            id
+                        }
+                        Reserved::Replayed(_) | Reserved::Exists => continue,
+                    }
+                }
+                (Meeting::Open(to_open), Some(found)) => {
+                    let open = self.opening(found, to_open, false, json!({"reason": "admit"}), slug, Some(request_id));
+                    match self.begin(open).await? {
+                        Some(opened) => {
+                            kind = AdmitKind::Wake;
+                            opened.1.id
+                        }
+                        None => continue,
+                    }
+                }
+                (Meeting::Supersede(to_open), Some(found)) => {
+                    let open = self.opening(found, to_open, true, json!({"reason": "admit"}), slug, Some(request_id));
+                    match self.begin(open).await? {
+                        Some(opened) => {
+                            kind = AdmitKind::Wake;
+                            opened.1.id
+                        }
+                        None => continue,
+                    }
+                }
+                (Meeting::Join | Meeting::JoinClearingCounters, Some(found)) => {
+                    if kind == AdmitKind::Plain {
+                        kind = AdmitKind::Join;
+                    }
+                    match self.joined(found).await {
+                        Some(id) => id,
+                        None => continue,
+                    }
+                }
+                (Meeting::Refuse(code), Some(found)) => return Err(refusal(code, found)),
+                _ => continue,
+            };
+            match self.wait(operation).await {
+                Ok(Ended::Well(operation)) => timings.clone_from(&operation.timings),
+                Ok(Ended::Superseded) => {}
+                Ok(Ended::Badly(error)) | Err(error) => {
+                    crate::telemetry::admitted(slug, error.code.as_str());
+                    return Err(error);
+                }
+            }
+        }
+        Err(unsettled())
+    }
+
+    /// Admits a running engine: with the lease in the row if enough of it is left, else with a new one.
+    async fn grant(&self, hash: &str, product: &Product, found: &Found) -> Result<Option<AdmitResponse>, FleetError> {
+        let lease = self.config.admit_lease_s;
+        let rest = found.engine.admit_lease_until.map_or(Duration::ZERO, |until| between(found.now, until));
+        let until = match found.engine.admit_lease_until {
+            Some(until) if rest >= lease / 2 => until,
+            _ => match self.registry.take_lease(found.engine.id, lease).await? {
+                Some(until) => until,
+                None => return Ok(None),
+            },
+        };
+        let engine = self.record(found, true)?;
+        self.memory.remember(hash, product, &with_lease(found, until), between(found.now, until));
+        Ok(Some(AdmitResponse::admitted(engine, until)))
+    }
+
+    fn from_memory(&self, hash: &str, user: &UserId, error: FleetError) -> Result<Held<AdmitResponse>, FleetError> {
+        let Some((product, found, _)) = self.memory.recall(hash, user) else {
+            return Err(error);
+        };
+        let policy = parse_policy(&product)?;
+        self.rates.check(product.id, policy.rate_limit_rpm, Timestamp::now()).map_err(|seconds| {
+            rate_limited(seconds)
+        })?;
+        let until = found.engine.admit_lease_until.ok_or(error)?;
+        Ok(Held::at_once(AdmitResponse::admitted(self.record(&found, true)?, until)))
+    }
+
+    async fn not_admitted(&self, product: &Product, user: &UserId, reason: Reason, found: Option<&Found>) -> Result<AdmitResponse, FleetError> {
+        crate::telemetry::admitted(product.slug.as_str(), reason.as_str());
+        self.denials.note(product, user, reason.as_str());
+        let mut retry_after_ms = None;
+        if reason == Reason::EngineUnhealthy
+            && let Some(found) = found
+            && let Some(due) = found.engine.next_restart_at
+        {
+            let boots = self.registry.last_boots(BOOTS_AVERAGED).await?;
+            let mean = boots.iter().map(|ms| u64::from(ms.unsigned_abs())).sum::<u64>() / (boots.len() as u64).max(1);
+            retry_after_ms = self.restart_rules().retry_after_ms(Some(due), mean, found.now);
+        }
+        Ok(AdmitResponse::refused(refusal_word(reason), retry_after_ms))
+    }
+
+    /// Endpoint 4.
+    pub async fn start(self: &Arc<Self>, caller: &Caller, user: &UserId) -> Result<Held<StartResponse>, FleetError> {
+        self.settle(caller, user, Request::Start, json!({}), |core, found, _| {
+            Ok(StartResponse { status: Status::Running.to_string(), url: core.url_of(&found.engine) })
+        })
+        .await
+    }
+
+    /// Endpoint 5.
+    pub async fn stop(self: &Arc<Self>, caller: &Caller, user: &UserId) -> Result<Held<StopResponse>, FleetError> {
+        self.settle(caller, user, Request::Stop, json!({}), |_, found, _| {
+            Ok(StopResponse { status: Status::Stopped.to_string(), engine_id: found.engine.id })
+        })
+        .await
+    }
+
+    /// Endpoint 9.
+    pub async fn destroy(self: &Arc<Self>, caller: &Caller, user: &UserId) -> Result<Held<DestroyResponse>, FleetError> {
+        self.settle(caller, user, Request::Destroy, json!({}), |_, found, _| {
+            Ok(DestroyResponse { status: "destroyed".to_owned(), engine_id: found.engine.id })
+        })
+        .await
+    }
+
+    /// Endpoint 7.
+    pub async fn rotate_key(self: &Arc<Self>, caller: &Caller, user: &UserId) -> Result<Held<RotateKeyResponse>, FleetError> {
+        self.settle(caller, user, Request::RotateKey, json!({}), |core, found, operation| {
+            let params = operation.map(|o| &o.params);
+            let number = |name: &str| params.and_then(|p| p[name].as_u64());
+            let valid_until = params.and_then(|p| p["previous_key_valid_until"].as_str()).and_then(Timestamp::parse);
+            Ok(RotateKeyResponse {
+                engine_id: found.engine.id,
+                user_id: found.engine.user_id.clone(),
+                api_key: core.open_key(&found.engine)?,
+                overlap_seconds: number("overlap_s").unwrap_or(0),
+                previous_key_valid_until: valid_until.unwrap_or(found.now),
+            })
+        })
+        .await
+    }
+
+    /// Endpoint 6: what the idle loop does, without asking for idle time.
+    pub async fn sleep(self: &Arc<Self>, caller: &Caller, user: &UserId) -> Result<Held<SleepResponse>, FleetError> {
+        for _ in 0..ROUNDS_MAX {
+            let found = self.registry.find(caller.product.id, user).await?.ok_or_else(no_engine)?;
+            let answer = SleepResponse { status: Status::Sleeping.to_string(), engine_id: found.engine.id };
+            let operation = match meet(Request::Sleep, Some(standing(&found))) {
+                Meeting::Answer(_) => return Ok(Held::at_once(answer)),
+                Meeting::Refuse(code) => return Err(refusal(code, &found)),
+                Meeting::Join | Meeting::JoinClearingCounters => match self.joined(&found).await {
+                    Some(id) => id,
+                    None => continue,
+                },
+                Meeting::Open(_) => {
+                    let idle = crate::idle::rules(self, &caller.policy);
+                    match crate::idle::put_to_sleep(self, &found, &idle, crate::idle::Asked::ByCaller, caller.product.slug.as_str(), Some(&caller.request_id)).await? {
+                        crate::idle::Slept::Opened(id) => id,
+                        crate::idle::Slept::Changed => continue,
+                        crate::idle::Slept::Active(error) => return Err(error),
+                    }
+                }
+                Meeting::Supersede(_) | Meeting::NotAdmitted(_) => return Err(unsettled()),
+            };
+            match self.wait(operation).await? {
+                Ended::Well(operation) => return Ok(Held { answer, timings: operation.timings.clone() }),
+                Ended::Superseded => {}
+                Ended::Badly(error) => return Err(error),
+            }
+        }
+        Err(unsettled())
+    }
+}
+
+fn refusal_word(reason: Reason) -> AdmitRefusal {
+    match reason {
+        Reason::EngineNotFound => AdmitRefusal::EngineNotFound,
+        Reason::EngineSleeping => AdmitRefusal::EngineSleeping,
+        Reason::EngineStopped => AdmitRefusal::EngineStopped,
+        Reason::EngineUnhealthy => AdmitRefusal::EngineUnhealthy,
+        Reason::EngineDestroying => AdmitRefusal::EngineDestroying,
+    }
+}
+
+fn rate_limited(seconds: u64) -> FleetError {
+    fleet::policy::Denial::RateLimited(fleet::rate::RetryAfterSeconds(seconds)).error()
+}
+
+enum Reserved {
+    New(OperationId),
+    Replayed(EngineId),
+    Exists,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AdmitKind {
+    Plain,
+    Provision,
+    Wake,
+    Join,
+}
+
+impl AdmitKind {
+    fn result(self) -> &'static str {
+        match self {
+            AdmitKind::Plain => "admitted",
+            AdmitKind::Provision => "provisioned",
+            AdmitKind::Wake => "woken",
+            AdmitKind::Join => "joined",
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            AdmitKind::Plain => "none",
+            AdmitKind::Provision => "provision",
+            AdmitKind::Wake => "wake",
+            AdmitKind::Join => "join",
+        }
+    }
+}
+
+fn with_lease(found: &Found, until: Timestamp) -> Found {
+    let mut found = found.clone();
+    found.engine.admit_lease_until = Some(until);
+    found
+}
+
+/// The stored policy; one that does not parse is a defect, never a default.
+pub fn parse_policy(product: &Product) -> Result<Policy, FleetError> {
+    Policy::parse(&product.policy).map_err(|problems| {
+        tracing::error!(product_id = %product.id, ?problems, "the stored policy of this product does not parse");
+        FleetError::new(FleetCode::Internal, "the stored policy of this product does not parse")
+    })
+}
+
+pub(crate) fn queue_full(retry_after_s: u64) -> FleetError {
+    FleetError::new(FleetCode::CapacityExhausted, "too many starts wait on this replica").retry_after(retry_after_s)
+}
+
+/// A refusal with what the caller needs to know.
+fn refusal(code: FleetCode, found: &Found) -> FleetError {
+    let engine = &found.engine;
+    let message = match code {
+        FleetCode::EngineAlreadyRunning => "the engine is running",
+        FleetCode::EngineAlreadyExists => "this product has an engine for this user already; use admit",
+        FleetCode::EngineNotRunning => "the engine is not in a state that allows this",
+        FleetCode::EngineBusy if engine.status == Status::Destroying => "the engine is being removed",
+        FleetCode::EngineBusy => "another operation is under way on this engine",
+        _ => "the engine's state does not allow this",
+    };
+    let error = FleetError::new(code, message);
+    if code != FleetCode::EngineBusy {
+        return error.with(json!({"status": engine.status}));
+    }
+    let kind = found.operation.as_ref().map(|o| o.kind);
+    error.with(json!({"reason": "operation", "operation": kind})).retry_after(1)
+}
+
+/// The error an engine failed with, for those who provision it again.
+fn failure_of(engine: &Engine) -> FleetError {
+    let code = match engine.failure_code {
+        Some(fleet::lifecycle::FailureReason::BootTimeout) => FleetCode::BootTimeout,
+        _ => FleetCode::BackendError,
+    };
+    let message = engine.failure_message.clone().unwrap_or_else(|| "the engine did not start".to_owned());
+    let error = FleetError::new(code, message).with(json!({"engine_id": engine.id}));
+    if engine.next_restart_at.is_some() { error.retry_after(5) } else { error }
+}
+
+/// The error of a failed operation.
+fn error_of(operation: &Operation) -> FleetError {
+    let code = operation.error_code.as_deref().and_then(FleetCode::parse).unwrap_or(FleetCode::Internal);
+    let message = operation.error_message.clone().unwrap_or_else(|| "the operation failed".to_owned());
+    let mut details = json!({"engine_id": operation.engine_id, "operation_id": operation.id});
+    if let Some(extra) = operation.params.get("error_details").and_then(Value::as_object) {
+        for (name, value) in extra {
+            details[name] = value.clone();
+        }
+    }
+    let error = FleetError::new(code, message).with(details);
+    match operation.params.get("retry_after_s").and_then(Value::as_u64) {
+        Some(seconds) => error.retry_after(seconds),
+        None => error,
+    }
+}
+
+/// The error of an operation that goes on in the background.
+fn retrying(operation: &Operation) -> FleetError {
+    let mut error = error_of(operation);
+    if let Some(details) = &mut error.details {
+        details["retrying"] = json!(true);
+    }
+    let wait = operation.retry_at.map_or(5, |at| between(Timestamp::now(), at).as_secs().max(1));
+    error.retry_after(wait)
+}
+
+/// True when an engine should be running.
+pub(crate) fn is_admittable(engine: &Engine) -> bool {
+    engine.status == Status::Running && engine.desired == Desired::Running
+}

@@ -1,0 +1,77 @@
+//! Binding and running the two listeners: the API and the internal one.
+//!
+//! They open before anything is known of the database, so that probes get an answer from the first moment on. Both
+//! end with the process' [`Drain`]: draining keeps answering, closing stops.
+
+use super::app::App;
+use super::front::{internal_router, public_router};
+use chassis::drain::Drain;
+use chassis::http::{Closed, Overload, Server, ServerLimits};
+use contract::{FleetCode, FleetError};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Open connections per listener. More cost memory and descriptors; fewer refuse a product's pool of callers.
+const CONNECTIONS_MAX: usize = 4096;
+/// Time for a request's head, and for its body, to arrive. Longer lets a trickle hold a connection; shorter cuts
+/// off callers behind slow lines.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time an idle connection is kept for the next request. Longer holds connections nobody uses; shorter than the
+/// usual 60 s of callers' pools makes them meet closed connections.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// Time without progress after which a reader of an answer is given up. Answers are small.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The limits of both listeners. A held request has no limit here: its operation has one.
+pub fn limits() -> ServerLimits {
+    ServerLimits {
+        connections: CONNECTIONS_MAX,
+        header_timeout: IDLE_TIMEOUT,
+        request_timeout: Some(REQUEST_TIMEOUT),
+        body_timeout: REQUEST_TIMEOUT,
+        stall_timeout: STALL_TIMEOUT,
+        ..ServerLimits::default()
+    }
+}
+
+/// Two bound listeners.
+pub struct Listeners {
+    public: Server,
+    internal: Server,
+}
+
+/// Takes both addresses; port 0 takes a free one.
+pub async fn bind(public: SocketAddr, internal: SocketAddr) -> io::Result<Listeners> {
+    if public.ip().is_unspecified() {
+        tracing::warn!(%public, "The API listens on every address of this host");
+    }
+    let overload = overload();
+    Ok(Listeners {
+        public: Server::bind(public, limits()).await?.when_overloaded(overload.clone()),
+        internal: Server::bind(internal, limits()).await?.when_overloaded(overload),
+    })
+}
+
+fn overload() -> Overload {
+    let error = FleetError::new(FleetCode::CapacityExhausted, "too many open connections");
+    Overload { body: error.body().to_string(), retry_after_s: 1 }
+}
+
+impl Listeners {
+    /// Where the API and the internal listener are.
+    pub fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.public.local_addr()?, self.internal.local_addr()?))
+    }
+
+    /// Serves until the app's drain closes, then finishes answers being given for at most `grace`. The answer says
+    /// how many connections of the API had to be cut.
+    pub async fn run(self, app: Arc<App>, grace: Duration) -> Closed {
+        let drain: Drain = app.drain.clone();
+        let internal = self.internal.run(internal_router(Arc::clone(&app)), drain.clone(), grace);
+        let public = self.public.run(public_router(app), drain, grace);
+        let (closed, _) = tokio::join!(public, internal);
+        closed
+    }
+}

@@ -1,0 +1,135 @@
+//! Who waits for which operation.
+//!
+//! One room per operation that somebody waits for. News come from the executor in this process, from a database
+//! notification, or from looking once per second: a lost notification costs time, never an answer. One look serves
+//! everybody in the room.
+
+use crate::registry::rows::Operation;
+use crate::registry::Registry;
+use contract::OperationId;
+use fleet::operation::OperationStatus;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+
+/// How often an operation is looked at while somebody waits. Longer makes a lost notification felt by a person;
+/// shorter is load for nothing.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What became of an operation.
+#[derive(Debug, Clone)]
+pub enum News {
+    /// It ended.
+    Ended(Arc<Operation>),
+    /// It goes on in the background, after a failure that will be tried again.
+    Retrying(Arc<Operation>),
+    /// Its row is gone.
+    Gone,
+}
+
+#[derive(Clone)]
+struct Room {
+    news: watch::Sender<Option<News>>,
+    poke: Arc<Notify>,
+}
+
+/// The rooms. Bounded by the number of waiters, which has its own limit.
+#[derive(Default)]
+pub struct Hub {
+    rooms: Mutex<HashMap<OperationId, Room>>,
+}
+
+impl Hub {
+    /// Waits for news of an operation.
+    pub async fn wait(self: &Arc<Self>, id: OperationId, registry: &Registry) -> News {
+        let mut news = self.enter(id, registry);
+        loop {
+            if let Some(found) = news.borrow_and_update().clone() {
+                return found;
+            }
+            if news.changed().await.is_err() {
+                news = self.enter(id, registry);
+            }
+        }
+    }
+
+    fn enter(self: &Arc<Self>, id: OperationId, registry: &Registry) -> watch::Receiver<Option<News>> {
+        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(room) = rooms.get(&id) {
+            return room.news.subscribe();
+        }
+        let (sender, receiver) = watch::channel(None);
+        let room = Room { news: sender, poke: Arc::new(Notify::new()) };
+        rooms.insert(id, room.clone());
+        drop(rooms);
+        let (hub, registry) = (Arc::clone(self), registry.clone());
+        tokio::spawn(async move {
+            hub.look(id, &room, &registry).await;
+            hub.rooms.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        });
+        receiver
+    }
+
+    /// Looks until there are news or nobody waits any more.
+    async fn look(&self, id: OperationId, room: &Room, registry: &Registry) {
+        loop {
+            if room.news.borrow().is_some() || room.news.is_closed() {
+                return;
+            }
+            // Trouble with the database is not news: the next look may have them.
+            if let Ok(found) = registry.operation(id).await
+                && let Some(news) = judge(found)
+            {
+                room.news.send_replace(Some(news));
+                return;
+            }
+            tokio::select! {
+                () = room.poke.notified() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = room.news.closed() => return,
+            }
+        }
+    }
+
+    /// Tells everybody who waits for this operation; called by its executor.
+    pub fn publish(&self, operation: Operation) {
+        let id = operation.id;
+        if let Some(news) = judge(Some(operation)) {
+            let rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(room) = rooms.get(&id) {
+                room.news.send_replace(Some(news));
+                room.poke.notify_one();
+            }
+        }
+    }
+
+    /// Has the room of this operation looked at now.
+    pub fn poke(&self, id: OperationId) {
+        if let Some(room) = self.rooms.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            room.poke.notify_one();
+        }
+    }
+
+    /// Has every room looked at now: notifications may have been lost.
+    pub fn poke_all(&self) {
+        for room in self.rooms.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            room.poke.notify_one();
+        }
+    }
+}
+
+fn judge(found: Option<Operation>) -> Option<News> {
+    let Some(operation) = found else {
+        return Some(News::Gone);
+    };
+    match operation.status {
+        OperationStatus::Open if operation.retry_at.is_some() && operation.error_code.is_some() => {
+            Some(News::Retrying(Arc::new(operation)))
+        }
+        OperationStatus::Open => None,
+        OperationStatus::Succeeded | OperationStatus::Failed | OperationStatus::Superseded => {
+            Some(News::Ended(Arc::new(operation)))
+        }
+    }
+}

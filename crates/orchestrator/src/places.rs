@@ -1,0 +1,102 @@
+//! Which backend a configuration names, built and ready to be asked.
+
+use crate::config::{Config, ImagePull, UrlMode};
+use crate::engine_client::EngineClient;
+use crate::registry::rows::Instance;
+use backends::{
+    DockerBackend, DockerSettings, EngineBackend, ProbeAddress, Prober, PullPolicy, SimulatedWorld,
+    SubprocessBackend, SubprocessSettings,
+};
+use chassis::config::{Source, Values};
+use fleet::lifecycle::BackendKind;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A place to run engines, and how engines there are asked.
+#[derive(Clone)]
+pub struct Place {
+    /// Where.
+    pub backend: Arc<dyn EngineBackend>,
+    /// How.
+    pub prober: Arc<dyn Prober>,
+}
+
+/// Variables of ours that engines on this host get, too (§10.4).
+const BASE_ENV: [&str; 5] = ["PATH", "HOME", "TMPDIR", "LANG", "TZ"];
+
+/// The container this process runs in, as the daemon knows it.
+pub fn own_container() -> Option<String> {
+    if !Path::new("/.dockerenv").exists() && !Path::new("/run/.containerenv").exists() {
+        return None;
+    }
+    let name = std::fs::read_to_string("/etc/hostname").ok()?;
+    let name = name.trim();
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// True when products are given `http://engine-{12}:8000`.
+pub fn urls_by_network(config: &Config) -> bool {
+    match (config.engine_backend, config.engine_url_mode) {
+        (BackendKind::Subprocess, _) => false,
+        (BackendKind::Kubernetes, _) | (_, UrlMode::Network) => true,
+        (_, UrlMode::Host) => false,
+        (_, UrlMode::Auto) => own_container().is_some(),
+    }
+}
+
+/// Builds the place; the message says what to change.
+pub fn place(config: &Config, instance: &Instance) -> Result<Place, String> {
+    let client: Arc<dyn Prober> = Arc::new(EngineClient::new());
+    match config.engine_backend {
+        BackendKind::Docker => {
+            let own = own_container();
+            let roots = config.data_root_path.clone().zip(config.data_root_local_path.clone());
+            let backend = DockerBackend::connect(DockerSettings {
+                host: config.docker.host.clone(),
+                tls: config.docker.cert_path.clone().filter(|_| config.docker.tls_verify),
+                registry_config: config.docker.config.clone(),
+                instance: instance.id,
+                network: config.engine_network.clone(),
+                isolate: !urls_by_network(config),
+                data_root: roots,
+                pull: match config.image_pull {
+                    ImagePull::Missing => PullPolicy::Missing,
+                    ImagePull::Always => PullPolicy::Always,
+                    ImagePull::Never => PullPolicy::Never,
+                },
+                pull_timeout: config.image_pull_timeout_s,
+                call_timeout: config.backend_call_timeout_s,
+                probe_by: if own.is_some() { ProbeAddress::Network } else { ProbeAddress::HostPort },
+                self_container: own,
+            });
+            let backend = backend.map_err(|e| format!("DOCKER_HOST: {e}"))?;
+            Ok(Place { backend: Arc::new(backend), prober: client })
+        }
+        BackendKind::Subprocess => {
+            let process = Values::process();
+            let base_env: BTreeMap<String, String> = BASE_ENV
+                .iter()
+                .filter_map(|name| process.get(name).map(|value| ((*name).to_owned(), value)))
+                .collect();
+            let data_root: PathBuf =
+                config.data_root_path.clone().ok_or("ORCH_DATA_ROOT_PATH is needed by the subprocess backend")?;
+            let backend = SubprocessBackend::new(SubprocessSettings {
+                instance: instance.id,
+                binary: config.engine_binary.clone(),
+                base_env,
+                data_root,
+                call_timeout: config.backend_call_timeout_s,
+            });
+            let backend = backend.map_err(|e| format!("ORCH_DATA_ROOT_PATH: {e}"))?;
+            Ok(Place { backend: Arc::new(backend), prober: client })
+        }
+        BackendKind::Simulated => {
+            tracing::warn!("engines are simulated: they exist in this process only and answer nobody");
+            let world = SimulatedWorld::new(config.simulated_seed);
+            let backend = world.backend(instance.id, config.backend_call_timeout_s);
+            Ok(Place { backend: Arc::new(backend), prober: Arc::new(world) })
+        }
+        BackendKind::Kubernetes => Err("this version has no Kubernetes backend".to_owned()),
+    }
+}

@@ -1,0 +1,235 @@
+//! Claims: which replica works on an operation, and until when.
+//!
+//! A claim is a number that grows: a write that names an old one changes nothing. Claims end by themselves, so a dead
+//! replica never locks an engine for ever.
+
+use super::cells::{Cells, operation_columns};
+use super::db::{Query, retried};
+use super::engines::FOUND;
+use super::error::Fault;
+use super::lease::millis;
+use super::notify::Notice;
+use super::{Found, Operation, Registry, RegistryError};
+use contract::{EngineId, OperationId, ReplicaId};
+use fleet::operation::{OperationStatus, Step};
+use serde_json::Value;
+use std::time::Duration;
+use uuid::Uuid;
+
+macro_rules! claimable {
+    () => {
+        "status = 'open' AND (owner IS NULL OR lease_until < clock_timestamp()) \
+         AND (retry_at IS NULL OR retry_at <= clock_timestamp())"
+    };
+}
+
+macro_rules! claim_set {
+    () => {
+        "UPDATE operations AS o SET owner = $1, claim = o.claim + 1, attempt = o.attempt + 1, \
+         lease_until = clock_timestamp() + $2::bigint * INTERVAL '1 millisecond' "
+    };
+}
+
+const CLAIM_NEXT: Query = Query::new(
+    "claim_next",
+    concat!(
+        claim_set!(),
+        "WHERE o.id = (SELECT id FROM operations WHERE ",
+        claimable!(),
+        " ORDER BY started_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING ",
+        operation_columns!()
+    ),
+);
+
+const CLAIM: Query = Query::new(
+    "claim",
+    concat!(
+        claim_set!(),
+        "WHERE o.id = (SELECT id FROM operations WHERE id = $3 AND ",
+        claimable!(),
+        " FOR UPDATE SKIP LOCKED) RETURNING ",
+        operation_columns!()
+    ),
+);
+
+/// An operation whose engine is gone can never end by itself.
+const CLOSE_ORPHAN: Query = Query::new(
+    "close_orphan",
+    "UPDATE operations SET status = 'failed', finished_at = clock_timestamp(), error_code = 'ENGINE_NOT_FOUND', \
+     error_message = 'the engine is gone' WHERE id = $1 AND claim = $2 AND status = 'open' RETURNING id",
+);
+
+const STEP: Query = Query::new(
+    "step",
+    "UPDATE operations SET step = $3, params = params || COALESCE($4::jsonb, '{}') \
+     WHERE id = $1 AND claim = $2 AND status = 'open' RETURNING id",
+);
+
+const RENEW: Query = Query::new(
+    "renew",
+    "UPDATE operations AS o SET lease_until = clock_timestamp() + $4::bigint * INTERVAL '1 millisecond' \
+     FROM unnest($2::uuid[], $3::bigint[]) AS held(id, claim) \
+     WHERE o.id = held.id AND o.claim = held.claim AND o.owner = $1 AND o.status = 'open' RETURNING o.id",
+);
+
+const RELEASE: Query = Query::new(
+    "release",
+    "UPDATE operations SET owner = NULL, lease_until = clock_timestamp() \
+     WHERE id = $1 AND claim = $2 AND status = 'open' RETURNING id",
+);
+
+const POSTPONE: Query = Query::new(
+    "postpone",
+    "UPDATE operations SET owner = NULL, lease_until = clock_timestamp(), \
+       retry_at = clock_timestamp() + $3::bigint * INTERVAL '1 millisecond', \
+       error_code = COALESCE($4, error_code), error_message = COALESCE($5, error_message) \
+     WHERE id = $1 AND claim = $2 AND status = 'open' RETURNING engine_id",
+);
+
+const LET_GO: Query = Query::new(
+    "let_go",
+    "UPDATE operations SET lease_until = clock_timestamp() \
+     WHERE id = $1 AND owner = $2 AND status = 'superseded' AND lease_until > clock_timestamp() RETURNING engine_id",
+);
+
+const SETTLED: Query = Query::new(
+    "settled",
+    "SELECT status <> 'open' AND (owner IS NULL OR lease_until IS NULL OR lease_until <= clock_timestamp()) \
+     FROM operations WHERE id = $1",
+);
+
+/// Operations without an engine closed by one call before it gives up looking. More would hold a connection for a
+/// heap of leftovers; fewer only spreads them over more calls.
+const ORPHANS_PER_CALL: usize = 16;
+
+impl Registry {
+    /// Claims the oldest operation that nobody works on and that is due, with its engine.
+    pub async fn claim_next(
+        &self,
+        me: ReplicaId,
+        lease: Duration,
+    ) -> Result<Option<(Operation, Found)>, RegistryError> {
+        for _ in 0..ORPHANS_PER_CALL {
+            let conn = self.database.conn().await?;
+            let Some(row) = conn.maybe(&CLAIM_NEXT, &[&me.uuid(), &millis(lease)]).await? else { return Ok(None) };
+            let operation = Cells::of(&row).operation()?;
+            if let Some(row) = conn.maybe(&FOUND, &[&operation.engine_id.uuid()]).await? {
+                return Ok(Some((operation, Cells::of(&row).found()?)));
+            }
+            conn.rows(&CLOSE_ORPHAN, &[&operation.id.uuid(), &operation.claim]).await?;
+            tracing::warn!(operation.id = %operation.id, engine.id = %operation.engine_id, "an open operation had no engine; closed");
+        }
+        Ok(None)
+    }
+
+    /// Claims this operation if nobody works on it and it is due.
+    pub async fn claim(
+        &self,
+        id: OperationId,
+        me: ReplicaId,
+        lease: Duration,
+    ) -> Result<Option<Operation>, RegistryError> {
+        let conn = self.database.conn().await?;
+        let row = conn.maybe(&CLAIM, &[&me.uuid(), &millis(lease), &id.uuid()]).await?;
+        row.map(|row| Cells::of(&row).operation()).transpose()
+    }
+
+    /// Records the step that is about to act; false when the claim is lost: then do not act.
+    pub async fn step(
+        &self,
+        id: OperationId,
+        claim: i64,
+        step: Step,
+        params_merge: Option<&Value>,
+    ) -> Result<bool, RegistryError> {
+        let conn = self.database.conn().await?;
+        Ok(conn.maybe(&STEP, &[&id.uuid(), &claim, &step.as_str(), &params_merge]).await?.is_some())
+    }
+
+    /// Lengthens our claims in one statement; the answer is those we still hold.
+    pub async fn renew(
+        &self,
+        me: ReplicaId,
+        held: &[(OperationId, i64)],
+        lease: Duration,
+    ) -> Result<Vec<OperationId>, RegistryError> {
+        if held.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<Uuid> = held.iter().map(|(id, _)| id.uuid()).collect();
+        let claims: Vec<i64> = held.iter().map(|(_, claim)| *claim).collect();
+        let conn = self.database.conn().await?;
+        let rows = conn.rows(&RENEW, &[&me.uuid(), &ids, &claims, &millis(lease)]).await?;
+        rows.iter().map(|row| Cells::of(row).cell().map(OperationId::from_uuid)).collect()
+    }
+
+    /// Gives a claim back, so that anybody may go on at once; false when it was lost already.
+    pub async fn release(&self, id: OperationId, claim: i64) -> Result<bool, RegistryError> {
+        retried!(self.release_once(id, claim))
+    }
+
+    async fn release_once(&self, id: OperationId, claim: i64) -> Result<bool, Fault> {
+        let mut conn = self.database.conn().await?;
+        let tx = conn.begin().await?;
+        if tx.maybe(&RELEASE, &[&id.uuid(), &claim]).await?.is_none() {
+            return Ok(false);
+        }
+        tx.tell(&[Notice::Queue]).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Gives a claim back and asks for another try after `delay`, saying what it waits for; false when it was lost.
+    pub async fn postpone(
+        &self,
+        id: OperationId,
+        claim: i64,
+        delay: Duration,
+        error: Option<(&str, &str)>,
+    ) -> Result<bool, RegistryError> {
+        retried!(self.postpone_once(id, claim, delay, error))
+    }
+
+    async fn postpone_once(
+        &self,
+        id: OperationId,
+        claim: i64,
+        delay: Duration,
+        error: Option<(&str, &str)>,
+    ) -> Result<bool, Fault> {
+        let mut conn = self.database.conn().await?;
+        let tx = conn.begin().await?;
+        let code = error.map(|(code, _)| code);
+        let message = error.map(|(_, message)| super::cells::storable(message));
+        let Some(row) = tx.maybe(&POSTPONE, &[&id.uuid(), &claim, &millis(delay), &code, &message]).await? else {
+            return Ok(false);
+        };
+        let engine = EngineId::from_uuid(Cells::of(&row).cell()?);
+        // Who waits for this operation learns what it waits for.
+        tx.tell(&[Notice::Operation { id, engine, status: OperationStatus::Open }]).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Says that we no longer act for a superseded operation of ours, so that its successor may begin.
+    pub async fn let_go(&self, id: OperationId, me: ReplicaId) -> Result<bool, RegistryError> {
+        retried!(self.let_go_once(id, me))
+    }
+
+    async fn let_go_once(&self, id: OperationId, me: ReplicaId) -> Result<bool, Fault> {
+        let mut conn = self.database.conn().await?;
+        let tx = conn.begin().await?;
+        let Some(row) = tx.maybe(&LET_GO, &[&id.uuid(), &me.uuid()]).await? else { return Ok(false) };
+        let engine = EngineId::from_uuid(Cells::of(&row).cell()?);
+        tx.tell(&[Notice::Operation { id, engine, status: OperationStatus::Superseded }]).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Whether an operation has ended and its executor has let go; `None` when there is no such operation.
+    pub async fn settled(&self, id: OperationId) -> Result<Option<bool>, RegistryError> {
+        let conn = self.database.conn().await?;
+        let row = conn.maybe(&SETTLED, &[&id.uuid()]).await?;
+        row.map(|row| Cells::of(&row).cell()).transpose()
+    }
+}

@@ -1,0 +1,241 @@
+//! The pool, its connections, and the one way a statement is run: named, prepared once, measured, with a limit.
+//!
+//! The pool is lazy: it exists while the database is away and heals by itself. Refuses statements without a name.
+
+use super::error::{Fault, RegistryError, chain, classify};
+use super::tls;
+use chassis::config::Secret;
+use deadpool_postgres::{
+    GenericClient, Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Transaction,
+};
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Config, Connection, IsolationLevel, Row, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// Wait for a free connection, and for a new one. Longer makes requests pile up behind a dead database; shorter
+/// refuses work in an ordinary burst.
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// What the server itself is told (`statement_timeout` 5 s) and the network on top. Longer would let a frozen server
+/// hold callers; shorter would give up on statements that the server is still allowed to finish.
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(7);
+/// An unacknowledged packet ends the connection after this. Longer keeps dead connections in the pool after a
+/// fail-over; shorter ends good ones on a slow network.
+const TCP_LIMIT: Duration = Duration::from_secs(15);
+/// Silence before a keep-alive. Longer loses connections to idle timeouts of firewalls unnoticed.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+
+/// Limits of every session: a statement 5 s, a lock 2 s, an idle transaction 10 s. Longer lets one stuck statement
+/// block the fleet; shorter fails batches on a loaded server.
+pub(super) const SESSION: &str = "SET statement_timeout = '5s'; SET lock_timeout = '2s'; \
+     SET idle_in_transaction_session_timeout = '10s'; SET timezone = 'UTC'";
+
+/// What the TLS client makes of a socket.
+type TlsStream = <MakeRustlsConnect as tokio_postgres::tls::MakeTlsConnect<Socket>>::Stream;
+
+/// Where the registry is and how many connections it may hold.
+#[derive(Debug, Clone)]
+pub struct DatabaseSettings {
+    /// `postgresql://user:password@host:port/database`, with `sslmode` and `sslrootcert`.
+    pub url: Secret,
+    /// Size of the pool.
+    pub max_connections: usize,
+    /// Shown by the server in `pg_stat_activity`.
+    pub application_name: String,
+}
+
+/// A statement and the name under which it is measured.
+pub(super) struct Query {
+    name: &'static str,
+    sql: Cow<'static, str>,
+}
+
+impl Query {
+    pub(super) const fn new(name: &'static str, sql: &'static str) -> Self {
+        Self { name, sql: Cow::Borrowed(sql) }
+    }
+
+    /// A statement put together from fixed fragments, never from values.
+    pub(super) const fn assembled(name: &'static str, sql: String) -> Self {
+        Self { name, sql: Cow::Owned(sql) }
+    }
+}
+
+/// Parameters of a statement.
+pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// The pool and what is needed for a connection outside of it.
+pub(super) struct Database {
+    pool: Pool,
+    config: Config,
+    tls: MakeRustlsConnect,
+    statements: AtomicU64,
+}
+
+/// A connection from the pool.
+pub(super) struct Conn<'d> {
+    database: &'d Database,
+    client: Object,
+}
+
+/// A transaction; dropped without [`Tx::commit`] it is rolled back.
+pub(super) struct Tx<'c> {
+    database: &'c Database,
+    inner: Transaction<'c>,
+}
+
+impl Database {
+    /// Reads the settings; connects when first used.
+    pub(super) fn new(settings: &DatabaseSettings) -> Result<Self, RegistryError> {
+        let defect = |text: String| RegistryError::Defect(format!("database URL: {text}"));
+        let target = tls::parse(settings.url.expose()).map_err(defect)?;
+        let tls = target.connector().map_err(defect)?;
+        let mut config = target.config;
+        config.connect_timeout(CONNECT_LIMIT).tcp_user_timeout(TCP_LIMIT).keepalives_idle(KEEPALIVE_IDLE);
+        if config.get_application_name().is_none() {
+            config.application_name(&settings.application_name);
+        }
+        let manager = Manager::from_config(
+            config.clone(),
+            tls.clone(),
+            ManagerConfig { recycling_method: RecyclingMethod::Fast },
+        );
+        let pool = Pool::builder(manager)
+            .max_size(settings.max_connections.max(1))
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(CONNECT_LIMIT))
+            .create_timeout(Some(CONNECT_LIMIT))
+            .recycle_timeout(Some(CONNECT_LIMIT))
+            .post_create(Hook::async_fn(|client, _| {
+                Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+            }))
+            .build()
+            .map_err(|e| RegistryError::Defect(e.to_string()))?;
+        Ok(Self { pool, config, tls, statements: AtomicU64::new(0) })
+    }
+
+    pub(super) async fn conn(&self) -> Result<Conn<'_>, Fault> {
+        Ok(Conn { database: self, client: self.pool.get().await? })
+    }
+
+    /// A connection outside the pool, to be driven by the caller. Nothing is set on it.
+    pub(super) async fn dial(
+        &self,
+    ) -> Result<(Client, Connection<Socket, TlsStream>), RegistryError> {
+        match tokio::time::timeout(CONNECT_LIMIT, self.config.connect(self.tls.clone())).await {
+            Ok(Ok(pair)) => Ok(pair),
+            Ok(Err(error)) => Err(RegistryError::Unavailable(chain(&error))),
+            Err(_) => Err(RegistryError::Unavailable("no connection could be made in time".to_owned())),
+        }
+    }
+
+    /// A connection outside the pool that drives itself and ends with its handle: for work that takes longer than
+    /// a pooled connection allows.
+    pub(super) async fn aside(&self) -> Result<Client, RegistryError> {
+        let (client, connection) = self.dial().await?;
+        tokio::spawn(async move {
+            // Whatever ended it is told to the statement that was running.
+            let _ = connection.await;
+        });
+        client.batch_execute("SET timezone = 'UTC'").await.map_err(|e| classify(&e))?;
+        Ok(client)
+    }
+
+    pub(super) fn gauges(&self) -> (usize, usize) {
+        let status = self.pool.status();
+        (status.size.saturating_sub(status.available), status.size)
+    }
+
+    pub(super) fn statements(&self) -> u64 {
+        self.statements.load(Ordering::Relaxed)
+    }
+
+    async fn run<C: GenericClient>(&self, client: &C, query: &Query, params: Params<'_>) -> Result<Vec<Row>, Fault> {
+        let began = Instant::now();
+        self.statements.fetch_add(1, Ordering::Relaxed);
+        let work = async {
+            let statement = client.prepare_cached(&query.sql).await?;
+            client.query(&statement, params).await
+        };
+        let answer = tokio::time::timeout(ANSWER_LIMIT, work).await;
+        metrics::histogram!("bap_db_query_duration_seconds", "query" => query.name).record(began.elapsed().as_secs_f64());
+        match answer {
+            Ok(rows) => Ok(rows?),
+            Err(_) => Err(silence(query.name)),
+        }
+    }
+}
+
+fn silence(what: &str) -> Fault {
+    Fault::Told(RegistryError::Unavailable(format!("no answer to {what} within {} s", ANSWER_LIMIT.as_secs())))
+}
+
+impl Conn<'_> {
+    pub(super) async fn rows(&self, query: &Query, params: Params<'_>) -> Result<Vec<Row>, Fault> {
+        self.database.run(&self.client, query, params).await
+    }
+
+    pub(super) async fn maybe(&self, query: &Query, params: Params<'_>) -> Result<Option<Row>, Fault> {
+        Ok(self.rows(query, params).await?.into_iter().next())
+    }
+
+    pub(super) async fn one(&self, query: &Query, params: Params<'_>) -> Result<Row, Fault> {
+        self.maybe(query, params).await?.ok_or_else(|| nothing(query))
+    }
+
+    /// Begins a transaction at READ COMMITTED.
+    pub(super) async fn begin(&mut self) -> Result<Tx<'_>, Fault> {
+        let start = self.client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
+        let inner = tokio::time::timeout(ANSWER_LIMIT, start).await.map_err(|_| silence("begin"))??;
+        Ok(Tx { database: self.database, inner })
+    }
+}
+
+impl Tx<'_> {
+    pub(super) async fn rows(&self, query: &Query, params: Params<'_>) -> Result<Vec<Row>, Fault> {
+        self.database.run(&self.inner, query, params).await
+    }
+
+    pub(super) async fn maybe(&self, query: &Query, params: Params<'_>) -> Result<Option<Row>, Fault> {
+        Ok(self.rows(query, params).await?.into_iter().next())
+    }
+
+    pub(super) async fn one(&self, query: &Query, params: Params<'_>) -> Result<Row, Fault> {
+        self.maybe(query, params).await?.ok_or_else(|| nothing(query))
+    }
+
+    /// Runs statements that take no parameters and cannot be prepared (DDL), as text made of checked names.
+    pub(super) async fn batch(&self, name: &'static str, sql: &str) -> Result<(), Fault> {
+        self.database.statements.fetch_add(1, Ordering::Relaxed);
+        let answer = tokio::time::timeout(ANSWER_LIMIT, self.inner.batch_execute(sql)).await;
+        Ok(answer.map_err(|_| silence(name))??)
+    }
+
+    pub(super) async fn commit(self) -> Result<(), Fault> {
+        Ok(tokio::time::timeout(ANSWER_LIMIT, self.inner.commit()).await.map_err(|_| silence("commit"))??)
+    }
+}
+
+fn nothing(query: &Query) -> Fault {
+    Fault::Told(RegistryError::Defect(format!("{} answered without a row", query.name)))
+}
+
+/// Runs a transaction again when a deadlock or a serialization failure ended it.
+macro_rules! retried {
+    ($transaction:expr) => {{
+        let mut tries = $crate::registry::error::Tries::default();
+        loop {
+            match $transaction.await {
+                Err(fault) if tries.again(&fault) => {}
+                result => break result.map_err($crate::registry::error::RegistryError::from),
+            }
+        }
+    }};
+}
+pub(super) use retried;
+
+/// Kept behind one pointer: the registry is cloned freely.
+pub(super) type Shared = Arc<Database>;

@@ -1,0 +1,123 @@
+//! Deleting a product: its key is dead at once, every engine is destroyed, then the row goes.
+
+use crate::core::Core;
+use crate::registry::ProductRemoval;
+use crate::registry::rows::{AuditEntry, Found, Product};
+use contract::fleet_api::DeleteProductResponse;
+use contract::{FleetCode, FleetError, RequestId};
+use fleet::audit::AuditAction;
+use fleet::lifecycle::Status;
+use fleet::request::{Meeting, Request, Standing, meet};
+use fleet::operation::OperationKind;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the caller is held (§3.4 endpoint 19); the work goes on afterwards.
+const HELD_MAX: Duration = Duration::from_secs(60);
+/// Between two looks at what is left.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Engines whose removal is opened per look. More floods the queue of removals; fewer takes longer to begin.
+const PAGE: i64 = 200;
+
+impl Core {
+    /// Endpoint 19.
+    pub async fn delete_product(
+        self: &Arc<Self>,
+        product: &Product,
+        destroy_engines: bool,
+        request_id: &RequestId,
+    ) -> Result<DeleteProductResponse, FleetError> {
+        let left = self.registry.count_engines(product.id).await?;
+        if left > 0 && !destroy_engines {
+            return Err(FleetError::new(
+                FleetCode::ProductNotEmpty,
+                format!("the product still has {left} engines; destroy them or say destroy_engines=true"),
+            )
+            .with(json!({"engines": left})));
+        }
+        self.registry.mark_deleting(product.id).await?;
+        let began = Instant::now();
+        let id = product.id;
+        let (core, product, request_id) = (Arc::clone(self), product.clone(), request_id.clone());
+        let work = self.tasks.spawn(async move { core.empty_product(&product, &request_id, left).await });
+        let waited = tokio::time::timeout(HELD_MAX.saturating_sub(began.elapsed()), work).await;
+        match waited {
+            Ok(Ok(done)) => done,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the removal of a product broke off");
+                Err(FleetError::new(FleetCode::Internal, "the removal broke off; say it again to go on"))
+            }
+            Err(_) => Ok(DeleteProductResponse {
+                product_id: id,
+                status: "deleting".to_owned(),
+                engines_left: self.registry.count_engines(id).await?,
+            }),
+        }
+    }
+
+    /// Destroys engine after engine until none is left, then deletes the row.
+    async fn empty_product(
+        self: &Arc<Self>,
+        product: &Product,
+        request_id: &RequestId,
+        destroyed: i64,
+    ) -> Result<DeleteProductResponse, FleetError> {
+        loop {
+            if self.halt.is_cancelled() {
+                return Err(FleetError::new(FleetCode::Draining, "this replica is going down; say it again to go on"));
+            }
+            let (engines, left) = self.registry.list(Some(product.id), None, None, PAGE, 0).await?;
+            if left == 0 {
+                let entry = AuditEntry {
+                    started_at: None,
+                    product_id: Some(product.id),
+                    user_id: None,
+                    engine_id: None,
+                    action: AuditAction::ProductDelete,
+                    actor: "admin".to_owned(),
+                    metadata: json!({
+                        "slug": product.slug, "engines_destroyed": destroyed, "request_id": request_id,
+                    }),
+                    has_duration: false,
+                };
+                if !matches!(
+                    self.registry.delete_product_if_empty(product.id, entry).await?,
+                    ProductRemoval::EnginesLeft(_)
+                ) {
+                    return Ok(DeleteProductResponse {
+                        product_id: product.id,
+                        status: "deleted".to_owned(),
+                        engines_left: 0,
+                    });
+                }
+                continue;
+            }
+            for found in &engines {
+                if found.engine.status != Status::Destroying {
+                    self.open_destroy(found, request_id).await?;
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn open_destroy(self: &Arc<Self>, found: &Found, request_id: &RequestId) -> Result<(), FleetError> {
+        let standing = Standing {
+            status: found.engine.status,
+            desired: found.engine.desired,
+            open: found.operation.as_ref().map(|o| o.kind),
+        };
+        let supersedes = match meet(Request::Destroy, Some(standing)) {
+            Meeting::Open(OperationKind::Destroy) => false,
+            Meeting::Supersede(OperationKind::Destroy) => true,
+            _ => return Ok(()),
+        };
+        let open = self.opening(found, OperationKind::Destroy, supersedes, json!({}), "admin", Some(request_id));
+        match self.begin(open).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.code == FleetCode::EngineNotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}

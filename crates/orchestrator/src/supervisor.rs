@@ -1,0 +1,160 @@
+//! The loops without input: look at the world, compare with the rows, perform what the planner says.
+//!
+//! One replica at a time holds the lease named `supervisor` and runs them ([`tenure`]); claiming abandoned
+//! operations, renewing claims and listening run on every replica ([`background`]). A loop is woken by its period and by a signal,
+//! may run twice or on two replicas, and does no retry of its own. What it writes is guarded by revisions and claims,
+//! so a deposed supervisor is harmless.
+
+pub(crate) mod background;
+mod due;
+mod idling;
+mod look;
+mod orphans;
+mod probing;
+mod reconcile;
+mod upkeep;
+pub(crate) mod view;
+
+use crate::core::Core;
+use crate::telemetry;
+use fleet::orphans::{Absence, Orphans};
+use fleet::plan::Rules;
+use std::fmt::Display;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use view::View;
+
+/// Engines looked at in parallel. More is load on the backend in a storm of events; fewer is slow after one.
+const LOOKS_MAX: usize = 32;
+/// Probes in parallel (§7.2).
+const PROBES_MAX: usize = 50;
+/// Idle engines tried in parallel (§12.2).
+const SLEEPS_MAX: usize = 20;
+
+/// One stretch of holding the lease.
+pub(crate) struct Supervisor {
+    pub(crate) core: Arc<Core>,
+    pub(crate) view: View,
+    /// Cancelled when the lease is lost or given back.
+    pub(crate) over: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    looks: Arc<Semaphore>,
+    probes: Arc<Semaphore>,
+    sleeps: Arc<Semaphore>,
+    orphans: Mutex<Orphans>,
+    absence: Mutex<Absence>,
+    brake: Mutex<fleet::health::FailureBrake>,
+}
+
+impl Supervisor {
+    /// The deployment's side of planning.
+    pub(crate) fn rules(&self) -> Rules {
+        let config = &self.core.config;
+        Rules {
+            backend: self.core.backend.kind(),
+            reconcile_interval: config.reconcile_interval_s,
+            sleep_mode: config.sleep_mode,
+            wake_lead: config.wake_lead_s,
+            wake_grace: config.wake_grace_s,
+        }
+    }
+
+    /// True while this tenure may act.
+    pub(crate) fn holds(&self) -> bool {
+        !self.over.is_cancelled()
+    }
+
+    /// Runs a piece of work about one engine in its own task: its failure or panic ends nothing else.
+    pub(crate) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let over = self.over.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = work => {}
+                () = over.cancelled() => {}
+            }
+        });
+    }
+}
+
+/// Supervises until `over`; returns when every loop has ended.
+pub(crate) async fn tenure(core: Arc<Core>, over: CancellationToken) {
+    let supervisor = Arc::new(Supervisor {
+        view: View::default(),
+        over: over.clone(),
+        tasks: TaskTracker::new(),
+        looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+        probes: Arc::new(Semaphore::new(PROBES_MAX)),
+        sleeps: Arc::new(Semaphore::new(SLEEPS_MAX)),
+        orphans: Mutex::default(),
+        absence: Mutex::default(),
+        brake: Mutex::default(),
+        core,
+    });
+    let loops = TaskTracker::new();
+    loops.spawn(reconcile::run(Arc::clone(&supervisor)));
+    loops.spawn(look::run(Arc::clone(&supervisor)));
+    loops.spawn(reconcile::events(Arc::clone(&supervisor)));
+    loops.spawn(probing::run(Arc::clone(&supervisor)));
+    loops.spawn(due::run(Arc::clone(&supervisor)));
+    loops.spawn(idling::run(Arc::clone(&supervisor)));
+    loops.spawn(upkeep::run(Arc::clone(&supervisor)));
+    loops.close();
+    over.cancelled().await;
+    loops.wait().await;
+    supervisor.tasks.close();
+    supervisor.tasks.wait().await;
+}
+
+/// Runs `round` every `period`, or as soon as `signal` says so, until `over`. A round that fails is counted and told;
+/// the next one tries again.
+pub(crate) async fn every<E, R, S>(
+    name: &'static str,
+    period: Duration,
+    over: CancellationToken,
+    signal: impl Fn() -> S,
+    round: impl Fn() -> R,
+) where
+    E: Display,
+    R: Future<Output = Result<(), E>>,
+    S: Future<Output = ()>,
+{
+    let mut due = Instant::now();
+    let mut lag_told = false;
+    while !over.is_cancelled() {
+        let began = Instant::now();
+        let late = began.saturating_duration_since(due);
+        if late > period * 2 {
+            telemetry::loop_lag(name, late);
+            if !lag_told {
+                tracing::warn!(name, late_ms = late.as_millis() as u64, "Loop {name} missed its period twice");
+            }
+            lag_told = true;
+        } else if lag_told {
+            telemetry::loop_lag(name, Duration::ZERO);
+            lag_told = false;
+        }
+        let outcome = tokio::select! {
+            outcome = round() => outcome,
+            () = over.cancelled() => return,
+        };
+        match outcome {
+            Ok(()) => telemetry::loop_ran(name, began.elapsed()),
+            Err(error) => telemetry::loop_failed(name, &error),
+        }
+        due = Instant::now() + period;
+        tokio::select! {
+            () = tokio::time::sleep(period) => {}
+            () = signal() => due = Instant::now(),
+            () = over.cancelled() => return,
+        }
+    }
+}
+
+/// No signal: the period alone wakes the loop.
+pub(crate) async fn never() {
+    std::future::pending().await
+}

@@ -1,0 +1,361 @@
+//! Looking at one engine, and performing what the planner says about it.
+
+use super::view::Entry;
+use super::{Supervisor, never};
+use crate::core::between;
+use crate::discovery::parse_policy;
+use crate::failing;
+use crate::registry::change::{Change, EnginePatch};
+use crate::registry::rows::{AuditEntry, Found};
+use crate::registry::{ProductRef, RegistryError};
+use crate::work;
+use contract::{EngineId, FleetError, Timestamp};
+use fleet::audit::AuditAction;
+use fleet::health::{Verdict, boot_probe_delay, verdict};
+use fleet::lifecycle::{FailureReason, SleepMode, Status};
+use fleet::observation::{ObjectState, Observation};
+use fleet::operation::OperationKind;
+use fleet::plan::{PlanStep, Seen, Source, plan};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Lines of an engine's log that are searched for its last error.
+const TAIL_LINES: u16 = 50;
+
+/// The loop: engines that somebody asked to be looked at.
+pub(super) async fn run(supervisor: Arc<Supervisor>) {
+    while supervisor.holds() {
+        for id in supervisor.core.nudge.take() {
+            start(&supervisor, id);
+        }
+        tokio::select! {
+            () = supervisor.core.nudge.engine.notified() => {}
+            () = supervisor.over.cancelled() => return,
+            () = never() => {}
+        }
+    }
+}
+
+/// Looks at one engine in its own task.
+pub(super) fn start(supervisor: &Arc<Supervisor>, id: EngineId) {
+    let inner = Arc::clone(supervisor);
+    supervisor.spawn(async move {
+        let Ok(_place) = Arc::clone(&inner.looks).acquire_owned().await else { return };
+        if let Err(error) = look(&inner, id).await {
+            crate::telemetry::loop_failed("events", &error);
+        }
+    });
+}
+
+/// Reads the row, looks at the object, plans, performs.
+async fn look(supervisor: &Arc<Supervisor>, id: EngineId) -> Result<(), RegistryError> {
+    let Some(found) = read(supervisor, id).await? else { return Ok(()) };
+    // The clock of the row's own statement: the look begins after it.
+    let at = found.now;
+    let seen = match supervisor.core.backend.observe(id).await {
+        Ok(observation) => Seen::Fresh(observation),
+        Err(_) => Seen::NoWord,
+    };
+    supervisor.view.see(id, seen, Source::Observe, at);
+    let Some(entry) = supervisor.view.lock().get(&id).cloned() else { return Ok(()) };
+    let steps = plan(&entry.facts(), &supervisor.rules(), at);
+    for step in steps {
+        perform(supervisor, &entry, step).await?;
+    }
+    Ok(())
+}
+
+/// Reads the row into the view; `None` when it is gone or belongs to another backend.
+pub(super) async fn read(supervisor: &Arc<Supervisor>, id: EngineId) -> Result<Option<Found>, RegistryError> {
+    let core = &supervisor.core;
+    let found = match core.registry.found(id).await? {
+        Some(found) if found.engine.backend == core.backend.kind() => found,
+        _ => {
+            supervisor.view.remove(id);
+            return Ok(None);
+        }
+    };
+    let Some(product) = core.registry.product(&ProductRef::Id(found.engine.product_id)).await? else {
+        return Ok(None);
+    };
+    let idle_after = parse_policy(&product).ok().and_then(|p| core.policy_engine().idle_after(&p));
+    supervisor.view.put(found.clone(), product.slug, idle_after);
+    Ok(Some(found))
+}
+
+/// Performs one step without choices.
+pub(super) async fn perform(supervisor: &Arc<Supervisor>, entry: &Entry, step: PlanStep) -> Result<(), RegistryError> {
+    if !supervisor.holds() {
+        return Ok(());
+    }
+    let core = &supervisor.core;
+    let id = entry.found.engine.id;
+    match step {
+        PlanStep::ClaimAndContinue => core.nudge.claims.notify_one(),
+        PlanStep::Observe => start(supervisor, id),
+        PlanStep::OpenOperation(kind) => open(supervisor, &entry.found, kind, json!({})).await,
+        PlanStep::OpenRestart => open_restart(supervisor, &entry.found).await,
+        PlanStep::OpenWake => open_wake(supervisor, &entry.found).await,
+        PlanStep::Crashed { reason, exit_code, oom, restarts } => {
+            crashed(supervisor, entry, reason, json!({"exit_code": exit_code, "oom": oom.then_some(true)}), restarts)
+                .await?;
+        }
+        PlanStep::ObjectMissing => {
+            let message = "the backend object is gone";
+            if failing::fail(core, &entry.found, FailureReason::ObjectMissing, message, json!({})).await?.is_some() {
+                core.nudge.look_at(id);
+            }
+        }
+        PlanStep::ThawStranger => {
+            tracing::warn!(engine_id = %id, "a running engine was frozen by somebody else; thawing it");
+            told(id, "thaw", core.backend.thaw(id).await.err());
+        }
+        PlanStep::ProbeForRecovery => series(supervisor, id, false),
+        PlanStep::StopGivenUp | PlanStep::StopStranger => {
+            tracing::warn!(engine_id = %id, status = entry.found.engine.status.as_str(), "an engine that should be down runs; stopping it");
+            told(id, "stop", core.backend.stop(id, core.config.engine_stop_grace_s).await.err());
+        }
+        PlanStep::Refreeze | PlanStep::StopAgain => refreeze(supervisor, &entry.found).await?,
+        PlanStep::SleepCandidate => {}
+        PlanStep::RemoveStale { generation } => remove_stale(supervisor, entry, generation).await?,
+        PlanStep::Adopt { generation } => {
+            let old = entry.found.engine.generation;
+            let patch = EnginePatch { generation: Some(generation), ..EnginePatch::default() };
+            adopt(supervisor, entry, patch, json!({"field": "generation", "old": old, "new": generation})).await?;
+        }
+        PlanStep::AdoptContainer { container_id } => {
+            let old = entry.found.engine.container_id.clone();
+            let facts = json!({"field": "container_id", "old": old, "new": container_id});
+            let patch = EnginePatch { container_id: Some(Some(container_id)), ..EnginePatch::default() };
+            adopt(supervisor, entry, patch, facts).await?;
+        }
+    }
+    Ok(())
+}
+
+fn told(id: EngineId, call: &str, error: Option<backends::BackendError>) {
+    if let Some(error) = error {
+        tracing::warn!(engine_id = %id, call, %error, "a backend call of the supervisor failed");
+    }
+}
+
+/// Opens an operation on nobody's behalf; one that is open already, or a row that moved on, is left to the next pass.
+async fn open(supervisor: &Arc<Supervisor>, found: &Found, kind: OperationKind, params: Value) {
+    if kind.steps().is_empty() {
+        // A status of a later version: whoever opened it knows how to go on.
+        tracing::warn!(engine_id = %found.engine.id, kind = kind.as_str(), "this version cannot perform the operation this engine needs");
+        return;
+    }
+    let opening = supervisor.core.opening(found, kind, false, params, "system", None);
+    begun(supervisor.core.begin(opening).await.err(), found.engine.id);
+}
+
+fn begun(error: Option<FleetError>, id: EngineId) {
+    if let Some(error) = error {
+        tracing::warn!(engine_id = %id, code = %error.code, "cannot open an operation: {}", error.message);
+    }
+}
+
+pub(super) async fn open_restart(supervisor: &Arc<Supervisor>, found: &Found) {
+    let core = &supervisor.core;
+    if !core.pulse.backend_ok() {
+        return;
+    }
+    let mut opening = core.opening(found, OperationKind::Restart, false, json!({}), "system", None);
+    let delay = found.engine.next_restart_at.map_or(0, |due| between(found.engine.status_since, due).as_secs());
+    let attempt = found.engine.restart_attempts.saturating_add(1);
+    let metadata = json!({
+        "attempt": attempt, "delay_s": delay, "operation_id": opening.operation.id,
+        "from": Status::Failed, "to": Status::Failed,
+    });
+    opening.audit = vec![row(found, AuditAction::AutoRestartStart, metadata)];
+    begun(core.begin(opening).await.err(), found.engine.id);
+}
+
+pub(super) async fn open_wake(supervisor: &Arc<Supervisor>, found: &Found) {
+    if let Some(entry) = supervisor.view.lock().get_mut(&found.engine.id) {
+        entry.scheduled_wake_at = found.engine.wake_at;
+    }
+    open(supervisor, found, OperationKind::Wake, json!({"reason": "schedule"})).await;
+}
+
+fn row(found: &Found, action: AuditAction, metadata: Value) -> AuditEntry {
+    AuditEntry {
+        started_at: None,
+        product_id: Some(found.engine.product_id),
+        user_id: Some(found.engine.user_id.clone()),
+        engine_id: Some(found.engine.id),
+        action,
+        actor: "system".to_owned(),
+        metadata,
+        has_duration: false,
+    }
+}
+
+async fn crashed(
+    supervisor: &Arc<Supervisor>,
+    entry: &Entry,
+    reason: FailureReason,
+    facts: Value,
+    restarts: Option<u32>,
+) -> Result<(), RegistryError> {
+    let core = &supervisor.core;
+    let id = entry.found.engine.id;
+    let said = core.backend.tail(id, TAIL_LINES).await.ok().and_then(work::last_words);
+    let exit = facts["exit_code"].as_i64().map_or(String::new(), |code| format!(" with exit code {code}"));
+    let message = match said {
+        Some(line) => work::clip(format!("the engine ended{exit}: {line}")),
+        None => format!("the engine ended{exit}"),
+    };
+    if failing::fail(core, &entry.found, reason, &message, facts).await?.is_some() {
+        if let Some(restarts) = restarts
+            && let Some(entry) = supervisor.view.lock().get_mut(&id)
+        {
+            entry.vitals.backend_restarts = restarts;
+            entry.accounted_start = None;
+        }
+        if core.backend.capabilities().self_restarts {
+            series(supervisor, id, true);
+        }
+        core.nudge.look_at(id);
+    }
+    Ok(())
+}
+
+/// Probes a failed engine as a boot is probed, until it serves or its restart is due.
+fn series(supervisor: &Arc<Supervisor>, id: EngineId, by_backend: bool) {
+    match supervisor.view.lock().get_mut(&id) {
+        Some(entry) if !entry.in_series => entry.in_series = true,
+        _ => return,
+    }
+    let inner = Arc::clone(supervisor);
+    supervisor.spawn(async move {
+        if let Err(error) = until_recovered(&inner, id, by_backend).await {
+            crate::telemetry::loop_failed("events", &error);
+        }
+        if let Some(entry) = inner.view.lock().get_mut(&id) {
+            entry.in_series = false;
+        }
+    });
+}
+
+async fn until_recovered(supervisor: &Arc<Supervisor>, id: EngineId, by_backend: bool) -> Result<(), RegistryError> {
+    let core = &supervisor.core;
+    let began = Instant::now();
+    let mut attempt = 0;
+    loop {
+        let Some(found) = core.registry.found(id).await? else { return Ok(()) };
+        if found.engine.status != Status::Failed || found.operation.is_some() {
+            return Ok(());
+        }
+        if found.engine.next_restart_at.is_some_and(|due| due <= found.now) || began.elapsed() > core.config.boot_timeout_s {
+            return Ok(());
+        }
+        let Ok(seen) = core.backend.observe(id).await else { return Ok(()) };
+        let Observation::Present(object) = &seen else { return Ok(()) };
+        if let ObjectState::Running { address: Some(address), restarts, started_at } = &object.state {
+            let reply = core.prober.get_health(*address, fleet::health::BOOT_PROBE_TIMEOUT).await;
+            let verdict = verdict(&work::outcome(reply));
+            if verdict.serves() {
+                if let Some(entry) = supervisor.view.lock().get_mut(&id) {
+                    entry.vitals.backend_restarts = *restarts;
+                    entry.accounted_start = Some(*started_at);
+                    entry.vitals.count(&verdict, found.now);
+                    core.note_vitals(id, crate::vitals::to_row(&entry.vitals));
+                }
+                if failing::recover(core, &found, by_backend, Some(object.container_id.clone())).await?.is_some() {
+                    core.nudge.look_at(id);
+                }
+                return Ok(());
+            }
+        } else if matches!(object.state, ObjectState::Exited { .. }) && !core.backend.capabilities().self_restarts {
+            return Ok(());
+        }
+        tokio::time::sleep(boot_probe_delay(attempt, began.elapsed())).await;
+        attempt += 1;
+    }
+}
+
+/// A sleeper runs (its daemon was restarted): freeze or stop it again, unless somebody holds a lease.
+async fn refreeze(supervisor: &Arc<Supervisor>, found: &Found) -> Result<(), RegistryError> {
+    let core = &supervisor.core;
+    let id = found.engine.id;
+    let mode = found.engine.sleep_mode.unwrap_or(SleepMode::Label);
+    // The row first: whoever wakes it from here on raises the revision and wins.
+    let change = Change {
+        engine_id: id,
+        revision: found.engine.revision,
+        only_without_operation: true,
+        patch: EnginePatch { sleep_mode: Some(Some(mode)), ..EnginePatch::default() },
+        audit: vec![row(found, AuditAction::Sleep, json!({
+            "mode": mode, "reason": "refreeze", "from": Status::Sleeping, "to": Status::Sleeping,
+        }))],
+    };
+    let crate::registry::change::Outcome::Changed(_) = core.registry.change(&change).await? else { return Ok(()) };
+    let outcome = match mode {
+        SleepMode::Freeze => core.backend.freeze(id).await.err(),
+        SleepMode::Stop => core.backend.stop(id, core.config.engine_stop_grace_s).await.err(),
+        SleepMode::Label => None,
+    };
+    told(id, "freeze", outcome);
+    // A wake that was asked for in between finds the object frozen and thaws it: its step looks at the world.
+    core.nudge.look_at(id);
+    Ok(())
+}
+
+async fn remove_stale(supervisor: &Arc<Supervisor>, entry: &Entry, generation: i64) -> Result<(), RegistryError> {
+    let core = &supervisor.core;
+    let id = entry.found.engine.id;
+    // Looked at again right before: only the old object goes.
+    match core.backend.observe(id).await {
+        Ok(Observation::Present(object)) if object.generation == generation && generation < entry.found.engine.generation => {
+            if let Err(error) = core.backend.stop(id, core.config.engine_stop_grace_s).await {
+                told(id, "stop", Some(error));
+                return Ok(());
+            }
+            if let Err(error) = core.backend.remove(id).await {
+                told(id, "remove", Some(error));
+                return Ok(());
+            }
+        }
+        _ => return Ok(()),
+    }
+    let metadata = json!({"object": format!("engine-{}", id.short()), "kind": "stale_generation", "brain": "kept"});
+    core.registry.append(&[row(&entry.found, AuditAction::OrphanRemoved, metadata)]).await?;
+    core.nudge.look_at(id);
+    Ok(())
+}
+
+async fn adopt(supervisor: &Arc<Supervisor>, entry: &Entry, patch: EnginePatch, facts: Value) -> Result<(), RegistryError> {
+    let change = Change {
+        engine_id: entry.found.engine.id,
+        revision: entry.found.engine.revision,
+        only_without_operation: false,
+        patch,
+        audit: vec![row(&entry.found, AuditAction::Adopt, facts)],
+    };
+    supervisor.core.registry.change(&change).await?;
+    supervisor.core.nudge.look_at(entry.found.engine.id);
+    Ok(())
+}
+
+/// What the probe loop does with a verdict that is one failure too many.
+pub(super) async fn sick(supervisor: &Arc<Supervisor>, id: EngineId, reason: FailureReason) -> Result<(), RegistryError> {
+    let Some(mut found) = read(supervisor, id).await? else { return Ok(()) };
+    let Some(entry) = supervisor.view.lock().get(&id).cloned() else { return Ok(()) };
+    found.vitals = crate::vitals::to_row(&entry.vitals);
+    let message = fleet::explain::failure(reason, entry.vitals.health_failures);
+    if failing::fail(&supervisor.core, &found, reason, &message, json!({})).await?.is_some() {
+        supervisor.core.nudge.look_at(id);
+    }
+    Ok(())
+}
+
+/// The verdict of a probe, counted.
+pub(super) fn counted(entry: &mut Entry, verdict: &Verdict, now: Timestamp) -> bool {
+    entry.vitals.count(verdict, now);
+    let changed = entry.last_verdict.is_some_and(|last| last != verdict.word());
+    entry.last_verdict = Some(verdict.word());
+    changed
+}

@@ -1,0 +1,193 @@
+//! The pass over everything: read the rows, list the backend, plan each engine, remove orphans.
+
+use super::view::Entry;
+use super::{Supervisor, every, look, orphans};
+use crate::registry::RegistryError;
+use backends::BackendEventKind;
+use contract::{EngineId, ProductId, Slug, Timestamp};
+use fleet::lifecycle::Status;
+use fleet::observation::Observation;
+use fleet::orphans::ListVerdict;
+use fleet::plan::{PlanStep, Seen, Source, plan};
+use futures::StreamExt;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Rows per page when products are read.
+const PRODUCTS_PAGE: i64 = 500;
+
+/// The loop.
+pub(super) async fn run(supervisor: Arc<Supervisor>) {
+    let period = supervisor.core.config.reconcile_interval_s;
+    let nudge = Arc::clone(&supervisor);
+    every(
+        "reconcile",
+        period,
+        supervisor.over.clone(),
+        || async { nudge.core.nudge.reconcile.notified().await },
+        || async { pass(&supervisor).await },
+    )
+    .await;
+}
+
+/// Hints of the backend: look at that engine now, or at everything after a gap.
+pub(super) async fn events(supervisor: Arc<Supervisor>) {
+    let mut events = supervisor.core.backend.events();
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = supervisor.over.cancelled() => return,
+        };
+        match event {
+            Some(event) => match (event.engine, event.kind) {
+                (Some(id), BackendEventKind::Die | BackendEventKind::Oom | BackendEventKind::Destroy | BackendEventKind::Start
+                | BackendEventKind::Pause | BackendEventKind::Unpause) => supervisor.core.nudge.look_at(id),
+                (None, _) | (Some(_), BackendEventKind::Gap) => supervisor.core.nudge.reconcile.notify_one(),
+            },
+            // The stream ended: begin anew, and read everything.
+            None => {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                events = supervisor.core.backend.events();
+                supervisor.core.nudge.reconcile.notify_one();
+            }
+        }
+    }
+}
+
+/// Effective idle time of every product.
+async fn idle_times(supervisor: &Supervisor) -> Result<HashMap<ProductId, Option<Duration>>, RegistryError> {
+    let mut times = HashMap::new();
+    let mut after = None;
+    loop {
+        let page = supervisor.core.registry.products(PRODUCTS_PAGE, after).await?;
+        for (product, _) in &page {
+            let policy = crate::discovery::parse_policy(product).ok();
+            times.insert(product.id, policy.and_then(|p| supervisor.core.policy_engine().idle_after(&p)));
+        }
+        match page.last() {
+            Some((last, _)) if i64::try_from(page.len()).unwrap_or(0) == PRODUCTS_PAGE => {
+                after = Some((last.created_at, last.id));
+            }
+            _ => return Ok(times),
+        }
+    }
+}
+
+/// Reads every row into the view; rows that are gone leave it.
+async fn read_rows(supervisor: &Supervisor) -> Result<HashSet<EngineId>, RegistryError> {
+    let idle = idle_times(supervisor).await?;
+    let mut alive = HashSet::new();
+    let each = |found: crate::registry::rows::Found, slug: Slug| {
+        alive.insert(found.engine.id);
+        let idle_after = idle.get(&found.engine.product_id).copied().flatten();
+        supervisor.view.put(found, slug, idle_after);
+    };
+    let damaged = supervisor.core.registry.snapshot(supervisor.core.backend.kind(), each).await?;
+    for (id, error) in damaged {
+        tracing::error!(engine_id = %id, %error, "the row of this engine cannot be read; it is left alone");
+        alive.insert(id);
+    }
+    supervisor.view.lock().retain(|id, _| alive.contains(id));
+    Ok(alive)
+}
+
+async fn pass(supervisor: &Arc<Supervisor>) -> Result<(), RegistryError> {
+    let core = &supervisor.core;
+    let asked = core.registry.now().await?;
+    let listed = core.backend.list().await;
+    let rows = read_rows(supervisor).await?;
+    let now = core.registry.now().await?;
+    let listed = match listed {
+        Ok(listed) => Some(listed.into_iter().collect::<HashMap<EngineId, Observation>>()),
+        Err(error) => {
+            tracing::warn!(%error, "the backend cannot be listed; nothing is concluded from that");
+            None
+        }
+    };
+    let began = Instant::now();
+    let work = match &listed {
+        Some(listed) => {
+            see_all(supervisor, listed, &rows, asked);
+            plan_all(supervisor, now)
+        }
+        None => {
+            for entry in supervisor.view.lock().values_mut() {
+                entry.seen = Seen::NoWord;
+            }
+            Vec::new()
+        }
+    };
+    let planned = began.elapsed();
+    crate::telemetry::loop_ran("plan", planned);
+    tracing::debug!(engines = rows.len(), steps = work.len(), plan_us = planned.as_micros() as u64, "pass over the fleet");
+    for (id, entry, steps) in work {
+        let inner = Arc::clone(supervisor);
+        supervisor.spawn(async move {
+            let Ok(_place) = Arc::clone(&inner.looks).acquire_owned().await else { return };
+            for step in steps {
+                if let Err(error) = look::perform(&inner, &entry, step).await {
+                    crate::telemetry::loop_failed("reconcile", &error);
+                    return;
+                }
+            }
+            let _ = id;
+        });
+    }
+    if let Some(listed) = &listed {
+        orphans::pass(supervisor, listed, &rows, now).await?;
+    }
+    Ok(())
+}
+
+/// Takes the list over, if it can be believed.
+fn see_all(
+    supervisor: &Supervisor,
+    listed: &HashMap<EngineId, Observation>,
+    rows: &HashSet<EngineId>,
+    asked: Timestamp,
+) {
+    let mut expected = 0;
+    let mut missing = BTreeSet::new();
+    {
+        let entries = supervisor.view.lock();
+        for (id, entry) in entries.iter() {
+            let should = matches!(entry.found.engine.status, Status::Running | Status::Sleeping)
+                && entry.found.operation.is_none();
+            if should {
+                expected += 1;
+                if !listed.contains_key(id) {
+                    missing.insert(*id);
+                }
+            }
+        }
+    }
+    let mut absence = supervisor.absence.lock().unwrap_or_else(PoisonError::into_inner);
+    let verdict = absence.judge(expected, &missing, asked);
+    drop(absence);
+    if verdict == ListVerdict::Doubted {
+        tracing::warn!(missing = missing.len(), expected, "the backend's list lacks much of the fleet; it is not believed yet");
+    }
+    let ids: Vec<EngineId> = supervisor.view.lock().keys().copied().collect();
+    for id in ids.into_iter().filter(|id| rows.contains(id)) {
+        let seen = match (listed.get(&id), verdict) {
+            (Some(observation), _) => Seen::Fresh(observation.clone()),
+            (None, ListVerdict::Believed) => Seen::Fresh(Observation::Absent),
+            (None, ListVerdict::Doubted) => Seen::NoWord,
+        };
+        supervisor.view.see(id, seen, Source::List, asked);
+    }
+}
+
+/// Plans every engine; most have nothing to do.
+fn plan_all(supervisor: &Supervisor, now: Timestamp) -> Vec<(EngineId, Entry, Vec<PlanStep>)> {
+    let rules = supervisor.rules();
+    let entries = supervisor.view.lock();
+    entries
+        .iter()
+        .filter_map(|(id, entry)| {
+            let steps = plan(&entry.facts(), &rules, now);
+            (!steps.is_empty()).then(|| (*id, entry.clone(), steps))
+        })
+        .collect()
+}

@@ -1,0 +1,59 @@
+//! Housekeeping of the supervisor: gauges of the fleet, partitions, retention.
+
+use super::{Supervisor, every, never};
+use crate::registry::RegistryError;
+use crate::telemetry::{self, FleetGauges};
+use fleet::lifecycle::Status;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Period of the gauges (§12.2).
+const GAUGES: Duration = Duration::from_secs(60);
+/// Rounds of the gauges per round of the rest: hourly.
+const ROUNDS_PER_HOUR: u64 = 60;
+/// Months of the audit log that exist ahead (§9.3).
+const MONTHS_AHEAD: u32 = 2;
+
+/// The loop.
+pub(super) async fn run(supervisor: Arc<Supervisor>) {
+    let round = AtomicU64::new(0);
+    every("housekeeping", GAUGES, supervisor.over.clone(), never, || async {
+        let n = round.fetch_add(1, Ordering::Relaxed);
+        gauges(&supervisor).await?;
+        if n % ROUNDS_PER_HOUR == 0 {
+            let registry = &supervisor.core.registry;
+            registry.ensure_partitions(MONTHS_AHEAD).await?;
+            registry.housekeeping().await?;
+        }
+        Ok::<(), RegistryError>(())
+    })
+    .await;
+}
+
+async fn gauges(supervisor: &Supervisor) -> Result<(), RegistryError> {
+    let registry = &supervisor.core.registry;
+    let mut fleet = FleetGauges::default();
+    {
+        let entries = supervisor.view.lock();
+        for entry in entries.values() {
+            let engine = &entry.found.engine;
+            *fleet.by_status.entry((engine.status, entry.slug.to_string())).or_default() += 1;
+            *fleet.by_version.entry((engine.engine_version.clone(), engine.status)).or_default() += 1;
+            let running = engine.status == Status::Running;
+            fleet.degraded += u64::from(running && entry.vitals.degraded);
+            fleet.drifted += u64::from(entry.drifted);
+            fleet.given_up += u64::from(engine.status == Status::Failed && engine.next_restart_at.is_none() && entry.found.operation.is_none());
+        }
+    }
+    fleet.keys_unreadable = supervisor.core.keys_unreadable.load(Ordering::Relaxed);
+    telemetry::fleet(&fleet);
+    if let Some((min, max)) = supervisor.core.ports() {
+        telemetry::ports(registry.ports_used().await?, i64::from(max) - i64::from(min) + 1);
+    }
+    let sizes = registry.audit_sizes().await?;
+    telemetry::audit_sizes(sizes.bytes, sizes.default_rows, sizes.unexported_partitions);
+    let open = registry.open_counts().await?;
+    telemetry::open_operations(&open, registry.oldest_open_seconds().await?);
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! What the supervisor remembers of every engine: the row as last read, live vitals, the last observation.
+//!
+//! All of it can be thrown away and read again. The truth is in the registry and in the backend; this is what loops
+//! scan without asking anybody.
+
+use crate::registry::rows::Found;
+use contract::{EngineId, Slug, Timestamp};
+use fleet::health::Vitals;
+use fleet::lifecycle::Status;
+use fleet::observation::{ObjectState, Observation};
+use fleet::plan::{Claim, EngineFacts, OpenOperation, Seen, Source};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// One engine.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) found: Found,
+    pub(crate) slug: Slug,
+    /// Effective idle time of its product.
+    pub(crate) idle_after: Option<Duration>,
+    pub(crate) vitals: Vitals,
+    pub(crate) seen: Seen,
+    pub(crate) source: Source,
+    pub(crate) observed_at: Timestamp,
+    /// Start of the run that is accounted for.
+    pub(crate) accounted_start: Option<Timestamp>,
+    pub(crate) scheduled_wake_at: Option<Timestamp>,
+    /// When it is probed next; `None` = a probe is under way.
+    pub(crate) next_probe: Option<Instant>,
+    /// The verdict of the last probe, to notice changes.
+    pub(crate) last_verdict: Option<&'static str>,
+    /// Not tried for sleep before.
+    pub(crate) no_sleep_before: Instant,
+    /// Its object differs from what would be made now.
+    pub(crate) drifted: bool,
+    /// A probe series for recovery is under way.
+    pub(crate) in_series: bool,
+}
+
+impl Entry {
+    fn new(found: Found, slug: Slug, idle_after: Option<Duration>) -> Self {
+        let vitals = crate::vitals::of_row(&found.vitals);
+        Self {
+            observed_at: Timestamp::from_millis(0),
+            found,
+            slug,
+            idle_after,
+            vitals,
+            seen: Seen::NoWord,
+            source: Source::List,
+            accounted_start: None,
+            scheduled_wake_at: None,
+            next_probe: None,
+            last_verdict: None,
+            no_sleep_before: Instant::now(),
+            drifted: false,
+            in_series: false,
+        }
+    }
+
+    /// Where it answers, by the last observation.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        match &self.seen {
+            Seen::Fresh(Observation::Present(object)) => match object.state {
+                ObjectState::Running { address, .. } => address,
+                _ => None,
+            },
+            Seen::Fresh(Observation::Absent) | Seen::NoWord => None,
+        }
+    }
+
+    /// Everything the planner asks for.
+    pub(crate) fn facts(&self) -> EngineFacts {
+        let engine = &self.found.engine;
+        EngineFacts {
+            engine_id: engine.id,
+            product_id: engine.product_id,
+            backend: engine.backend,
+            status: engine.status,
+            status_since: engine.status_since,
+            desired: engine.desired,
+            revision: engine.revision,
+            generation: engine.generation,
+            booted: engine.boot_duration_ms.is_some(),
+            container_id: engine.container_id.clone(),
+            sleep_mode: engine.sleep_mode,
+            wake_at: engine.wake_at,
+            admit_lease_until: engine.admit_lease_until,
+            next_restart_at: engine.next_restart_at,
+            started_at: (engine.status == Status::Running).then_some(engine.status_since),
+            scheduled_wake_at: self.scheduled_wake_at,
+            idle_after: self.idle_after,
+            vitals: self.vitals.clone(),
+            open: self.found.operation.as_ref().map(|open| OpenOperation {
+                kind: open.kind,
+                claim: match (open.owner, open.lease_until) {
+                    (Some(_), Some(until)) => Claim::Until(until),
+                    _ => Claim::Unowned,
+                },
+                retry_at: open.retry_at,
+            }),
+            seen: self.seen.clone(),
+            source: self.source,
+            observed_at: self.observed_at,
+            accounted_start: self.accounted_start,
+        }
+    }
+}
+
+/// All engines.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    entries: Mutex<HashMap<EngineId, Entry>>,
+}
+
+impl View {
+    /// The entries, for a short scan; never held across an await.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, HashMap<EngineId, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over a row that was read.
+    pub(crate) fn put(&self, found: Found, slug: Slug, idle_after: Option<Duration>) {
+        let mut entries = self.lock();
+        let id = found.engine.id;
+        match entries.get_mut(&id) {
+            None => {
+                entries.insert(id, Entry::new(found, slug, idle_after));
+            }
+            Some(entry) => {
+                // A row that was read earlier says nothing about now.
+                if found.engine.revision < entry.found.engine.revision {
+                    return;
+                }
+                let became_running = found.engine.status == Status::Running
+                    && found.engine.status_since != entry.found.engine.status_since;
+                if became_running {
+                    // Another run: its start and its restarts are those of the first look at it.
+                    entry.accounted_start = None;
+                    entry.vitals = crate::vitals::of_row(&found.vitals);
+                    entry.vitals.backend_restarts = u32::MAX;
+                    entry.vitals.clear_failures();
+                    entry.next_probe = None;
+                    entry.last_verdict = None;
+                }
+                if found.engine.status != Status::Running {
+                    entry.next_probe = None;
+                }
+                entry.found = found;
+                entry.slug = slug;
+                entry.idle_after = idle_after;
+            }
+        }
+    }
+
+    /// Takes over an observation.
+    pub(crate) fn see(&self, id: EngineId, seen: Seen, source: Source, at: Timestamp) {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(&id) else { return };
+        if at < entry.observed_at {
+            return;
+        }
+        if let Seen::Fresh(Observation::Present(object)) = &seen
+            && let ObjectState::Running { started_at, restarts, .. } = object.state
+            && at >= entry.found.engine.status_since
+        {
+            // `u32::MAX` marks a run that nobody has looked at yet.
+            if entry.vitals.backend_restarts == u32::MAX {
+                entry.vitals.backend_restarts = restarts;
+            }
+            if entry.found.engine.status == Status::Running {
+                entry.accounted_start.get_or_insert(started_at);
+            }
+        }
+        entry.seen = seen;
+        entry.source = source;
+        entry.observed_at = at;
+    }
+
+    /// The row is gone.
+    pub(crate) fn remove(&self, id: EngineId) {
+        self.lock().remove(&id);
+    }
+
+    /// How many engines are running and should be.
+    pub(crate) fn running(&self) -> usize {
+        self.lock().values().filter(|e| crate::discovery::is_admittable(&e.found.engine)).count()
+    }
+}
