@@ -12,6 +12,8 @@ mod events;
 mod files;
 mod image;
 mod job;
+mod life;
+mod list;
 mod look;
 mod network;
 mod object;
@@ -22,25 +24,20 @@ mod wire;
 
 use crate::deadline::{Deadlines, within};
 use crate::{
-    BackendError, BackendEvent, BackendIdentity, ByteStream, Capabilities, EngineBackend, EngineEndpoint, ImageRef,
-    JobOutcome, JobSpec, Result, Stopped,
+    BackendError, BackendEvent, BackendIdentity, ByteStream, Capabilities, EngineBackend, EngineEndpoint,
+    ImageRef, JobOutcome, JobSpec, Result, Stopped,
 };
 use async_trait::async_trait;
 use bollard::Docker;
-use bollard::models::ContainerSummary;
-use bollard::query_parameters::{
-    CreateContainerOptions, InspectContainerOptions, ListContainersOptions, StartContainerOptions,
-    StopContainerOptions,
-};
-use contract::{EngineId, InstanceId, Timestamp};
+use bollard::query_parameters::InspectContainerOptions;
+use contract::{EngineId, InstanceId};
 use fleet::lifecycle::BackendKind;
 use fleet::observation::{Object, ObjectState, Observation};
-use fleet::spec::{EngineSpec, LABEL_INSTANCE, LABEL_ROLE, ROLE_ENGINE};
+use fleet::spec::{EngineSpec, ROLE_ENGINE};
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt, stream};
-use look::Found;
+use life::{Seen, WhenPortTaken};
 use network::EngineNetwork;
-use object::{ENGINE_PORT, StorageRoot, engine_name};
+use object::{StorageRoot, engine_name};
 use refusal::Refusal;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -49,19 +46,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use storage::Storage;
 use wire::{Address, Daemon};
-
-/// Grace for an object that is to go away, ours of an older generation included. Longer lets a stuck engine hold
-/// up its own replacement; shorter cuts turns in flight.
-const REMOVE_GRACE: Duration = Duration::from_secs(10);
-/// How often `create` looks again after somebody else made or removed the name meanwhile. More hides a fight over a
-/// name; fewer fails on one unlucky moment.
-const CREATE_ATTEMPTS_MAX: usize = 3;
-/// Pause between two looks at something that is about to change. Longer wastes time, shorter asks for nothing.
-const POLL: Duration = Duration::from_millis(50);
-/// Inspections of one list at a time: as many as connections are kept.
-const INSPECTIONS_AT_ONCE: usize = 8;
-/// Exit code of a process that was killed.
-const KILLED: i32 = 137;
 
 /// When an image is pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,7 +155,10 @@ impl DockerBackend {
         let Some(container) = &self.self_container else { return Ok(false) };
         self.timed("runs_on_network", self.deadlines.look(), async {
             let docker = self.daemon.calls().await?;
-            match docker.inspect_container(container, None::<InspectContainerOptions>).await.map_err(Refusal::from)
+            match docker
+                .inspect_container(container, None::<InspectContainerOptions>)
+                .await
+                .map_err(Refusal::from)
             {
                 Ok(answer) => {
                     let networks = answer.network_settings.and_then(|settings| settings.networks);
@@ -216,264 +203,11 @@ impl DockerBackend {
         if known != 0 || wanted <= 0.0 {
             return Ok(known);
         }
-        let count = docker.info().await.map_err(Refusal::from)?.ncpu.and_then(|count| u32::try_from(count).ok());
+        let count =
+            docker.info().await.map_err(Refusal::from)?.ncpu.and_then(|count| u32::try_from(count).ok());
         self.cpus.store(count.unwrap_or(0), Ordering::Relaxed);
         Ok(count.unwrap_or(0))
     }
-
-    /// The engine's container, if it exists and is ours.
-    async fn find(&self, docker: &Docker, id: EngineId) -> Result<Option<Found>> {
-        self.find_named(docker, &engine_name(id), id, ROLE_ENGINE).await
-    }
-
-    async fn find_named(&self, docker: &Docker, name: &str, id: EngineId, role: &str) -> Result<Option<Found>> {
-        match self.look(docker, name, id, role).await? {
-            Seen::Ours(found) => Ok(Some(*found)),
-            Seen::Nothing | Seen::Foreign => Ok(None),
-        }
-    }
-
-    async fn look(&self, docker: &Docker, name: &str, id: EngineId, role: &str) -> Result<Seen> {
-        let answer = docker.inspect_container(name, None::<InspectContainerOptions>).await;
-        match answer.map_err(Refusal::from) {
-            Ok(answer) => {
-                let labels = answer.config.as_ref().and_then(|config| config.labels.as_ref());
-                if look::is_ours(labels, self.instance, id, role) {
-                    return Ok(Seen::Ours(Box::new(look::found(answer, &self.network.name, self.probe))));
-                }
-                Ok(Seen::Foreign)
-            }
-            Err(refusal) if refusal.is_absent() => Ok(Seen::Nothing),
-            Err(refusal) => Err(refusal.into()),
-        }
-    }
-
-    async fn make(&self, spec: &EngineSpec) -> Result<EngineEndpoint> {
-        let (id, name) = (spec.engine_id, engine_name(spec.engine_id));
-        let docker = self.daemon.calls().await?;
-        for _ in 0..CREATE_ATTEMPTS_MAX {
-            match self.look(docker, &name, id, ROLE_ENGINE).await? {
-                Seen::Nothing => {}
-                Seen::Foreign => return Err(BackendError::Conflict(name)),
-                Seen::Ours(found) if found.object.state == ObjectState::Removing => {
-                    self.remove_container(docker, &found.id).await?;
-                }
-                Seen::Ours(found) if found.object.generation == spec.generation => {
-                    return self.bring_up(docker, spec.engine_id, &found, WhenPortTaken::Remove).await;
-                }
-                Seen::Ours(found) if found.object.generation < spec.generation => {
-                    self.take_away(docker, &found).await?;
-                }
-                Seen::Ours(found) => {
-                    return Err(BackendError::Conflict(format!("{name} (generation {})", found.object.generation)));
-                }
-            }
-            let user = image::inspect(docker, &spec.image).await?.config.and_then(|config| config.user);
-            self.remember_image(&spec.image);
-            if !self.storage(id).exists(docker).await? {
-                return Err(BackendError::StorageMissing(id));
-            }
-            self.storage(id).fit_owner(user.as_deref().and_then(look::numeric_user)).await?;
-            {
-                let _one = self.making_network.lock().await;
-                self.network.ensure_room(docker).await?;
-            }
-            let cpus = self.host_cpus(docker, spec.resources.cpus).await?;
-            let body = object::engine(spec, &self.root, &self.network.name, cpus);
-            let options = CreateContainerOptions { name: Some(name.clone()), ..Default::default() };
-            match docker.create_container(Some(options), body).await.map_err(Refusal::from) {
-                // Whether made now or by somebody else meanwhile: the next round finds it and starts it.
-                Ok(_) => {}
-                Err(refusal) if refusal.is_conflict() => {}
-                Err(refusal) if refusal.is_absent() => {
-                    return Err(BackendError::ImageMissing(refusal.words().unwrap_or_default().to_owned()));
-                }
-                Err(refusal) if refusal.is_mount_missing() => return Err(BackendError::StorageMissing(id)),
-                Err(refusal) => return Err(refusal.without(spec.env.0.values()).into()),
-            }
-        }
-        match self.find(docker, id).await? {
-            Some(found) if found.object.generation == spec.generation => {
-                self.bring_up(docker, id, &found, WhenPortTaken::Remove).await
-            }
-            _ => Err(BackendError::Conflict(name)),
-        }
-    }
-
-    /// Makes an existing container of ours run, and says where.
-    async fn bring_up(
-        &self,
-        docker: &Docker,
-        id: EngineId,
-        found: &Found,
-        when_port_taken: WhenPortTaken,
-    ) -> Result<EngineEndpoint> {
-        match found.object.state {
-            ObjectState::Running { .. } => return Ok(self.endpoint(id, found)),
-            ObjectState::Paused => self.unpause(docker, found).await?,
-            ObjectState::Created
-            | ObjectState::Exited { .. }
-            | ObjectState::Restarting { .. }
-            | ObjectState::Removing => {
-                self.clear_job(docker, id).await?;
-                let started = docker.start_container(&found.id, None::<StartContainerOptions>).await;
-                match started.map_err(Refusal::from) {
-                    Ok(()) => {}
-                    Err(refusal) if refusal.is_unchanged() => {}
-                    Err(refusal) if refusal.is_port_taken() => {
-                        if when_port_taken == WhenPortTaken::Remove {
-                            self.remove_container(docker, &found.id).await?;
-                        }
-                        return Err(BackendError::PortTaken(found.port.unwrap_or(0)));
-                    }
-                    Err(refusal) if refusal.is_mount_missing() => return Err(BackendError::StorageMissing(id)),
-                    Err(refusal) => return Err(refusal.into()),
-                }
-            }
-        }
-        match self.find(docker, id).await? {
-            Some(now) => Ok(self.endpoint(id, &now)),
-            None => Err(BackendError::Refused("the object vanished while it was started".into())),
-        }
-    }
-
-    fn endpoint(&self, id: EngineId, found: &Found) -> EngineEndpoint {
-        let address = match found.object.state {
-            ObjectState::Running { address, .. } => address,
-            _ => None,
-        };
-        let (host, port) = match (address, self.probe, found.port) {
-            (Some(address), _, _) => (address.ip().to_string(), address.port()),
-            (None, ProbeAddress::HostPort, Some(port)) => ("127.0.0.1".to_owned(), port),
-            // It ended already; its name is where the next run will be.
-            (None, _, _) => (engine_name(id), ENGINE_PORT),
-        };
-        EngineEndpoint { host, port, container_id: Some(found.id.clone()) }
-    }
-
-    /// Stops and removes a container of ours.
-    async fn take_away(&self, docker: &Docker, found: &Found) -> Result<()> {
-        self.halt(docker, found, REMOVE_GRACE.min(self.deadlines.change() / 3)).await?;
-        self.remove_container(docker, &found.id).await
-    }
-
-    /// SIGTERM, grace, SIGKILL, whatever the container is doing.
-    async fn halt(&self, docker: &Docker, found: &Found, grace: Duration) -> Result<Stopped> {
-        match &found.object.state {
-            ObjectState::Created | ObjectState::Removing => return Ok(Stopped::default()),
-            ObjectState::Exited { code, .. } => return Ok(Stopped { killed: false, exit_code: *code }),
-            ObjectState::Paused => self.unpause(docker, found).await?,
-            ObjectState::Running { .. } | ObjectState::Restarting { .. } => {}
-        }
-        let seconds = i32::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i32::MAX);
-        let options = StopContainerOptions { signal: None, t: Some(seconds) };
-        match docker.stop_container(&found.id, Some(options)).await.map_err(Refusal::from) {
-            Ok(()) => {}
-            Err(refusal) if refusal.is_unchanged() => {}
-            Err(refusal) if refusal.is_absent() => return Ok(Stopped::default()),
-            Err(refusal) => return Err(refusal.into()),
-        }
-        let answer = docker.inspect_container(&found.id, None::<InspectContainerOptions>).await;
-        match answer.map_err(Refusal::from) {
-            Ok(answer) => match look::found(answer, &self.network.name, self.probe).object.state {
-                ObjectState::Exited { code, .. } => Ok(Stopped { killed: code == Some(KILLED), exit_code: code }),
-                other => Err(BackendError::Refused(format!("the object is {} after a stop", other.word()))),
-            },
-            Err(refusal) if refusal.is_absent() => Ok(Stopped::default()),
-            Err(refusal) => Err(refusal.into()),
-        }
-    }
-
-    async fn unpause(&self, docker: &Docker, found: &Found) -> Result<()> {
-        match docker.unpause_container(&found.id).await.map_err(Refusal::from) {
-            Ok(()) => Ok(()),
-            Err(refusal) if refusal.is_absent() => Ok(()),
-            Err(refusal) => self.unless(docker, found, refusal, |state| *state != ObjectState::Paused).await,
-        }
-    }
-
-    async fn pause(&self, docker: &Docker, found: &Found) -> Result<()> {
-        match docker.pause_container(&found.id).await.map_err(Refusal::from) {
-            Ok(()) => Ok(()),
-            Err(refusal) if refusal.is_absent() => Ok(()),
-            Err(refusal) => {
-                let runs = |state: &ObjectState| matches!(state, ObjectState::Running { .. });
-                self.unless(docker, found, refusal, |state| !runs(state)).await
-            }
-        }
-    }
-
-    /// The daemon refused; it does not matter when the container is as wanted all the same.
-    async fn unless(
-        &self,
-        docker: &Docker,
-        found: &Found,
-        refusal: Refusal,
-        wanted: impl Fn(&ObjectState) -> bool + Send,
-    ) -> Result<()> {
-        if refusal.words().is_none() {
-            return Err(refusal.into());
-        }
-        let answer = docker.inspect_container(&found.id, None::<InspectContainerOptions>).await;
-        let answer = answer.map_err(Refusal::from)?;
-        let now = look::found(answer, &self.network.name, self.probe).object.state;
-        if wanted(&now) { Ok(()) } else { Err(refusal.into()) }
-    }
-
-    async fn list_all(&self) -> Result<Vec<(EngineId, Observation)>> {
-        let docker = self.daemon.calls().await?;
-        let labels = vec![format!("{LABEL_INSTANCE}={}", self.instance), format!("{LABEL_ROLE}={ROLE_ENGINE}")];
-        let options = ListContainersOptions {
-            all: true,
-            filters: Some(HashMap::from([("label".to_owned(), labels)])),
-            ..Default::default()
-        };
-        let listed = docker.list_containers(Some(options)).await.map_err(Refusal::from)?;
-        let before = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let now = Timestamp::now();
-        let looks = listed.into_iter().filter_map(|summary| Some((look::engine_of(&summary)?, summary)));
-        let objects: Vec<Option<(EngineId, Object)>> = stream::iter(looks)
-            .map(|(id, summary)| {
-                let known = before.get(&id).filter(|seen| look::still_as_seen(seen, &summary, now)).cloned();
-                async move {
-                    match known {
-                        Some(object) => Ok(Some((id, object))),
-                        None => self.inspect_listed(docker, id, &summary).await,
-                    }
-                }
-            })
-            .buffer_unordered(INSPECTIONS_AT_ONCE)
-            .try_collect()
-            .await?;
-        let seen: HashMap<EngineId, Object> = objects.into_iter().flatten().collect();
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&seen);
-        Ok(seen.into_iter().map(|(id, object)| (id, Observation::Present(object))).collect())
-    }
-
-    /// `None` when it went away since it was listed.
-    async fn inspect_listed(
-        &self,
-        docker: &Docker,
-        id: EngineId,
-        summary: &ContainerSummary,
-    ) -> Result<Option<(EngineId, Object)>> {
-        let container = summary.id.as_deref().unwrap_or_default();
-        Ok(self.find_named(docker, container, id, ROLE_ENGINE).await?.map(|found| (id, found.object)))
-    }
-}
-
-/// What stands under a name.
-enum Seen {
-    Nothing,
-    Ours(Box<Found>),
-    Foreign,
-}
-
-/// What becomes of a container whose port somebody else has.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum WhenPortTaken {
-    Remove,
-    Keep,
 }
 
 #[async_trait]
@@ -562,7 +296,9 @@ impl EngineBackend for DockerBackend {
         self.timed("thaw", self.deadlines.look(), async {
             let docker = self.daemon.calls().await?;
             match self.find(docker, id).await? {
-                Some(found) if found.object.state == ObjectState::Paused => self.unpause(docker, &found).await,
+                Some(found) if found.object.state == ObjectState::Paused => {
+                    self.unpause(docker, &found).await
+                }
                 Some(_) | None => Ok(()),
             }
         })
@@ -570,13 +306,28 @@ impl EngineBackend for DockerBackend {
     }
 
     async fn ensure_image(&self, image: &ImageRef) -> Result<()> {
-        self.timed("ensure_image", self.pull_timeout, async {
-            let docker = self.daemon.calls().await?;
-            image::ensure(docker, image, self.pull, self.registry_config.as_deref()).await?;
-            self.remember_image(image);
-            Ok(())
-        })
-        .await
+        let present = match self.pull {
+            PullPolicy::Always => false,
+            PullPolicy::Missing | PullPolicy::Never => {
+                // Looking is quick; only a pull may take its own long time.
+                let look = self.timed("ensure_image", self.deadlines.look(), async {
+                    image::inspect(self.daemon.calls().await?, image).await
+                });
+                match look.await {
+                    Ok(_) => true,
+                    Err(BackendError::ImageMissing(_)) if self.pull == PullPolicy::Missing => false,
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        if !present {
+            self.timed("ensure_image", self.pull_timeout, async {
+                image::pull(self.daemon.calls().await?, image, self.registry_config.as_deref()).await
+            })
+            .await?;
+        }
+        self.remember_image(image);
+        Ok(())
     }
 
     async fn ensure_storage(&self, id: EngineId, may_create: bool) -> Result<()> {

@@ -152,14 +152,20 @@ impl EngineBackend for SimulatedBackend {
             return Err(BackendError::Unsupported("thaw"));
         }
         let instance = self.instance;
-        self.perform(Call::Thaw, Some(id), self.deadlines.look(), move |state, now| state.thaw(id, instance, now))
-            .await
+        self.perform(Call::Thaw, Some(id), self.deadlines.look(), move |state, now| {
+            state.thaw(id, instance, now)
+        })
+        .await
     }
 
     async fn ensure_image(&self, image: &ImageRef) -> Result<()> {
         let image = image.to_owned();
         self.perform(Call::EnsureImage, None, self.deadlines.job(), move |state, _| {
-            if state.missing_images.contains(&image) { Err(BackendError::ImageMissing(image)) } else { Ok(()) }
+            if state.missing_images.contains(&image) {
+                Err(BackendError::ImageMissing(image))
+            } else {
+                Ok(())
+            }
         })
         .await
     }
@@ -224,7 +230,8 @@ impl EngineBackend for SimulatedBackend {
         within("write_file", self.deadlines.job(), async {
             let mut bytes = BytesMut::new();
             while let Some(chunk) = data.next().await {
-                let chunk = chunk.map_err(|e| BackendError::Refused(format!("the file's source failed: {e}")))?;
+                let chunk =
+                    chunk.map_err(|e| BackendError::Refused(format!("the file's source failed: {e}")))?;
                 bytes.extend_from_slice(&chunk);
                 if bytes.len() > FILE_MAX_BYTES {
                     return Err(BackendError::Capacity(format!("files of {FILE_MAX_BYTES} bytes")));

@@ -64,7 +64,9 @@ impl SubprocessBackend {
         let root = Root::open(&settings.data_root)?;
         let limits = Delegated::find();
         if limits.is_none() {
-            tracing::warn!("Resource limits of engines are ignored: no control group is delegated to this process");
+            tracing::warn!(
+                "Resource limits of engines are ignored: no control group is delegated to this process"
+            );
         }
         let place = Place::shared(|own| Place {
             instance: settings.instance,
@@ -164,16 +166,15 @@ impl EngineBackend for SubprocessBackend {
 
     async fn ensure_image(&self, image: &ImageRef) -> Result<()> {
         let image = image.to_owned();
-        self.block("ensure_image", self.deadlines.start(), move |place| place.program(&image).map(|_| ())).await
+        self.block("ensure_image", self.deadlines.start(), move |place| place.program(&image).map(|_| ()))
+            .await
     }
 
     async fn ensure_storage(&self, id: EngineId, may_create: bool) -> Result<()> {
-        self.block("ensure_storage", self.deadlines.change(), move |place| {
-            match place.root.existing(id)? {
-                Some(_) => Ok(()),
-                None if may_create => place.root.make(id),
-                None => Err(BackendError::StorageMissing(id)),
-            }
+        self.block("ensure_storage", self.deadlines.change(), move |place| match place.root.existing(id)? {
+            Some(_) => Ok(()),
+            None if may_create => place.root.make(id),
+            None => Err(BackendError::StorageMissing(id)),
         })
         .await
     }
@@ -275,9 +276,10 @@ impl EngineBackend for SubprocessBackend {
         self.block("ping", self.deadlines.look(), |place| {
             let mark = place.root.id()?;
             let machine = std::fs::read_to_string("/etc/machine-id").map(|id| id.trim().to_owned());
-            let host = machine.ok().filter(|id| !id.is_empty()).unwrap_or_else(|| {
-                rustix::system::uname().nodename().to_string_lossy().into_owned()
-            });
+            let host = machine
+                .ok()
+                .filter(|id| !id.is_empty())
+                .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
             let cpus = std::thread::available_parallelism().ok().and_then(|n| u32::try_from(n.get()).ok());
             Ok(BackendIdentity {
                 id: format!("{host}:{}:{mark}", place.root.path().display()),

@@ -1,6 +1,6 @@
 //! Which backend a configuration names, built and ready to be asked.
 
-use crate::config::{Config, ImagePull, UrlMode};
+use crate::config::{ImagePull, Settings, UrlMode};
 use crate::engine_client::EngineClient;
 use crate::registry::rows::Instance;
 use backends::{
@@ -36,7 +36,7 @@ pub fn own_container() -> Option<String> {
 }
 
 /// True when products are given `http://engine-{12}:8000`.
-pub fn urls_by_network(config: &Config) -> bool {
+pub fn urls_by_network(config: &Settings) -> bool {
     match (config.engine_backend, config.engine_url_mode) {
         (BackendKind::Subprocess, _) => false,
         (BackendKind::Kubernetes, _) | (_, UrlMode::Network) => true,
@@ -46,7 +46,7 @@ pub fn urls_by_network(config: &Config) -> bool {
 }
 
 /// Builds the place; the message says what to change.
-pub fn place(config: &Config, instance: &Instance) -> Result<Place, String> {
+pub fn place(config: &Settings, instance: &Instance) -> Result<Place, String> {
     let client: Arc<dyn Prober> = Arc::new(EngineClient::new());
     match config.engine_backend {
         BackendKind::Docker => {

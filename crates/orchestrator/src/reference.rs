@@ -1,4 +1,4 @@
-//! The reference pages that are made from declarations: variables and error codes.
+//! The reference pages that are made from declarations: variables, error codes, metrics and the API.
 //!
 //! `docs/reference/` holds their text, and a test compares, so a page cannot say anything else than the program.
 //! `bap-engine reference --out docs/reference` writes them.
@@ -11,7 +11,12 @@ pub const REGENERATE: &str = "cargo run -p orchestrator -- reference --out docs/
 
 /// Every generated page: file name and text.
 pub fn pages() -> Vec<(&'static str, String)> {
-    vec![("orchestrator-variables.md", crate::config::reference()), ("orchestrator-errors.md", errors())]
+    vec![
+        ("orchestrator-variables.md", crate::config::reference()),
+        ("orchestrator-errors.md", errors()),
+        ("orchestrator-metrics.md", crate::telemetry::catalog::reference()),
+        ("orchestrator-openapi.json", crate::http::openapi::document().to_owned()),
+    ]
 }
 
 /// Who must act when a code is seen.

@@ -14,7 +14,7 @@ use crate::claims::Claim;
 use crate::core::{Core, backend_error};
 use crate::registry::RegistryError;
 use crate::registry::change::{EnginePatch, Finish, Outcome};
-use crate::registry::rows::{AuditEntry, Engine, Found, Operation, Product};
+use crate::registry::rows::{AuditEntry, Engine, Found, Operation};
 use crate::registry::ProductRef;
 use crate::telemetry::{self, Phase, Transition};
 use backends::BackendError;
@@ -52,7 +52,6 @@ struct Work {
     claim: Arc<Claim>,
     operation: Operation,
     found: Found,
-    product: Product,
     policy: Policy,
     timings: BTreeMap<String, u64>,
     /// Metadata of the closing audit row besides the common keys.
@@ -226,7 +225,6 @@ impl Work {
                         claim: Arc::clone(claim),
                         operation: operation.clone(),
                         found,
-                        product,
                         policy,
                         timings: operation.timings.clone(),
                         notes: Map::new(),

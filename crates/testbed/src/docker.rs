@@ -118,7 +118,10 @@ impl DockerDaemon {
 }
 
 /// Writes down what this machine could not test, where the summary of `make test` looks for it.
-#[allow(clippy::disallowed_methods, reason = "a test library has no configuration; these are the test runner's")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test library has no configuration; these are the test runner's"
+)]
 fn write_skip(line: &str) {
     eprintln!("not tested: {line}");
     if let Ok(path) = std::env::var("SEPTEMBER_TEST_SKIPS")
@@ -129,20 +132,27 @@ fn write_skip(line: &str) {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "a test library has no configuration; these are the test runner's")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test library has no configuration; these are the test runner's"
+)]
 fn socket_of_environment() -> Option<PathBuf> {
     let host = std::env::var("DOCKER_HOST").ok()?;
     host.strip_prefix("unix://").map(PathBuf::from)
 }
 
-#[allow(clippy::disallowed_methods, reason = "a test library has no configuration; these are the test runner's")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test library has no configuration; these are the test runner's"
+)]
 fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 async fn answers(socket: &Path) -> bool {
-    socket.exists() && matches!(request(socket, "GET", "/_ping", "text/plain", Vec::new()).await, Ok((200, _)))
+    socket.exists()
+        && matches!(request(socket, "GET", "/_ping", "text/plain", Vec::new()).await, Ok((200, _)))
 }
 
 async fn wait_until_it_answers(socket: &Path, log: &Path) {
@@ -211,7 +221,9 @@ fn bridge() -> String {
         return "none".to_owned();
     }
     let name = "september-br0";
-    for words in [["link", "add", name, "type", "bridge"].as_slice(), &["addr", "add", "10.212.0.1/24", "dev", name]] {
+    for words in
+        [["link", "add", name, "type", "bridge"].as_slice(), &["addr", "add", "10.212.0.1/24", "dev", name]]
+    {
         // Made by an earlier run already: fine.
         let _ = Command::new("ip").args(words).stderr(Stdio::null()).status();
     }
@@ -254,5 +266,7 @@ async fn request(
         let bytes = answer.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
         Ok((status, bytes.to_vec()))
     };
-    tokio::time::timeout(ANSWER_MAX, exchange).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+    tokio::time::timeout(ANSWER_MAX, exchange)
+        .await
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }

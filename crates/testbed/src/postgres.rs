@@ -42,7 +42,10 @@ impl TestDatabase {
     pub async fn cloned(version: Version, template: &str, fill: impl AsyncFnOnce(String)) -> Self {
         let server = shared::server(version).await;
         let template = format!("template_{template}");
-        assert!(template.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{template:?} is no plain name");
+        assert!(
+            template.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
+            "{template:?} is no plain name"
+        );
         let _alone = shared::lock(version, &template).await;
         let client = connect(&server, "postgres").await;
         let known = client.query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&template]).await;
@@ -54,7 +57,8 @@ impl TestDatabase {
             // Connections that are still closing would stand in the way of renaming and copying.
             run(&client, &format!("ALTER DATABASE {raw} WITH ALLOW_CONNECTIONS false")).await;
             for left in 0..100 {
-                let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1";
+                let ended =
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1";
                 let count: i64 = client.query_one(ended, &[&raw]).await.expect("sessions are listed").get(0);
                 if count == 0 {
                     break;
@@ -79,10 +83,13 @@ impl Drop for TestDatabase {
         let (server, name) = (self.server.clone(), self.name.clone());
         // The runtime of the test may be ending; this one is its own. What fails here goes with the server.
         let dropping = std::thread::spawn(move || {
-            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+                return;
+            };
             runtime.block_on(async {
                 let dropped = async {
-                    let (client, connection) = tokio_postgres::connect(&url(&server, "postgres"), NoTls).await?;
+                    let (client, connection) =
+                        tokio_postgres::connect(&url(&server, "postgres"), NoTls).await?;
                     tokio::spawn(connection);
                     client.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await
                 };

@@ -15,11 +15,16 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 /// First wait before a new attempt. Shorter makes a daemon's restart a busy loop; longer delays notice of crashes.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest wait. Longer leaves a daemon that is back unheard; shorter fills logs while one is away.
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Events that wait for a slow listener. More holds memory for hints nobody reads; fewer makes a burst of restarts a
+/// relist.
+const QUEUE_MAX: usize = 1024;
 /// The actions that mean something to us, and what.
 const ACTIONS: [(&str, BackendEventKind); 6] = [
     ("start", BackendEventKind::Start),
@@ -46,85 +51,102 @@ struct Watch {
     instance: InstanceId,
     connect_limit: Duration,
     retry: Retry,
-    open: Option<BoxStream<'static, std::result::Result<EventMessage, bollard::errors::Error>>>,
-    /// The first attempt does not wait.
-    fresh: bool,
     opened_at: Instant,
+    heard: mpsc::Sender<BackendEvent>,
 }
 
-/// All events of this instance's engines; each (re)connection sends a gap.
+type Messages = BoxStream<'static, std::result::Result<EventMessage, bollard::errors::Error>>;
+
+/// All events of this instance's engines; each (re)connection sends a gap. A task of its own reads them, so that the
+/// daemon, which drops what a slow listener leaves, is always listened to; it ends with the stream.
 pub(crate) fn watch(
     daemon: Daemon,
     instance: InstanceId,
     connect_limit: Duration,
 ) -> BoxStream<'static, BackendEvent> {
-    let retry = Retry(RETRY_FIRST);
-    let watch = Watch { daemon, instance, connect_limit, retry, open: None, fresh: true, opened_at: Instant::now() };
-    stream::unfold(watch, |mut watch| async move {
-        let event = watch.next().await;
-        Some((event, watch))
+    stream::once(async move {
+        let (heard, events) = mpsc::channel(QUEUE_MAX);
+        let retry = Retry(RETRY_FIRST);
+        let watch = Watch { daemon, instance, connect_limit, retry, opened_at: Instant::now(), heard };
+        let reading = AbortOnDropHandle::new(tokio::spawn(watch.run()));
+        stream::unfold((events, reading), |(mut events, reading)| async move {
+            let event = events.recv().await?;
+            Some((event, (events, reading)))
+        })
     })
+    .flatten()
     .boxed()
 }
 
 impl Watch {
-    async fn next(&mut self) -> BackendEvent {
-        loop {
-            match &mut self.open {
-                None => {
-                    if !std::mem::take(&mut self.fresh) {
-                        tokio::time::sleep(self.retry.next()).await;
-                    }
-                    match within("events", self.connect_limit, self.connect()).await {
-                        Ok(()) => return BackendEvent { engine: None, kind: BackendEventKind::Gap },
-                        Err(error) => {
-                            self.daemon.forget();
-                            tracing::debug!(%error, "the event stream is not connected");
-                        }
-                    }
+    /// Listens until nobody listens to us.
+    async fn run(mut self) {
+        while !self.heard.is_closed() {
+            match within("events", self.connect_limit, self.connect()).await {
+                Ok(mut messages) => {
+                    self.opened_at = Instant::now();
+                    self.tell_gap().await;
+                    self.listen(&mut messages).await;
+                    self.closed();
                 }
-                Some(open) => match open.next().await {
-                    Some(Ok(message)) => {
-                        self.retry = Retry(RETRY_FIRST);
-                        if let Some(event) = read(&message) {
-                            return event;
-                        }
-                    }
-                    Some(Err(error)) => {
-                        tracing::debug!(%error, "the event stream broke");
-                        self.close();
-                    }
-                    None => self.close(),
-                },
+                Err(error) => {
+                    self.daemon.forget();
+                    tracing::debug!(%error, "the event stream is not connected");
+                }
+            }
+            tokio::time::sleep(self.retry.next()).await;
+        }
+    }
+
+    async fn listen(&mut self, messages: &mut Messages) {
+        while let Some(message) = messages.next().await {
+            let message = match message {
+                Ok(message) => message,
+                Err(error) => {
+                    tracing::debug!(%error, "the event stream broke");
+                    return;
+                }
+            };
+            self.retry = Retry(RETRY_FIRST);
+            let Some(event) = read(&message) else { continue };
+            match self.heard.try_send(event) {
+                Ok(()) => {}
+                // The listener is behind; what it does not hear it shall look for.
+                Err(mpsc::error::TrySendError::Full(_)) => self.tell_gap().await,
+                Err(mpsc::error::TrySendError::Closed(_)) => return,
             }
         }
     }
 
+    async fn tell_gap(&self) {
+        // Nobody listens any more: the next look at the channel ends the task.
+        let _ = self.heard.send(BackendEvent { engine: None, kind: BackendEventKind::Gap }).await;
+    }
+
     /// The stream ended. One that lasted is no reason to wait longer than at first.
-    fn close(&mut self) {
-        self.open = None;
+    fn closed(&mut self) {
         self.daemon.forget();
         if self.opened_at.elapsed() > RETRY_MAX {
             self.retry = Retry(RETRY_FIRST);
         }
     }
 
-    async fn connect(&mut self) -> Result<()> {
+    async fn connect(&self) -> Result<Messages> {
         let docker = self.daemon.events().await?;
         let now = docker.info().await.map_err(Refusal::from)?.system_time;
-        let since = now.as_deref().and_then(unix_time).ok_or_else(|| {
-            BackendError::Refused("the daemon does not say what time it is".to_owned())
-        })?;
-        let labels = vec![format!("{LABEL_INSTANCE}={}", self.instance), format!("{LABEL_ROLE}={ROLE_ENGINE}")];
+        let since = now
+            .as_deref()
+            .and_then(unix_time)
+            .ok_or_else(|| BackendError::Refused("the daemon does not say what time it is".to_owned()))?;
+        let labels =
+            vec![format!("{LABEL_INSTANCE}={}", self.instance), format!("{LABEL_ROLE}={ROLE_ENGINE}")];
         let filters = HashMap::from([
             ("type".to_owned(), vec!["container".to_owned()]),
             ("label".to_owned(), labels),
             ("event".to_owned(), ACTIONS.iter().map(|(action, _)| (*action).to_owned()).collect()),
         ]);
         let options = EventsOptions { since: Some(since), until: None, filters: Some(filters) };
-        self.open = Some(docker.events(Some(options)).boxed());
-        self.opened_at = Instant::now();
-        Ok(())
+        Ok(docker.events(Some(options)).boxed())
     }
 }
 

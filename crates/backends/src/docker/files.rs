@@ -87,7 +87,8 @@ impl DockerBackend {
         let docker = self.daemon.calls().await?;
         let access = self.access(docker, id).await?;
         let options = DownloadFromContainerOptions { path: path.to_owned() };
-        let archive = docker.download_from_container(access.container(), Some(options)).map_err(Refusal::from);
+        let archive =
+            docker.download_from_container(access.container(), Some(options)).map_err(Refusal::from);
         let mut file = File {
             archive: archive.boxed(),
             unpack: Unpack::new(),
@@ -125,7 +126,8 @@ impl DockerBackend {
         };
         // A name that does not fit is refused before anything is read.
         headers(0).map_err(|err| BackendError::Refused(format!("{path}: {err}")))?;
-        let (waiting, size) = spool(data).await.map_err(|err| BackendError::Refused(format!("{path}: {err}")))?;
+        let (waiting, size) =
+            spool(data).await.map_err(|err| BackendError::Refused(format!("{path}: {err}")))?;
         let headers = headers(size).map_err(|err| BackendError::Refused(format!("{path}: {err}")))?;
         let body = stream::iter(headers.into_iter().map(Ok))
             .chain(ReaderStream::with_capacity(waiting, CHUNK_BYTES))

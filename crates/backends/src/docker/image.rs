@@ -1,8 +1,7 @@
-//! Images: present already, pulled by policy, or missing with the daemon's words.
+//! Images: present already, pulled, or missing with the daemon's words.
 //!
-//! It refuses to pull with policy `never`. The one invariant: after success the image was seen on this daemon.
+//! It refuses to decide whether a pull is wanted. The one invariant: after success the image was seen on this daemon.
 
-use super::PullPolicy;
 use super::credentials;
 use super::refusal::Refusal;
 use crate::{BackendError, Result};
@@ -11,23 +10,6 @@ use bollard::models::ImageInspect;
 use bollard::query_parameters::CreateImageOptions;
 use futures::StreamExt;
 use std::path::Path;
-
-/// Makes the image present.
-pub(crate) async fn ensure(
-    docker: &Docker,
-    image: &str,
-    policy: PullPolicy,
-    config: Option<&Path>,
-) -> Result<()> {
-    match policy {
-        PullPolicy::Never => inspect(docker, image).await.map(drop),
-        PullPolicy::Missing => match inspect(docker, image).await {
-            Err(BackendError::ImageMissing(_)) => pull(docker, image, config).await,
-            other => other.map(drop),
-        },
-        PullPolicy::Always => pull(docker, image, config).await,
-    }
-}
 
 /// What the daemon has under that name; [`BackendError::ImageMissing`] when it has nothing.
 pub(crate) async fn inspect(docker: &Docker, image: &str) -> Result<ImageInspect> {
@@ -40,7 +22,8 @@ pub(crate) async fn inspect(docker: &Docker, image: &str) -> Result<ImageInspect
     }
 }
 
-async fn pull(docker: &Docker, image: &str, config: Option<&Path>) -> Result<()> {
+/// Pulls it with the login of its registry; [`BackendError::ImageMissing`] with the daemon's words.
+pub(crate) async fn pull(docker: &Docker, image: &str, config: Option<&Path>) -> Result<()> {
     let (name, tag) = name_and_tag(image);
     let options = CreateImageOptions {
         from_image: Some(name.to_owned()),

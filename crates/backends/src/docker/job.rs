@@ -17,9 +17,12 @@ use contract::EngineId;
 use fleet::observation::ObjectState;
 use fleet::spec::ROLE_JOB;
 use futures::StreamExt;
+use std::time::Duration;
 
 /// Most that is kept of an output. More bloats operations and audit; less cuts the report of a verification.
 const OUTPUT_MAX_BYTES: usize = 64 * 1024;
+/// Pause between two looks at something that is about to change. Longer wastes time, shorter asks for nothing.
+const POLL: Duration = Duration::from_millis(50);
 /// Exit code of a job whose wait brought none: it was killed.
 const KILLED: i64 = 137;
 
@@ -100,7 +103,7 @@ impl DockerBackend {
                 Ok(()) => return Ok(()),
                 Err(refusal) if refusal.is_absent() => return Ok(()),
                 // Somebody else removes it at this moment; the deadline of the call ends the wait.
-                Err(refusal) if refusal.is_conflict() => tokio::time::sleep(super::POLL).await,
+                Err(refusal) if refusal.is_conflict() => tokio::time::sleep(POLL).await,
                 Err(refusal) => return Err(refusal.into()),
             }
         }

@@ -9,8 +9,8 @@ use bollard::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status, ContainerSummary,
 };
 use contract::{EngineId, InstanceId, Timestamp};
-use fleet::spec::{LABEL_ENGINE, LABEL_GENERATION, LABEL_INSTANCE, LABEL_ROLE, LABEL_SPEC_HASH};
 use fleet::observation::{Object, ObjectState};
+use fleet::spec::{LABEL_ENGINE, LABEL_GENERATION, LABEL_INSTANCE, LABEL_ROLE, LABEL_SPEC_HASH};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -35,7 +35,9 @@ pub(crate) fn is_ours(
     role: &str,
 ) -> bool {
     let says = |name: &str, value: &str| labels.and_then(|l| l.get(name)).is_some_and(|v| v == value);
-    says(LABEL_INSTANCE, &instance.to_string()) && says(LABEL_ENGINE, &engine.to_string()) && says(LABEL_ROLE, role)
+    says(LABEL_INSTANCE, &instance.to_string())
+        && says(LABEL_ENGINE, &engine.to_string())
+        && says(LABEL_ROLE, role)
 }
 
 /// Reads an inspected container; the caller has checked that it is ours.
@@ -180,7 +182,9 @@ mod tests {
         let seen = found(answer(RUNNING), "net", ProbeAddress::Network);
         assert_eq!((seen.object.generation, seen.object.spec_hash.as_str()), (7, "h"));
         assert_eq!((seen.port, seen.user), (Some(9001), Some((10001, 10002))));
-        let ObjectState::Running { started_at, restarts, address } = seen.object.state else { panic!("runs") };
+        let ObjectState::Running { started_at, restarts, address } = seen.object.state else {
+            panic!("runs")
+        };
         assert_eq!(started_at.to_string(), "2026-01-02T03:04:06.000Z");
         assert_eq!((restarts, address), (2, "10.1.2.3:8000".parse().ok()));
         let by_port = found(answer(RUNNING), "net", ProbeAddress::HostPort);

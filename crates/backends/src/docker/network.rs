@@ -9,7 +9,7 @@ use bollard::Docker;
 use bollard::models::{NetworkCreateRequest, NetworkInspect};
 use bollard::query_parameters::{InspectNetworkOptions, ListNetworksOptions};
 use contract::InstanceId;
-use fleet::spec::{LABEL_INSTANCE};
+use fleet::spec::LABEL_INSTANCE;
 use std::collections::HashMap;
 
 /// Endpoints after which a network counts as full. A Linux bridge has 1024 ports and ends a little earlier, without

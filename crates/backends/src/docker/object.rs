@@ -10,8 +10,8 @@ use bollard::models::{
 };
 use contract::{EngineId, InstanceId};
 use fleet::spec::{
-    CATALOG_PATH, EngineSpec, LABEL_ENGINE, LABEL_INSTANCE, LABEL_ROLE, ROLE_JOB, SecurityProfile, job_labels,
-    labels,
+    CATALOG_PATH, EngineSpec, LABEL_ENGINE, LABEL_INSTANCE, LABEL_ROLE, ROLE_JOB, SecurityProfile,
+    job_labels, labels,
 };
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -64,7 +64,12 @@ pub(crate) fn volume_name(id: EngineId) -> String {
 }
 
 /// The container that serves.
-pub(crate) fn engine(spec: &EngineSpec, root: &StorageRoot, network: &str, host_cpus: u32) -> ContainerCreateBody {
+pub(crate) fn engine(
+    spec: &EngineSpec,
+    root: &StorageRoot,
+    network: &str,
+    host_cpus: u32,
+) -> ContainerCreateBody {
     let mut host = confined(spec, root, host_cpus);
     host.network_mode = Some(network.into());
     host.restart_policy = restart(RestartPolicyNameEnum::UNLESS_STOPPED);
@@ -297,7 +302,9 @@ mod tests {
             .flat_map(|rule| rule["names"].as_array().expect("names"))
             .filter_map(serde_json::Value::as_str)
             .collect();
-        for call in ["unshare", "clone", "mount", "umount2", "pivot_root", "landlock_restrict_self", "seccomp"] {
+        for call in
+            ["unshare", "clone", "mount", "umount2", "pivot_root", "landlock_restrict_self", "seccomp"]
+        {
             assert!(allowed.contains(&call), "{call}");
         }
         for call in ["bpf", "kexec_load", "init_module", "reboot", "swapon", "add_key", "ptrace"] {

@@ -50,7 +50,8 @@ impl Refusal {
 
     /// The network has no room for another endpoint.
     pub fn is_network_full(&self) -> bool {
-        const FULL: [&str; 3] = ["no available IPv4 addresses", "exchange full", "could not find an available"];
+        const FULL: [&str; 3] =
+            ["no available IPv4 addresses", "exchange full", "could not find an available"];
         self.words().is_some_and(|words| FULL.iter().any(|full| words.contains(full)))
     }
 

@@ -77,7 +77,9 @@ impl Storage {
 
     /// Hands a directory that is still empty over to the user the image runs as.
     pub async fn fit_owner(&self, user: Option<(u32, u32)>) -> Result<()> {
-        let (StorageRoot::Directories { local, .. }, Some((uid, gid))) = (&self.root, user) else { return Ok(()) };
+        let (StorageRoot::Directories { local, .. }, Some((uid, gid))) = (&self.root, user) else {
+            return Ok(());
+        };
         let path = live(local, self.engine);
         on_disk(move || {
             if fs::metadata(&path)?.uid() != uid && is_root() && fs::read_dir(&path)?.next().is_none() {
@@ -133,9 +135,7 @@ fn is_root() -> bool {
 }
 
 /// File work off the event loop. What fails on a root that is gone is silence.
-async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T> {
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await.map_err(Error::other).and_then(|result| result);
     done.map_err(|err| match err.kind() {
         ErrorKind::HostUnreachable => BackendError::Unreachable(err.to_string()),
@@ -155,7 +155,9 @@ fn directory_exists(root: &Path, engine: EngineId) -> std::io::Result<bool> {
 fn root_is_there(root: &Path) -> std::io::Result<()> {
     match fs::metadata(root) {
         Ok(found) if found.is_dir() => Ok(()),
-        _ => Err(Error::new(ErrorKind::HostUnreachable, format!("data root {} is not there", root.display()))),
+        _ => {
+            Err(Error::new(ErrorKind::HostUnreachable, format!("data root {} is not there", root.display())))
+        }
     }
 }
 
@@ -209,9 +211,10 @@ mod tests {
     #[test]
     fn a_data_root_that_is_gone_is_silence_and_not_missing_storage() {
         let gone = Path::new("/nowhere/brains");
-        for result in
-            [directory_exists(gone, EngineId::generate()).map(drop), remove_directory(gone, EngineId::generate())]
-        {
+        for result in [
+            directory_exists(gone, EngineId::generate()).map(drop),
+            remove_directory(gone, EngineId::generate()),
+        ] {
             assert_eq!(result.expect_err("no root").kind(), ErrorKind::HostUnreachable);
         }
     }

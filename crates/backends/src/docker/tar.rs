@@ -122,7 +122,8 @@ impl Unpack {
 }
 
 fn after_header(block: &[u8]) -> Result<Part, Error> {
-    let size = number(&block[124..136]).ok_or_else(|| Error::new(ErrorKind::InvalidData, "archive is damaged"))?;
+    let size =
+        number(&block[124..136]).ok_or_else(|| Error::new(ErrorKind::InvalidData, "archive is damaged"))?;
     match block[156] {
         b'0' | 0 if size == 0 => Ok(Part::Done),
         b'0' | 0 => Ok(Part::File(size)),

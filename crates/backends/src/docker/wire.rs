@@ -5,8 +5,8 @@
 
 use super::refusal::Refusal;
 use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker};
-use http::Uri;
 use http::uri::PathAndQuery;
+use http::{Method, Uri};
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::client::legacy::{Client, Error as LineError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -79,7 +79,8 @@ impl Daemon {
         let agreed = Arc::new(AtomicUsize::new(0));
         let (calls, events) = match address {
             Address::Socket(path) => {
-                let make = |idle| client_over(SocketConnector(path.clone()), "http://localhost", idle, &agreed);
+                let make =
+                    |idle| client_over(SocketConnector(path.clone()), "http://localhost", idle, &agreed);
                 (make(IDLE_CONNECTIONS_MAX)?, make(0)?)
             }
             Address::Tls(place, directory) => {
@@ -152,11 +153,29 @@ where
         if minor != 0 {
             *request.uri_mut() = with_version(request.uri(), minor);
         }
-        let answer = client.request(request);
-        async move { answer.await.map_err(|err: LineError| err.into()) }
+        let client = client.clone();
+        async move {
+            // A kept connection may have been cut while it lay idle, which shows only when it is used. Asking
+            // again changes nothing; everything else goes back to the caller, who looks first.
+            let again = (request.method() == Method::GET).then(|| question(&request));
+            match (client.request(request).await, again) {
+                (Err(err), Some(again)) if !err.is_connect() => client.request(again).await,
+                (answer, _) => answer,
+            }
+            .map_err(|err: LineError| err.into())
+        }
     };
     Docker::connect_with_custom_transport(send, Some(base), CLIENT_TIMEOUT_S, API_DEFAULT_VERSION)
         .map_err(|err| err.to_string())
+}
+
+/// The same question once more; questions have no body.
+fn question(request: &BollardRequest) -> BollardRequest {
+    let mut again = BollardRequest::new(bollard::body_full(bytes::Bytes::new()));
+    *again.method_mut() = Method::GET;
+    again.uri_mut().clone_from(request.uri());
+    again.headers_mut().clone_from(request.headers());
+    again
 }
 
 /// The same address below `/v1.<minor>`; bollard itself asks without a version.
@@ -190,10 +209,13 @@ type TlsConnector = hyper_rustls::HttpsConnector<HttpConnector>;
 
 /// TLS that trusts `ca.pem` alone and shows `cert.pem` with `key.pem`, as Docker's own client does.
 fn tls_connector(directory: &Path) -> Result<TlsConnector, String> {
-    let wrong = |name: &str, err: &dyn std::fmt::Display| format!("{}: {err}", directory.join(name).display());
+    let wrong =
+        |name: &str, err: &dyn std::fmt::Display| format!("{}: {err}", directory.join(name).display());
     let read = |name: &str| std::fs::read(directory.join(name)).map_err(|err| wrong(name, &err));
     let certificates = |name: &str| -> Result<Vec<CertificateDer<'static>>, String> {
-        CertificateDer::pem_slice_iter(&read(name)?).collect::<Result<_, _>>().map_err(|err| wrong(name, &err))
+        CertificateDer::pem_slice_iter(&read(name)?)
+            .collect::<Result<_, _>>()
+            .map_err(|err| wrong(name, &err))
     };
     let mut roots = rustls::RootCertStore::empty();
     for certificate in certificates("ca.pem")? {
@@ -225,7 +247,8 @@ mod tests {
             Address::parse(Some("tcp://docker:2376"), Some(certificates)),
             Ok(Address::Tls("docker:2376".into(), "/certs".into()))
         );
-        for (host, why) in [("tcp://docker:2375", "TLS"), ("ssh://x", "unix:///"), ("unix://rel", "absolute")] {
+        for (host, why) in [("tcp://docker:2375", "TLS"), ("ssh://x", "unix:///"), ("unix://rel", "absolute")]
+        {
             let refused = Address::parse(Some(host), None).expect_err(host);
             assert!(refused.contains(why), "{refused}");
         }

@@ -87,7 +87,9 @@ impl Call {
             | Call::RunJob
             | Call::WriteFile
             | Call::RemoveFile => true,
-            Call::StorageExists | Call::Observe | Call::List | Call::ReadFile | Call::Tail | Call::Ping => false,
+            Call::StorageExists | Call::Observe | Call::List | Call::ReadFile | Call::Tail | Call::Ping => {
+                false
+            }
         }
     }
 }

@@ -45,7 +45,9 @@ impl SimulatedWorld {
                     reply => Line::Says(takes, reply),
                 },
                 Some(Phase::Paused(_)) => Line::Silent,
-                Some(Phase::Running(_) | Phase::Exited { .. } | Phase::Restarting { .. }) | None => Line::Refused,
+                Some(Phase::Running(_) | Phase::Exited { .. } | Phase::Restarting { .. }) | None => {
+                    Line::Refused
+                }
             }
         });
         let (takes, reply) = match line {
@@ -180,9 +182,9 @@ fn route(
                 return Err(ApiError::invalid_field("new_key_hash", "64 hex digits", Value::Null));
             }
             let longest = engine.profile.overlap_max;
-            let overlap = asked.overlap_seconds.map_or(longest, |s| {
-                Duration::from_secs(u64::try_from(s).unwrap_or(0)).min(longest)
-            });
+            let overlap = asked
+                .overlap_seconds
+                .map_or(longest, |s| Duration::from_secs(u64::try_from(s).unwrap_or(0)).min(longest));
             let until = rotate(env_hash, &mut storage.rotation, &hash, overlap, now)?;
             Ok(json!(RotateKeyResponse { status: "rotated".into(), old_key_valid_until: until }))
         }

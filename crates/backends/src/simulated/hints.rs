@@ -46,7 +46,13 @@ impl Hints {
     }
 
     /// Tells subscribers of that instance, as reliably as the rules say.
-    pub(super) fn tell(&mut self, rng: &mut StdRng, instance: InstanceId, id: EngineId, kind: BackendEventKind) {
+    pub(super) fn tell(
+        &mut self,
+        rng: &mut StdRng,
+        instance: InstanceId,
+        id: EngineId,
+        kind: BackendEventKind,
+    ) {
         let hint = Hint { instance: Some(instance), event: BackendEvent { engine: Some(id), kind } };
         let mut chance = |share: f64| share > 0.0 && rng.random_bool(share.min(1.0));
         if self.rules.silent || chance(self.rules.lose) {

@@ -87,7 +87,8 @@ mod tests {
         let at = Timestamp::from_millis;
         let env = hash_of("old");
         let mut stored = None;
-        let until = rotate(&env, &mut stored, &hash_of("new"), Duration::from_secs(10), at(0)).expect("rotates");
+        let until =
+            rotate(&env, &mut stored, &hash_of("new"), Duration::from_secs(10), at(0)).expect("rotates");
         assert_eq!(until, at(10_000));
         let code = |key, now| check(&env, stored.as_ref(), key, at(now)).map_err(|e| e.error);
         assert_eq!(code("new", 0), Ok(()));

@@ -29,7 +29,9 @@ impl State {
                     }
                     self.run(id, until);
                 }
-                Phase::Running(_) | Phase::Restarting { .. } | Phase::Paused(_) | Phase::Exited { .. } => return,
+                Phase::Running(_) | Phase::Restarting { .. } | Phase::Paused(_) | Phase::Exited { .. } => {
+                    return;
+                }
             }
         }
     }
@@ -78,12 +80,14 @@ impl State {
         match &mut engine.storage {
             // restarted by the place after its storage went away: it cannot open a brain and ends
             None => {
-                object.phase = Phase::Exited { code: Some(BRAIN_REFUSED), oom: false, at: started_at, killed: false };
+                object.phase =
+                    Phase::Exited { code: Some(BRAIN_REFUSED), oom: false, at: started_at, killed: false };
                 return self.tell(id, BackendEventKind::Die);
             }
             Some(storage) => {
                 if let Some(writer) = storage.writer {
-                    self.breaches.push(format!("engine {id} has two live writers: runs {writer} and {number}"));
+                    self.breaches
+                        .push(format!("engine {id} has two live writers: runs {writer} and {number}"));
                 }
                 if storage.generation > object.generation {
                     let (old, new) = (object.generation, storage.generation);

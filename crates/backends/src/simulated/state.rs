@@ -12,8 +12,8 @@ use bytes::Bytes;
 use contract::{EngineId, InstanceId, ProductId, Timestamp};
 use fleet::observation::{Object, ObjectState, Observation};
 use fleet::spec::{EngineEnv, EngineSpec};
-use rand::rngs::StdRng;
 use rand::SeedableRng;
+use rand::rngs::StdRng;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -187,14 +187,7 @@ impl State {
             let ip = Ipv4Addr::from_bits(Ipv4Addr::new(240, 0, 0, 0).to_bits() + next);
             let address = SocketAddr::new(IpAddr::V4(ip), ENGINE_PORT);
             by_address.insert(address, id);
-            SimEngine {
-                address,
-                profile: profile.clone(),
-                storage: None,
-                object: None,
-                starts: 0,
-                probes: 0,
-            }
+            SimEngine { address, profile: profile.clone(), storage: None, object: None, starts: 0, probes: 0 }
         })
     }
 
@@ -285,16 +278,21 @@ impl State {
     }
 
     /// Starts what exists; a frozen object is thawed.
-    pub(super) fn start(&mut self, id: EngineId, instance: InstanceId, now: Instant) -> Result<EngineEndpoint> {
+    pub(super) fn start(
+        &mut self,
+        id: EngineId,
+        instance: InstanceId,
+        now: Instant,
+    ) -> Result<EngineEndpoint> {
         self.settle(id, now);
         let Some(object) = self.ours(id, instance)? else {
             return Err(BackendError::Refused(format!("no object {}", name_of(id))));
         };
         let (phase, port) = (object.phase, object.port);
-        if let (Phase::Exited { .. } | Phase::Restarting { .. }, Some(port)) = (phase, port) {
-            if self.stolen_ports.contains(&port) {
-                return Err(BackendError::PortTaken(port));
-            }
+        if let (Phase::Exited { .. } | Phase::Restarting { .. }, Some(port)) = (phase, port)
+            && self.stolen_ports.contains(&port)
+        {
+            return Err(BackendError::PortTaken(port));
         }
         match phase {
             Phase::Running(_) => {}
@@ -350,7 +348,9 @@ impl State {
         self.settle(id, now);
         match self.engines.get(&id).and_then(|e| e.object.as_ref()).map(|o| o.phase) {
             Some(Phase::Exited { code, killed, .. }) => Stopped { killed, exit_code: code },
-            Some(Phase::Running(_) | Phase::Paused(_) | Phase::Restarting { .. }) | None => Stopped::default(),
+            Some(Phase::Running(_) | Phase::Paused(_) | Phase::Restarting { .. }) | None => {
+                Stopped::default()
+            }
         }
     }
 
@@ -367,10 +367,9 @@ impl State {
     pub(super) fn drop_object(&mut self, id: EngineId, now: Instant) {
         self.kill(id, KILLED, false, true, now);
         self.tell(id, BackendEventKind::Destroy);
-        if let Some(object) = self.engines.get_mut(&id).and_then(|e| e.object.take()) {
-            if let Some(port) = object.port {
-                self.ports.remove(&port);
-            }
+        let object = self.engines.get_mut(&id).and_then(|e| e.object.take());
+        if let Some(port) = object.and_then(|object| object.port) {
+            self.ports.remove(&port);
         }
     }
 
@@ -384,28 +383,33 @@ impl State {
 
     pub(super) fn freeze(&mut self, id: EngineId, instance: InstanceId, now: Instant) -> Result<()> {
         self.settle(id, now);
-        if let Some(object) = self.ours(id, instance)? {
-            if let Phase::Running(run) = object.phase {
-                object.phase = Phase::Paused(run);
-                self.tell(id, BackendEventKind::Pause);
-            }
+        if let Some(object) = self.ours(id, instance)?
+            && let Phase::Running(run) = object.phase
+        {
+            object.phase = Phase::Paused(run);
+            self.tell(id, BackendEventKind::Pause);
         }
         Ok(())
     }
 
     pub(super) fn thaw(&mut self, id: EngineId, instance: InstanceId, now: Instant) -> Result<()> {
         self.settle(id, now);
-        if let Some(object) = self.ours(id, instance)? {
-            if let Phase::Paused(run) = object.phase {
-                object.phase = Phase::Running(run);
-                self.tell(id, BackendEventKind::Unpause);
-                self.settle(id, now);
-            }
+        if let Some(object) = self.ours(id, instance)?
+            && let Phase::Paused(run) = object.phase
+        {
+            object.phase = Phase::Running(run);
+            self.tell(id, BackendEventKind::Unpause);
+            self.settle(id, now);
         }
         Ok(())
     }
 
-    pub(super) fn observe(&mut self, id: EngineId, instance: InstanceId, now: Instant) -> Result<Observation> {
+    pub(super) fn observe(
+        &mut self,
+        id: EngineId,
+        instance: InstanceId,
+        now: Instant,
+    ) -> Result<Observation> {
         self.settle(id, now);
         self.ours(id, instance)?;
         Ok(self.observation(id))

@@ -310,7 +310,9 @@ impl SimulatedWorld {
     /// What can be read about the object without its environment's values: one line per fact.
     pub fn shape(&self, id: EngineId) -> Vec<String> {
         self.with(|state, _| {
-            let Some(object) = state.engines.get(&id).and_then(|e| e.object.as_ref()) else { return Vec::new() };
+            let Some(object) = state.engines.get(&id).and_then(|e| e.object.as_ref()) else {
+                return Vec::new();
+            };
             let port = object.port.map_or_else(|| "none".to_owned(), |p| format!("127.0.0.1:{p}"));
             let catalog = object.catalog.clone().unwrap_or_else(|| "image".to_owned());
             vec![
@@ -356,7 +358,9 @@ impl SimulatedWorld {
 
     /// Engines that have an object, in any state.
     pub fn objects(&self) -> Vec<EngineId> {
-        self.with(|state, _| state.engines.iter().filter(|(_, e)| e.object.is_some()).map(|(&id, _)| id).collect())
+        self.with(|state, _| {
+            state.engines.iter().filter(|(_, e)| e.object.is_some()).map(|(&id, _)| id).collect()
+        })
     }
 
     /// Engines whose process runs and is not frozen.
@@ -364,9 +368,8 @@ impl SimulatedWorld {
         self.with(|state, now| {
             let ids: Vec<EngineId> = state.engines.keys().copied().collect();
             ids.iter().for_each(|&id| state.settle(id, now));
-            let runs = |e: &state::SimEngine| {
-                matches!(e.object.as_ref().map(|o| o.phase), Some(Phase::Running(_)))
-            };
+            let runs =
+                |e: &state::SimEngine| matches!(e.object.as_ref().map(|o| o.phase), Some(Phase::Running(_)));
             state.engines.iter().filter(|(_, e)| runs(e)).map(|(&id, _)| id).collect()
         })
     }

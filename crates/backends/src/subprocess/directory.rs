@@ -60,7 +60,10 @@ impl Root {
     /// Opens the root, making and marking it if it is new.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         if !path.is_absolute() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the data root must be an absolute path"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the data root must be an absolute path",
+            ));
         }
         if !path.is_dir() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
@@ -76,9 +79,8 @@ impl Root {
 
     /// The id of the root; an error means that the place does not answer.
     pub(super) fn id(&self) -> Result<String> {
-        let mark = fs::read(self.path.join(MARK)).and_then(|text| {
-            serde_json::from_slice::<Mark>(&text).map_err(io::Error::from)
-        });
+        let mark = fs::read(self.path.join(MARK))
+            .and_then(|text| serde_json::from_slice::<Mark>(&text).map_err(io::Error::from));
         mark.map(|mark| mark.id).map_err(|e| BackendError::Unreachable(format!("data root: {e}")))
     }
 
@@ -180,7 +182,9 @@ pub(super) fn failed(what: &str, error: &io::Error) -> BackendError {
         Kind::WouldBlock | Kind::Interrupted | Kind::TimedOut | Kind::StaleNetworkFileHandle => {
             BackendError::Unreachable(text)
         }
-        _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => BackendError::Capacity(text),
+        _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+            BackendError::Capacity(text)
+        }
         _ => BackendError::Refused(text),
     }
 }
@@ -194,7 +198,8 @@ pub(super) fn open_log(dir: &Path) -> io::Result<File> {
     }
     let beside = dir.join(".engine.log.cut");
     remove_if_there(&beside)?;
-    let mut cut = fs::OpenOptions::new().create_new(true).append(true).read(true).mode(0o600).open(&beside)?;
+    let mut cut =
+        fs::OpenOptions::new().create_new(true).append(true).read(true).mode(0o600).open(&beside)?;
     log.seek(SeekFrom::End(-i64::try_from(LOG_KEEP_BYTES).unwrap_or(i64::MAX)))?;
     io::copy(&mut log.take(LOG_KEEP_BYTES), &mut cut)?;
     cut.flush()?;

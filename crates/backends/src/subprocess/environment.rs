@@ -23,8 +23,11 @@ pub(super) fn of(
     dir: &Path,
     empty_catalog: &Path,
 ) -> BTreeMap<String, String> {
-    let mut all: BTreeMap<String, String> =
-        base.iter().filter(|(name, _)| BASE.contains(&name.as_str())).map(|(n, v)| (n.clone(), v.clone())).collect();
+    let mut all: BTreeMap<String, String> = base
+        .iter()
+        .filter(|(name, _)| BASE.contains(&name.as_str()))
+        .map(|(n, v)| (n.clone(), v.clone()))
+        .collect();
     all.extend(spec.env.0.iter().map(|(name, value)| (name.clone(), value.clone())));
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let catalog = spec.catalog.clone().unwrap_or_else(|| text(empty_catalog));
@@ -51,7 +54,11 @@ pub(super) fn program(binary: &str, image: &str, path: Option<&str>) -> Result<P
     let candidates: Vec<PathBuf> = if binary.contains('/') {
         vec![PathBuf::from(&binary)]
     } else {
-        path.unwrap_or_default().split(':').filter(|p| !p.is_empty()).map(|p| Path::new(p).join(&binary)).collect()
+        path.unwrap_or_default()
+            .split(':')
+            .filter(|p| !p.is_empty())
+            .map(|p| Path::new(p).join(&binary))
+            .collect()
     };
     candidates
         .into_iter()

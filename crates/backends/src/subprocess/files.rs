@@ -79,7 +79,8 @@ pub(super) fn begin(dir: &Path, name: &str) -> Result<Incoming> {
     let (at, name) = parent(dir, name, Some(Mode::RWXU))?;
     let beside = format!(".{:016x}.part", rand::random::<u64>());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(&at, &beside, flags, Mode::RUSR | Mode::WUSR).map_err(|e| refused(e, "make the file"))?;
+    let file =
+        openat(&at, &beside, flags, Mode::RUSR | Mode::WUSR).map_err(|e| refused(e, "make the file"))?;
     let file = tokio::fs::File::from_std(File::from(file));
     Ok(Incoming { at, name: name.to_owned(), beside, file, kept: false })
 }
@@ -94,7 +95,8 @@ impl Incoming {
         }
         self.file.flush().await.map_err(write)?;
         self.file.sync_all().await.map_err(write)?;
-        renameat(&self.at, &self.beside, &self.at, &self.name).map_err(|e| refused(e, "put the file in place"))?;
+        renameat(&self.at, &self.beside, &self.at, &self.name)
+            .map_err(|e| refused(e, "put the file in place"))?;
         self.kept = true;
         Ok(())
     }

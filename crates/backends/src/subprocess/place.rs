@@ -82,7 +82,8 @@ impl Place {
         if spec.instance != self.instance {
             return Err(BackendError::Refused("specification of another instance".into()));
         }
-        let port = spec.port.ok_or_else(|| BackendError::Refused("an engine on this place needs a port".into()))?;
+        let port =
+            spec.port.ok_or_else(|| BackendError::Refused("an engine on this place needs a port".into()))?;
         let dir = self.root.existing(id)?.ok_or(BackendError::StorageMissing(id))?;
         let program = self.program(&spec.image)?;
         let lock = self.root.lock("create", &dir, limit)?;
@@ -95,14 +96,17 @@ impl Place {
                     self.thaw_process(id, &known)?;
                     return self.keep(id, &dir, &known);
                 }
-                (Ordering::Less, Life::Running | Life::Stopped) => self.end(id, &dir, &known, REPLACE_GRACE)?,
+                (Ordering::Less, Life::Running | Life::Stopped) => {
+                    self.end(id, &dir, &known, REPLACE_GRACE)?
+                }
                 (Ordering::Equal | Ordering::Less, Life::Dead) => {
                     // an own child must not stay a zombie
                     self.ended(id, &dir, &known, None)?;
                 }
             }
         }
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse) {
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse)
+        {
             return Err(BackendError::PortTaken(port));
         }
         let record = self.launch(spec, &dir, &program).map_err(|e| failed("start the engine", &e))?;
@@ -125,7 +129,7 @@ impl Place {
         let log = open_log(dir)?;
         let nothing = File::open("/dev/null")?;
         record.write(dir)?;
-        let pid = spawn(&Program {
+        let spawned = spawn(&Program {
             path: program,
             args: &["serve".to_owned()],
             env: &self.environment(spec, dir),
@@ -133,7 +137,15 @@ impl Place {
             input: nothing.as_fd(),
             output: log.as_fd(),
             keep: None,
-        })?;
+        });
+        let pid = match spawned {
+            Ok(pid) => pid,
+            Err(e) => {
+                // nothing came to be, so nothing is left
+                PidRecord::remove(dir)?;
+                return Err(e);
+            }
+        };
         // our child cannot be reaped by anybody else, so its entry is there even if it has ended
         record.process = ProcessId::of(pid)?.ok_or_else(|| io::Error::other("the process cannot be seen"))?;
         if let Err(e) = record.write(dir) {
@@ -148,10 +160,9 @@ impl Place {
     }
 
     fn confine(&self, id: EngineId, pid: i32, spec: &EngineSpec) {
-        if let Some(limits) = &self.limits {
-            if let Err(e) = limits.confine(id, pid, &spec.resources) {
-                tracing::warn!(engine.id = %id, error = %e, "An engine runs without its resource limits");
-            }
+        let confined = self.limits.as_ref().map(|limits| limits.confine(id, pid, &spec.resources));
+        if let Some(Err(e)) = confined {
+            tracing::warn!(engine.id = %id, error = %e, "An engine runs without its resource limits");
         }
     }
 
@@ -241,7 +252,8 @@ impl Place {
     }
 
     fn remove_locked(&self, id: EngineId, dir: &Path, lock: &Lock) -> Result<()> {
-        let unreadable = PidRecord::read(dir).is_err_and(|e| e.kind() == io::ErrorKind::InvalidData || is_syntax(&e));
+        let unreadable =
+            PidRecord::read(dir).is_err_and(|e| e.kind() == io::ErrorKind::InvalidData || is_syntax(&e));
         if unreadable {
             // nobody can say what it was; its processes can still be found
             for process in find(dir, None).map_err(|e| failed("look for the process", &e))? {
@@ -292,11 +304,11 @@ impl Place {
 
     fn thaw_process(&self, id: EngineId, record: &PidRecord) -> Result<()> {
         let fail = |e: io::Error| failed("thaw the engine", &e);
-        if record.process.life().map_err(fail)? == Life::Stopped {
-            if let Some(held) = record.process.hold().map_err(fail)? {
-                held.signal(Signal::CONT).map_err(fail)?;
-                self.watchers.tell(id, BackendEventKind::Unpause);
-            }
+        if record.process.life().map_err(fail)? == Life::Stopped
+            && let Some(held) = record.process.hold().map_err(fail)?
+        {
+            held.signal(Signal::CONT).map_err(fail)?;
+            self.watchers.tell(id, BackendEventKind::Unpause);
         }
         Ok(())
     }
@@ -358,15 +370,15 @@ impl Place {
     pub(super) fn storage_for_job(&self, id: EngineId, limit: Duration) -> Result<(PathBuf, Lock)> {
         let dir = self.root.existing(id)?.ok_or(BackendError::StorageMissing(id))?;
         let lock = self.root.lock("run_job", &dir, limit)?;
-        if let Some(record) = self.record(id, &dir, Some(&lock))? {
-            if record.process.life().map_err(|e| failed("look at the process", &e))? != Life::Dead {
-                return Err(BackendError::Refused("the engine runs".into()));
-            }
+        if let Some(record) = self.record(id, &dir, Some(&lock))?
+            && record.process.life().map_err(|e| failed("look at the process", &e))? != Life::Dead
+        {
+            return Err(BackendError::Refused("the engine runs".into()));
         }
         Ok((dir, lock))
     }
 
-    /// An own reference, for work that goes on without its caller.
+    /// Made with a reference to itself.
     pub(super) fn shared(own: impl FnOnce(Weak<Self>) -> Self) -> Arc<Self> {
         Arc::new_cyclic(|weak| own(Weak::clone(weak)))
     }

@@ -48,8 +48,12 @@ pub(super) fn boot_id() -> std::io::Result<String> {
 /// Reads the facts about a pid; `None` when there is no such process.
 pub(super) fn stat(pid: i32) -> std::io::Result<Option<Stat>> {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(text) => parse_stat(&text).map(Some).ok_or_else(|| std::io::Error::other("unreadable /proc/<pid>/stat")),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Ok(text) => {
+            parse_stat(&text).map(Some).ok_or_else(|| std::io::Error::other("unreadable /proc/<pid>/stat"))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => {
+            Ok(None)
+        }
         Err(e) => Err(e),
     }
 }
@@ -108,7 +112,7 @@ impl ProcessId {
     /// not our child or was reaped before. 128 + signal number when a signal ended it.
     pub(super) fn reap(&self) -> std::io::Result<Option<i32>> {
         let Some(pid) = Pid::from_raw(self.pid) else { return Ok(None) };
-        if !self.known()?.is_some_and(|stat| stat.state == 'Z') {
+        if self.known()?.is_none_or(|stat| stat.state != 'Z') {
             return Ok(None);
         }
         match waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {

@@ -129,12 +129,16 @@ pub(super) fn settle(
         return Ok(None);
     }
     let reaped = record.process.reap()?;
-    let written: Option<ExitRecord> = read_json(&dir.join(EXIT_FILE))?;
-    let written = written.filter(|exit| exit.process == record.process);
-    if let (Some(exit), None) = (&written, reaped) {
-        if exit.code.is_some() || known.is_none() {
-            return Ok(written);
-        }
+    let mut written: Option<ExitRecord> = read_json(&dir.join(EXIT_FILE))?;
+    if written.as_ref().is_some_and(|exit| exit.process != record.process) {
+        // a predecessor's, written late
+        forget_exit(dir)?;
+        written = None;
+    }
+    if let (Some(exit), None) = (&written, reaped)
+        && (exit.code.is_some() || known.is_none())
+    {
+        return Ok(written);
     }
     let code = reaped.or(known);
     let at = written.map_or_else(Timestamp::now, |exit| exit.at);

@@ -29,7 +29,8 @@ pub(super) struct Program<'a> {
 }
 
 fn c_text(text: &OsStr) -> std::io::Result<CString> {
-    CString::new(text.as_bytes()).map_err(|_| std::io::Error::other("text for a program contains a zero byte"))
+    CString::new(text.as_bytes())
+        .map_err(|_| std::io::Error::other("text for a program contains a zero byte"))
 }
 
 fn check(code: libc::c_int) -> std::io::Result<()> {
@@ -86,10 +87,8 @@ pub(super) fn spawn(program: &Program<'_>) -> std::io::Result<i32> {
     let (argv, envp) = (pointers(&args), pointers(&env));
 
     let mut plan = Plan::new()?;
-    let flags = libc::POSIX_SPAWN_SETSIGMASK as i32
-        | libc::POSIX_SPAWN_SETSIGDEF as i32
-        | libc::POSIX_SPAWN_SETSID as i32;
-    let flags = libc::c_short::try_from(flags).map_err(std::io::Error::other)?;
+    let signals = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
+    let flags = libc::c_short::try_from(signals).map_err(std::io::Error::other)? | libc::POSIX_SPAWN_SETSID;
     let mut pid = 0;
     // duplicates above 3, so that putting one in its place never overwrites another that is still needed
     let high = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 10).map_err(std::io::Error::from);

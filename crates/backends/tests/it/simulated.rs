@@ -3,8 +3,8 @@
 use crate::conformance::{Place, conformance_suite};
 use async_trait::async_trait;
 use backends::{
-    BackendError, BackendEvent, BackendEventKind, Call, Capabilities, Death, EngineBackend, EventRules, Fault,
-    FaultKind, HealthAnswer, ProbeReply, Prober, SimulatedBackend, SimulatedWorld,
+    BackendError, BackendEvent, BackendEventKind, Call, Capabilities, Death, EngineBackend, EventRules,
+    Fault, FaultKind, HealthAnswer, ProbeReply, Prober, SimulatedBackend, SimulatedWorld,
 };
 use bytes::Bytes;
 use contract::engine_api::{Activity, HealthStatus};
@@ -218,12 +218,20 @@ async fn health_says_what_the_test_says() {
     assert_eq!(body["activity"]["in_flight_turns"], 0);
     world.set_activity(
         id,
-        Some(Activity { in_flight_turns: 2, open_streams: 1, last_activity_at: None, next_scheduled_at: None }),
+        Some(Activity {
+            in_flight_turns: 2,
+            open_streams: 1,
+            last_activity_at: None,
+            next_scheduled_at: None,
+        }),
     );
     world.edit(id, |profile| profile.status = HealthStatus::Draining);
     let (status, body) = health(&world, id).await;
     assert_eq!((status, &body["status"]), (503, &json!("draining")));
-    assert_eq!((&body["activity"]["in_flight_turns"], &body["activity"]["open_streams"]), (&json!(2), &json!(1)));
+    assert_eq!(
+        (&body["activity"]["in_flight_turns"], &body["activity"]["open_streams"]),
+        (&json!(2), &json!(1))
+    );
     world.set_activity(id, None);
     assert_eq!(health(&world, id).await.1.get("activity"), None, "as in older images");
 
@@ -280,7 +288,11 @@ async fn a_rotated_key_survives_the_object_and_the_old_one_ends_with_its_window(
     next.generation = 2;
     backend.create(&next).await.expect("replaces");
     tokio::time::sleep(SECOND).await;
-    assert_eq!((version("first").await, version("second").await), (Some(401), Some(200)), "the brain knows it");
+    assert_eq!(
+        (version("first").await, version("second").await),
+        (Some(401), Some(200)),
+        "the brain knows it"
+    );
 }
 
 #[tokio::test(start_paused = true)]

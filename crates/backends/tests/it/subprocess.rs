@@ -127,7 +127,11 @@ impl Subprocess {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, endpoint.port));
         let begun = Instant::now();
         while self.get(address, "/health").await.status() != Some(200) {
-            assert!(begun.elapsed() < SOON, "{}", self.backend.tail(spec.engine_id, 50).await.expect("reads"));
+            assert!(
+                begun.elapsed() < SOON,
+                "{}",
+                self.backend.tail(spec.engine_id, 50).await.expect("reads")
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -145,7 +149,9 @@ impl Drop for Subprocess {
         let Ok(entries) = fs::read_dir(self.root()) else { return };
         for entry in entries.flatten() {
             let record = fs::read(entry.path().join("engine.pid")).ok();
-            let Some(record) = record.and_then(|text| serde_json::from_slice::<Value>(&text).ok()) else { continue };
+            let Some(record) = record.and_then(|text| serde_json::from_slice::<Value>(&text).ok()) else {
+                continue;
+            };
             let pid = record["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
             let ticks = record["start_ticks"].as_u64().unwrap_or(0);
             if let (Some(group), true) = (Pid::from_raw(pid), lives(pid, ticks)) {
@@ -255,7 +261,10 @@ impl Place for Subprocess {
             lines.push(format!("engine.pid {name}={value}"));
         }
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).expect("it runs");
-        lines.push(format!("argv {}", String::from_utf8(arguments).expect("text").replace('\0', " ").trim_end()));
+        lines.push(format!(
+            "argv {}",
+            String::from_utf8(arguments).expect("text").replace('\0', " ").trim_end()
+        ));
         for fd in 0..=2 {
             let target = fs::read_link(format!("/proc/{pid}/fd/{fd}")).expect("is open");
             lines.push(format!("fd {fd} {}", target.display()));
@@ -307,8 +316,10 @@ impl Place for Subprocess {
     async fn traces(&self, id: EngineId) -> Vec<String> {
         let name = id.to_string();
         let names = fs::read_dir(self.root()).expect("is there").flatten();
-        let mut traces: Vec<String> =
-            names.map(|e| e.file_name().to_str().expect("text").to_owned()).filter(|n| n.contains(&name)).collect();
+        let mut traces: Vec<String> = names
+            .map(|e| e.file_name().to_str().expect("text").to_owned())
+            .filter(|n| n.contains(&name))
+            .collect();
         for entry in fs::read_dir("/proc").expect("is there").flatten() {
             let home = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
             if home.to_string_lossy().contains(&name) {

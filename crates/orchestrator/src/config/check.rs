@@ -406,18 +406,6 @@ pub(super) fn idle_sleep(r: &mut Reader<'_>, lease: Duration) -> Duration {
     idle
 }
 
-/// Are products given an engine's name on the shared network?
-pub(super) fn urls_by_network(r: &Reader<'_>, backend: BackendKind) -> bool {
-    match (backend, super::UrlMode::of(r)) {
-        (BackendKind::Kubernetes, _) | (BackendKind::Docker | BackendKind::Simulated, super::UrlMode::Network) => true,
-        // Docker and Podman leave these marks in every container.
-        (BackendKind::Docker, super::UrlMode::Auto) => {
-            ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| Path::new(mark).exists())
-        }
-        (BackendKind::Docker | BackendKind::Simulated | BackendKind::Subprocess, _) => false,
-    }
-}
-
 /// How the Docker daemon is reached.
 pub(super) fn docker(r: &mut Reader<'_>, backend: BackendKind, purpose: Purpose) -> super::DockerEnv {
     let docker = super::DockerEnv {

@@ -132,9 +132,6 @@ pub struct Settings {
     pub engine_network: String,
     /// Which address of an engine products are given.
     pub engine_url_mode: UrlMode,
-    /// `engine_url_mode` as far as it is known here: `network`, or `auto` with Docker while this process itself runs
-    /// in a container. Whoever can ask the daemon may correct `auto`.
-    pub urls_by_network: bool,
     /// First host port for engines.
     pub port_min: u16,
     /// Last host port for engines.
@@ -353,7 +350,6 @@ impl Settings {
             passthrough_missing: passthrough.missing,
             engine_network: r.text("ORCH_ENGINE_NETWORK").unwrap_or_default(),
             engine_url_mode: UrlMode::of(r),
-            urls_by_network: check::urls_by_network(r, engine_backend),
             port_min: ports.min,
             port_max: ports.max,
             catalog_mount_path,

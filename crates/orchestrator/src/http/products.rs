@@ -55,7 +55,7 @@ pub async fn register(State(app): State<Arc<App>>, admin: Admin, body: Body) -> 
     let mut fields = Fields::read(body).await?;
     let slug = fields.required("slug", |v| Slug::parse(text(v)?).map_err(|e| e.expected));
     let name = fields.required("display_name", display_name);
-    let policy = fields.optional("policy", object).map(Option::unwrap_or_default);
+    let policy = fields.optional("policy", object).map(|p| p.unwrap_or_else(|| json!({})));
     check_policy(policy.as_ref(), &mut fields);
     let ((slug, name), policy) = fields.finish(slug.zip(name).zip(policy))?;
 

@@ -56,7 +56,12 @@ pub(super) use operation_columns;
 macro_rules! found_columns {
     () => {
         concat!(
-            engine_columns!(), ", ", vitals_columns!(), ", ", operation_columns!(), ", clock_timestamp() AS read_at"
+            engine_columns!(),
+            ", ",
+            vitals_columns!(),
+            ", ",
+            operation_columns!(),
+            ", clock_timestamp() AS read_at"
         )
     };
 }

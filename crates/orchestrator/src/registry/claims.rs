@@ -111,7 +111,9 @@ impl Registry {
     ) -> Result<Option<(Operation, Found)>, RegistryError> {
         for _ in 0..ORPHANS_PER_CALL {
             let conn = self.database.conn().await?;
-            let Some(row) = conn.maybe(&CLAIM_NEXT, &[&me.uuid(), &millis(lease)]).await? else { return Ok(None) };
+            let Some(row) = conn.maybe(&CLAIM_NEXT, &[&me.uuid(), &millis(lease)]).await? else {
+                return Ok(None);
+            };
             let operation = Cells::of(&row).operation()?;
             if let Some(row) = conn.maybe(&FOUND, &[&operation.engine_id.uuid()]).await? {
                 return Ok(Some((operation, Cells::of(&row).found()?)));
@@ -201,7 +203,8 @@ impl Registry {
         let tx = conn.begin().await?;
         let code = error.map(|(code, _)| code);
         let message = error.map(|(_, message)| super::cells::storable(message));
-        let Some(row) = tx.maybe(&POSTPONE, &[&id.uuid(), &claim, &millis(delay), &code, &message]).await? else {
+        let Some(row) = tx.maybe(&POSTPONE, &[&id.uuid(), &claim, &millis(delay), &code, &message]).await?
+        else {
             return Ok(false);
         };
         let engine = EngineId::from_uuid(Cells::of(&row).cell()?);

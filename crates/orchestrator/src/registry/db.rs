@@ -6,7 +6,8 @@ use super::error::{Fault, RegistryError, chain, classify};
 use super::tls;
 use chassis::config::Secret;
 use deadpool_postgres::{
-    GenericClient, Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Transaction,
+    GenericClient, Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime,
+    Transaction,
 };
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -122,9 +123,7 @@ impl Database {
     }
 
     /// A connection outside the pool, to be driven by the caller. Nothing is set on it.
-    pub(super) async fn dial(
-        &self,
-    ) -> Result<(Client, Connection<Socket, TlsStream>), RegistryError> {
+    pub(super) async fn dial(&self) -> Result<(Client, Connection<Socket, TlsStream>), RegistryError> {
         match tokio::time::timeout(CONNECT_LIMIT, self.config.connect(self.tls.clone())).await {
             Ok(Ok(pair)) => Ok(pair),
             Ok(Err(error)) => Err(RegistryError::Unavailable(chain(&error))),
@@ -153,7 +152,12 @@ impl Database {
         self.statements.load(Ordering::Relaxed)
     }
 
-    async fn run<C: GenericClient>(&self, client: &C, query: &Query, params: Params<'_>) -> Result<Vec<Row>, Fault> {
+    async fn run<C: GenericClient>(
+        &self,
+        client: &C,
+        query: &Query,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, Fault> {
         let began = Instant::now();
         self.statements.fetch_add(1, Ordering::Relaxed);
         let work = async {
@@ -161,7 +165,8 @@ impl Database {
             client.query(&statement, params).await
         };
         let answer = tokio::time::timeout(ANSWER_LIMIT, work).await;
-        metrics::histogram!("bap_db_query_duration_seconds", "query" => query.name).record(began.elapsed().as_secs_f64());
+        metrics::histogram!("bap_db_query_duration_seconds", "query" => query.name)
+            .record(began.elapsed().as_secs_f64());
         match answer {
             Ok(rows) => Ok(rows?),
             Err(_) => Err(silence(query.name)),
@@ -170,7 +175,10 @@ impl Database {
 }
 
 fn silence(what: &str) -> Fault {
-    Fault::Told(RegistryError::Unavailable(format!("no answer to {what} within {} s", ANSWER_LIMIT.as_secs())))
+    Fault::Told(RegistryError::Unavailable(format!(
+        "no answer to {what} within {} s",
+        ANSWER_LIMIT.as_secs()
+    )))
 }
 
 impl Conn<'_> {

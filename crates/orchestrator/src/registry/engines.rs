@@ -1,7 +1,9 @@
 //! Engines: reading one with everything a decision needs, admit leases, and changes outside of operations.
 
 use super::audit;
-use super::cells::{Cells, engine_columns, found_columns, found_from, operation_columns, product_columns, vitals_columns};
+use super::cells::{
+    Cells, engine_columns, found_columns, found_from, operation_columns, product_columns, vitals_columns,
+};
 use super::db::{Query, retried};
 use super::error::Fault;
 use super::lease::millis;
@@ -98,7 +100,11 @@ impl Registry {
 
     /// Takes an admit lease, or lengthens it; `None` unless the engine is running and meant to run. The answer is its
     /// end. A lease is never shortened.
-    pub async fn take_lease(&self, engine_id: EngineId, lease: Duration) -> Result<Option<Timestamp>, RegistryError> {
+    pub async fn take_lease(
+        &self,
+        engine_id: EngineId,
+        lease: Duration,
+    ) -> Result<Option<Timestamp>, RegistryError> {
         let conn = self.database.conn().await?;
         let row = conn.maybe(&TAKE_LEASE, &[&engine_id.uuid(), &millis(lease)]).await?;
         row.map(|row| Cells::of(&row).time()).transpose()
@@ -170,7 +176,10 @@ impl Registry {
     }
 
     /// A product's short name: the `actor` of what it does.
-    pub async fn users_product_slug(&self, product: ProductId) -> Result<Option<contract::Slug>, RegistryError> {
+    pub async fn users_product_slug(
+        &self,
+        product: ProductId,
+    ) -> Result<Option<contract::Slug>, RegistryError> {
         let conn = self.database.conn().await?;
         let row = conn.maybe(&PRODUCT_SLUG, &[&product.uuid()]).await?;
         row.map(|row| Cells::of(&row).slug()).transpose()

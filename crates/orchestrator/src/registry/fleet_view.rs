@@ -23,7 +23,10 @@ macro_rules! list_filter {
 const LIST: Query = Query::new(
     "list",
     concat!(
-        "SELECT ", found_columns!(), found_from!(), list_filter!(),
+        "SELECT ",
+        found_columns!(),
+        found_from!(),
+        list_filter!(),
         " ORDER BY e.created_at, e.id LIMIT $4 OFFSET $5"
     ),
 );
@@ -45,8 +48,11 @@ const DEGRADED_COUNT: Query = Query::new(
 const SNAPSHOT: Query = Query::new(
     "snapshot",
     concat!(
-        "SELECT e.id, ", found_columns!(), ", (SELECT p.slug FROM products p WHERE p.id = e.product_id)",
-        found_from!(), "WHERE e.backend = $1 AND e.id > $2 ORDER BY e.id LIMIT $3"
+        "SELECT e.id, ",
+        found_columns!(),
+        ", (SELECT p.slug FROM products p WHERE p.id = e.product_id)",
+        found_from!(),
+        "WHERE e.backend = $1 AND e.id > $2 ORDER BY e.id LIMIT $3"
     ),
 );
 
@@ -70,7 +76,10 @@ impl Registry {
     }
 
     /// Engines per status; every status is there.
-    pub async fn status_counts(&self, product: Option<ProductId>) -> Result<BTreeMap<Status, i64>, RegistryError> {
+    pub async fn status_counts(
+        &self,
+        product: Option<ProductId>,
+    ) -> Result<BTreeMap<Status, i64>, RegistryError> {
         let conn = self.database.conn().await?;
         let mut counts: BTreeMap<Status, i64> = Status::ALL.iter().map(|&status| (status, 0)).collect();
         for row in conn.rows(&STATUS_COUNTS, &[&product.map(ProductId::uuid)]).await? {

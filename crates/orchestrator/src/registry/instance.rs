@@ -27,7 +27,11 @@ impl Registry {
     }
 
     /// Records which backend the engines are on; false when it is not (any more) the expected one.
-    pub async fn set_backend_identity(&self, expected: Option<&str>, new: &str) -> Result<bool, RegistryError> {
+    pub async fn set_backend_identity(
+        &self,
+        expected: Option<&str>,
+        new: &str,
+    ) -> Result<bool, RegistryError> {
         let conn = self.database.conn().await?;
         Ok(conn.maybe(&SET_BACKEND_IDENTITY, &[&expected, &new]).await?.is_some())
     }

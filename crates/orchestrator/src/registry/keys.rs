@@ -104,8 +104,7 @@ impl Registry {
     ) -> Result<Outcome<Engine>, Fault> {
         let mut conn = self.database.conn().await?;
         let tx = conn.begin().await?;
-        let row =
-            tx.maybe(&REPLACE_KEY, &[&engine_id.uuid(), &revision, &key.hash, &key.sealed]).await?;
+        let row = tx.maybe(&REPLACE_KEY, &[&engine_id.uuid(), &revision, &key.hash, &key.sealed]).await?;
         let Some(row) = row else {
             let there = exists(&tx, engine_id).await?;
             return Ok(if there { Outcome::Unchanged } else { Outcome::Missing });

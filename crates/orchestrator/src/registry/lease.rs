@@ -31,7 +31,12 @@ const LEASE_HOLDER: Query =
 
 impl Registry {
     /// Takes or renews the lease; the epoch when it is ours now. It is held for `ttl` from when this was sent.
-    pub async fn try_lease(&self, me: ReplicaId, name: &str, ttl: Duration) -> Result<Option<i64>, RegistryError> {
+    pub async fn try_lease(
+        &self,
+        me: ReplicaId,
+        name: &str,
+        ttl: Duration,
+    ) -> Result<Option<i64>, RegistryError> {
         let conn = self.database.conn().await?;
         match conn.maybe(&TRY_LEASE, &[&me.uuid(), &name, &millis(ttl)]).await? {
             Some(row) => Cells::of(&row).cell().map(Some),

@@ -4,11 +4,11 @@
 //! that replicas which start together apply each file once. A file that has landed never changes: another checksum
 //! refuses to run. A database from the future is accepted as long as its files say that this program may run on it.
 
+use super::Registry;
 use super::cells::Cells;
 use super::db::Query;
 use super::error::{RegistryError, classify};
 use super::ports::LOCKS;
-use super::Registry;
 use contract::Timestamp;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
@@ -113,8 +113,7 @@ pub enum MigrateError {
 }
 
 const HAS_SCHEMA: &str = "SELECT to_regclass('schema_migrations') IS NOT NULL";
-const APPLIED: &str =
-    "SELECT version, name, checksum, compatible_from, applied_at, applied_by FROM schema_migrations ORDER BY version";
+const APPLIED: &str = "SELECT version, name, checksum, compatible_from, applied_at, applied_by FROM schema_migrations ORDER BY version";
 const TRY_LOCK: &str = "SELECT pg_try_advisory_lock($1, $2)";
 const RECORD: &str = "INSERT INTO schema_migrations (version, name, checksum, compatible_from, applied_at, applied_by) \
      VALUES ($1, $2, $3, $4, clock_timestamp(), $5)";
@@ -137,7 +136,11 @@ impl Registry {
     }
 
     /// As [`Registry::migrate`], with the files given: for tests of other releases.
-    pub async fn migrate_to(&self, wanted: &[Migration], applied_by: &str) -> Result<MigrationReport, MigrateError> {
+    pub async fn migrate_to(
+        &self,
+        wanted: &[Migration],
+        applied_by: &str,
+    ) -> Result<MigrationReport, MigrateError> {
         let mut client = self.database.aside().await?;
         hold_lock(&client).await?;
         let applied = applied(&client).await?;

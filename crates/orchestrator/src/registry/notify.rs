@@ -3,9 +3,9 @@
 //! Correctness never rests on delivery: whoever waits also polls. After a reconnect, and after notices had to be
 //! dropped because nobody took them, [`Notice::Reconnected`] says "read again everything you wait for".
 
+use super::Registry;
 use super::db::{Query, Shared, Tx};
 use super::error::{Fault, chain};
-use super::Registry;
 use contract::{EngineId, OperationId, ProductId};
 use fleet::operation::OperationStatus;
 use serde::{Deserialize, Serialize};
@@ -59,8 +59,10 @@ pub enum Notice {
     Reconnected,
 }
 
-const NOTIFY: Query =
-    Query::new("notify", "SELECT pg_notify('bap_events', payload) IS NULL FROM unnest($1::text[]) AS payload");
+const NOTIFY: Query = Query::new(
+    "notify",
+    "SELECT pg_notify('bap_events', payload) IS NULL FROM unnest($1::text[]) AS payload",
+);
 
 impl Notice {
     /// The JSON text of this notice; below 500 bytes, because it holds only ids and words.

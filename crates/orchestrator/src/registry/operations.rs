@@ -90,11 +90,12 @@ impl Registry {
         let mut conn = self.database.conn().await?;
         let tx = conn.begin().await?;
         let guard = open.fence.map_or(Guard::Revision, Guard::Fence);
-        let engine = match apply(&tx, open.engine_id, open.revision, &open.patch, guard, Besides::Nothing).await? {
-            Written::Row(engine) => engine,
-            Written::Refused => return Ok(OpenOutcome::Unchanged),
-            Written::Missing => return Ok(OpenOutcome::Missing),
-        };
+        let engine =
+            match apply(&tx, open.engine_id, open.revision, &open.patch, guard, Besides::Nothing).await? {
+                Written::Row(engine) => engine,
+                Written::Refused => return Ok(OpenOutcome::Unchanged),
+                Written::Missing => return Ok(OpenOutcome::Missing),
+            };
         if let Some(old) = open.supersede {
             let Some(row) = tx.maybe(&SUPERSEDE, &[&old.uuid(), &open.engine_id.uuid()]).await? else {
                 return Ok(OpenOutcome::Unchanged);
@@ -188,7 +189,8 @@ impl Registry {
         let tx = conn.begin().await?;
         let nothing = EnginePatch::default();
         let engine =
-            match apply(&tx, engine_id, revision, &nothing, Guard::Revision, Besides::RaiseGeneration).await? {
+            match apply(&tx, engine_id, revision, &nothing, Guard::Revision, Besides::RaiseGeneration).await?
+            {
                 Written::Row(engine) => *engine,
                 Written::Refused => return Ok(Outcome::Unchanged),
                 Written::Missing => return Ok(Outcome::Missing),

@@ -3,11 +3,11 @@
 //! The default partition stays empty; a row that strayed into it is taken over by its month's partition as soon as
 //! that is made. Names are made and checked here, never taken from outside.
 
+use super::Registry;
 use super::cells::{Cells, instant};
 use super::db::{Query, Tx, retried};
 use super::error::{Fault, RegistryError};
 use super::ports::LOCKS;
-use super::Registry;
 use contract::Timestamp;
 
 /// Second number of the advisory lock: partitions, until the transaction ends.
@@ -96,7 +96,9 @@ const SIZES: Query = Query::new(
 fn is_partition_name(name: &str) -> bool {
     name.strip_prefix("audit_log_").is_some_and(|month| {
         let bytes = month.as_bytes();
-        bytes.len() == 7 && bytes[4] == b'_' && bytes.iter().enumerate().all(|(i, b)| i == 4 || b.is_ascii_digit())
+        bytes.len() == 7
+            && bytes[4] == b'_'
+            && bytes.iter().enumerate().all(|(i, b)| i == 4 || b.is_ascii_digit())
     })
 }
 
@@ -250,7 +252,13 @@ mod tests {
     #[test]
     fn only_months_of_the_log_are_names() {
         assert!(is_partition_name("audit_log_2026_11"));
-        for wrong in ["audit_log_default", "audit_log_2026_1", "audit_log_2026_11; DROP TABLE x", "engines", "audit_log_2026-11"] {
+        for wrong in [
+            "audit_log_default",
+            "audit_log_2026_1",
+            "audit_log_2026_11; DROP TABLE x",
+            "engines",
+            "audit_log_2026-11",
+        ] {
             assert!(!is_partition_name(wrong), "{wrong}");
         }
     }

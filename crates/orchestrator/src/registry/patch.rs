@@ -114,7 +114,9 @@ fn assignments(patch: &EnginePatch, besides: &Besides) -> Result<Assignments, Re
     }
     if patch.promote_next_key {
         to.plain("engine_key_hash = e.next_engine_key_hash, engine_key_enc = e.next_engine_key_enc");
-        to.plain("next_engine_key_hash = NULL, next_engine_key_enc = NULL, key_rotated_at = clock_timestamp()");
+        to.plain(
+            "next_engine_key_hash = NULL, next_engine_key_enc = NULL, key_rotated_at = clock_timestamp()",
+        );
     }
     if let Some(ms) = patch.boot_duration_ms {
         to.set("boot_duration_ms = {}", ms);
@@ -129,13 +131,16 @@ fn assignments(patch: &EnginePatch, besides: &Besides) -> Result<Assignments, Re
         to.set("restart_attempts = {}", attempts);
     }
     if let Some(wait) = patch.next_restart_in {
-        to.set("next_restart_at = clock_timestamp() + {}::bigint * INTERVAL '1 millisecond'", wait.map(millis));
+        to.set(
+            "next_restart_at = clock_timestamp() + {}::bigint * INTERVAL '1 millisecond'",
+            wait.map(millis),
+        );
     }
     if let Some(failure) = &patch.failure {
         to.set("failure_code = {}", failure.as_ref().map(|(reason, _)| reason.as_str()));
-        let message = failure.as_ref().map(|(_, text)| {
-            storable(&text.chars().take(FAILURE_MESSAGE_CHARS).collect::<String>())
-        });
+        let message = failure
+            .as_ref()
+            .map(|(_, text)| storable(&text.chars().take(FAILURE_MESSAGE_CHARS).collect::<String>()));
         to.set("failure_message = {}", message);
     }
     Ok(to)
@@ -155,7 +160,8 @@ pub(super) async fn apply(
     let guarded = match guard {
         Guard::Revision => String::new(),
         Guard::NoOperation => {
-            " AND NOT EXISTS (SELECT 1 FROM operations o WHERE o.engine_id = e.id AND o.status = 'open')".to_owned()
+            " AND NOT EXISTS (SELECT 1 FROM operations o WHERE o.engine_id = e.id AND o.status = 'open')"
+                .to_owned()
         }
         Guard::Fence(t0) => {
             let place = FIRST_VALUE + to.values.len();
@@ -169,7 +175,9 @@ pub(super) async fn apply(
     let columns = engine_columns!();
     let update = Query::assembled(
         "change_engine",
-        format!("UPDATE engines AS e SET {sets} WHERE e.id = $1 AND e.revision = $2{guarded} RETURNING {columns}"),
+        format!(
+            "UPDATE engines AS e SET {sets} WHERE e.id = $1 AND e.revision = $2{guarded} RETURNING {columns}"
+        ),
     );
     let id = engine_id.uuid();
     let mut params: Vec<&(dyn ToSql + Sync)> = vec![&id, &revision];
@@ -179,7 +187,8 @@ pub(super) async fn apply(
     };
     let engine = Cells::of(&row).engine()?;
     if !fleet::lifecycle::is_legal(engine.status, engine.desired) {
-        let text = format!("engine {engine_id} cannot be {} and meant to be {}", engine.status, engine.desired);
+        let text =
+            format!("engine {engine_id} cannot be {} and meant to be {}", engine.status, engine.desired);
         return Err(RegistryError::Defect(text).into());
     }
     if patch.reset_vitals {

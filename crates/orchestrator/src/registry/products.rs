@@ -66,8 +66,10 @@ const PRODUCT_BY_KEY: Query = Query::new(
 const PRODUCT_BY_ID: Query =
     Query::new("product_by_id", concat!("SELECT ", product_columns!(), " FROM products p WHERE p.id = $1"));
 
-const PRODUCT_BY_SLUG: Query =
-    Query::new("product_by_slug", concat!("SELECT ", product_columns!(), " FROM products p WHERE p.slug = $1"));
+const PRODUCT_BY_SLUG: Query = Query::new(
+    "product_by_slug",
+    concat!("SELECT ", product_columns!(), " FROM products p WHERE p.slug = $1"),
+);
 
 const PRODUCTS: Query = Query::new(
     "products",
@@ -109,7 +111,8 @@ const MARK_DELETING: Query = Query::new(
 const LOCK_PRODUCT_ROW: Query =
     Query::new("lock_product_row", "SELECT slug FROM products WHERE id = $1 FOR UPDATE");
 
-const COUNT_ENGINES: Query = Query::new("count_engines", "SELECT count(*) FROM engines WHERE product_id = $1");
+const COUNT_ENGINES: Query =
+    Query::new("count_engines", "SELECT count(*) FROM engines WHERE product_id = $1");
 
 const DELETE_PRODUCT: Query = Query::new("delete_product", "DELETE FROM products WHERE id = $1");
 

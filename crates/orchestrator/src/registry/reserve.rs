@@ -16,9 +16,11 @@ use serde_json::Value;
 const LOCK_PRODUCT: Query =
     Query::new("lock_product", "SELECT policy, deleting FROM products WHERE id = $1 FOR UPDATE");
 
-const COUNT_ENGINES: Query = Query::new("count_engines", "SELECT count(*) FROM engines WHERE product_id = $1");
+const COUNT_ENGINES: Query =
+    Query::new("count_engines", "SELECT count(*) FROM engines WHERE product_id = $1");
 
-const TAKEN: Query = Query::new("engine_taken", "SELECT TRUE FROM engines WHERE product_id = $1 AND user_id = $2");
+const TAKEN: Query =
+    Query::new("engine_taken", "SELECT TRUE FROM engines WHERE product_id = $1 AND user_id = $2");
 
 const BOUND_KEY: Query = Query::new(
     "idempotency_key",
@@ -75,7 +77,9 @@ impl Registry {
                 }
                 Ok(outcome)
             }
-            Err(fault) if fault.constraint() == Some("engines_product_user_key") => Ok(ReserveOutcome::AlreadyExists),
+            Err(fault) if fault.constraint() == Some("engines_product_user_key") => {
+                Ok(ReserveOutcome::AlreadyExists)
+            }
             Err(fault) => Err(fault),
         }
     }
@@ -83,7 +87,9 @@ impl Registry {
 
 async fn reserve_in(tx: &Tx<'_>, wanted: &Reserve) -> Result<ReserveOutcome, Fault> {
     let product = wanted.product_id.uuid();
-    let Some(row) = tx.maybe(&LOCK_PRODUCT, &[&product]).await? else { return Ok(ReserveOutcome::ProductGone) };
+    let Some(row) = tx.maybe(&LOCK_PRODUCT, &[&product]).await? else {
+        return Ok(ReserveOutcome::ProductGone);
+    };
     let mut cells = Cells::of(&row);
     let policy: Value = cells.cell()?;
     if cells.cell::<bool>()? {
@@ -135,7 +141,9 @@ async fn reserve_in(tx: &Tx<'_>, wanted: &Reserve) -> Result<ReserveOutcome, Fau
     let engine = Cells::of(&row).engine()?;
     tx.rows(&INSERT_VITALS, &[&id]).await?;
     let Some(operation) = insert_operation(tx, &engine, &wanted.operation).await? else {
-        return Err(RegistryError::Defect(format!("engine {} is new and has an open operation", engine.id)).into());
+        return Err(
+            RegistryError::Defect(format!("engine {} is new and has an open operation", engine.id)).into()
+        );
     };
     if let Some((key, hash)) = &wanted.idempotency {
         tx.rows(&BIND_KEY, &[&product, key, hash, &id]).await?;

@@ -64,7 +64,11 @@ pub(super) fn parse(url: &str) -> Result<Target, String> {
         "require" => (SslMode::Require, Check::Nothing),
         "verify-ca" => (SslMode::Require, Check::Chain),
         "verify-full" => (SslMode::Require, Check::ChainAndName),
-        _ => return Err("sslmode is not one of disable, allow, prefer, require, verify-ca, verify-full".to_owned()),
+        _ => {
+            return Err(
+                "sslmode is not one of disable, allow, prefer, require, verify-ca, verify-full".to_owned()
+            );
+        }
     };
     config.ssl_mode(ssl);
     if config.get_hosts().is_empty() {
@@ -226,7 +230,11 @@ mod tests {
 
     #[test]
     fn a_refused_url_is_not_quoted() {
-        for url in ["mysql://u:hunter2@h/d", "postgresql://u:hunter2@h/d?sslmode=maybe", "postgresql://u:hunter2@h:x/d"] {
+        for url in [
+            "mysql://u:hunter2@h/d",
+            "postgresql://u:hunter2@h/d?sslmode=maybe",
+            "postgresql://u:hunter2@h:x/d",
+        ] {
             let error = parse(url).expect_err(url);
             assert!(!error.contains("hunter2"), "{error}");
         }
@@ -237,7 +245,8 @@ mod tests {
         let empty = tempfile::NamedTempFile::new().expect("temporary file");
         let empty = empty.path().display().to_string();
         for path in ["/does/not/exist.pem", empty.as_str()] {
-            let target = parse(&format!("postgresql://h/d?sslmode=verify-full&sslrootcert={path}")).expect("parses");
+            let target =
+                parse(&format!("postgresql://h/d?sslmode=verify-full&sslrootcert={path}")).expect("parses");
             assert!(target.connector().is_err(), "{path}");
         }
         assert!(parse("postgresql://h/d?sslmode=require").expect("parses").connector().is_ok());

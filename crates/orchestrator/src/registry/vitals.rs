@@ -42,9 +42,10 @@ impl Registry {
         fn column<T>(batch: &[(EngineId, Vitals)], of: impl Fn(&Vitals) -> T) -> Vec<T> {
             batch.iter().map(|(_, vitals)| of(vitals)).collect()
         }
-        let times = |of: fn(&Vitals) -> Option<Timestamp>| -> Result<Vec<Option<DateTime<Utc>>>, RegistryError> {
-            batch.iter().map(|(_, vitals)| of(vitals).map(instant).transpose()).collect()
-        };
+        let times =
+            |of: fn(&Vitals) -> Option<Timestamp>| -> Result<Vec<Option<DateTime<Utc>>>, RegistryError> {
+                batch.iter().map(|(_, vitals)| of(vitals).map(instant).transpose()).collect()
+            };
         let ids: Vec<Uuid> = batch.iter().map(|(id, _)| id.uuid()).collect();
         let conn = self.database.conn().await?;
         conn.rows(

@@ -3,11 +3,9 @@
 //! The reference page, the test over dashboards and alerts, and the functions that emit are all made from this
 //! list. A value is written through its declaration, so a wrong number of labels does not compile.
 
+use crate::reference::REGENERATE;
 use metrics::{Key, Label, Level, Metadata};
 use std::fmt::Write as _;
-
-/// The command that brings the page up to date.
-pub const REGENERATE: &str = "cargo run -p orchestrator --bin bap-engine -- reference --out docs/reference";
 
 /// What a metric is to Prometheus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

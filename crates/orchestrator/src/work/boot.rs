@@ -109,7 +109,10 @@ impl Work {
                 let rest = limit.saturating_sub(clock.elapsed()).max(Duration::from_millis(50));
                 match verdict(&outcome(self.probe(at, rest.min(BOOT_PROBE_TIMEOUT)).await)) {
                     Verdict::Failed { reason } => unhealthy = Some(reason),
-                    serving => return Ok((serving, restarts)),
+                    serving => {
+                        self.address = Some(at);
+                        return Ok((serving, restarts));
+                    }
                 }
                 observed.get_or_insert_with(Instant::now);
             }

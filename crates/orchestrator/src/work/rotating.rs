@@ -57,6 +57,9 @@ impl Work {
         else {
             return self.refuse_rotation("the stored key cannot be decrypted").await;
         };
+        if self.engine().status != Status::Running {
+            return self.suspend_rotation().await;
+        }
         let mut silence = String::new();
         for attempt in 0..TRIES {
             if attempt > 0 {
@@ -166,6 +169,29 @@ impl Work {
     async fn refuse_rotation(&mut self, why: &str) -> Result<Flow, StepError> {
         let told = FleetError::new(FleetCode::BackendError, format!("the engine did not take the new key: {why}"));
         self.end_rotation(told, json!({})).await
+    }
+
+    /// The engine stopped serving meanwhile. Whether it took the key is found out when it serves again
+    /// ([`Work::settle_rotation`]), so the next key stays in the row and the restart gets its turn.
+    async fn suspend_rotation(&mut self) -> Result<Flow, StepError> {
+        let told = FleetError::new(FleetCode::BackendError, "the engine stopped serving while its key was being replaced");
+        self.end(move |work| {
+            let mut finish = work.finish(false);
+            finish.error = Some((told.code.as_str().to_owned(), told.message.clone()));
+            finish.audit = vec![work.entry(AuditAction::RotateKey, Some(work.engine().status), Some(&told), json!({}))];
+            finish
+        })
+        .await
+    }
+
+    /// An engine serves again whose rotation was broken off: which of the two keys does it take?
+    pub(super) async fn settle_rotation(&self, address: Option<SocketAddr>) -> Option<EnginePatch> {
+        let next = self.engine().next_key.as_ref()?;
+        let key = self.core.keys.open(&next.sealed).ok()?;
+        match self.knows(address?, key.expose()).await? {
+            true => Some(EnginePatch { promote_next_key: true, ..EnginePatch::default() }),
+            false => Some(EnginePatch { next_key: Some(None), ..EnginePatch::default() }),
+        }
     }
 
     async fn window_open(&mut self) -> Result<Flow, StepError> {

@@ -285,6 +285,7 @@ impl Work {
             _ => None,
         };
         telemetry_of_start(self, boot_ms);
+        let rotation = self.settle_rotation(self.address).await.unwrap_or_default();
         self.end(move |work| {
             let kind = work.operation.kind;
             let engine = work.engine();
@@ -300,7 +301,7 @@ impl Work {
                 failure: Some(None),
                 reset_vitals: true,
                 restart_attempts: (kind == OperationKind::Start).then_some(0),
-                ..EnginePatch::default()
+                ..rotation.clone()
             };
             finish.count_provision = first;
             let action = match kind {

@@ -355,18 +355,6 @@ fn network_file_systems_are_known_by_their_numbers() {
 }
 
 #[test]
-fn engines_are_named_by_network_only_where_there_is_one() {
-    let by_network = |backend: &str, mode: &str| {
-        let setting = Setting::new().with("ORCH_ENGINE_BACKEND", backend).with("ORCH_ENGINE_URL_MODE", mode);
-        let root = setting.path("");
-        setting.with("ORCH_DATA_ROOT_PATH", root).with("ORCH_ENGINE_BINARY", "/bin/sh").config().urls_by_network
-    };
-    assert!(by_network("docker", "network") && !by_network("docker", "host"));
-    assert!(!by_network("subprocess", "network") && !by_network("subprocess", "auto"));
-    assert!(!by_network("simulated", "auto"));
-}
-
-#[test]
 fn a_probe_never_lasts_longer_than_its_interval() {
     let setting = Setting::new().with("ORCH_HEALTH_CHECK_INTERVAL_S", "2.5");
     assert_eq!(setting.config().health_check_timeout_s, Duration::from_millis(2_500));

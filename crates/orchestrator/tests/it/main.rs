@@ -1,5 +1,15 @@
 //! The orchestrator as a library and as a program, in one binary.
 
+mod authorization;
 mod config;
+mod http;
+mod lives;
+mod openapi;
+mod trial;
 mod registry;
+mod registry_audit;
+mod registry_migrate;
+mod registry_operations;
+mod registry_outage;
+mod registry_reads;
 mod registry_reserve;

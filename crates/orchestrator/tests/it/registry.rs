@@ -7,8 +7,8 @@ use fleet::audit::AuditAction;
 use fleet::lifecycle::{BackendKind, Desired, Status};
 use fleet::operation::{OperationKind, Step};
 use orchestrator::registry::{
-    AuditEntry, Change, DatabaseSettings, Engine, EnginePatch, Finish, NewOperation, Open, OpenOutcome, Operation,
-    Outcome, Product, Registry, Reserve, ReserveOutcome, SealedKey, migrate::MIGRATIONS,
+    AuditEntry, Change, DatabaseSettings, Engine, EnginePatch, Finish, NewOperation, Open, OpenOutcome,
+    Operation, Outcome, Product, Registry, Reserve, ReserveOutcome, SealedKey, migrate::MIGRATIONS,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -94,7 +94,8 @@ impl Stage {
     pub async fn running(&self, product: ProductId, user: &str) -> Engine {
         let (engine, operation) = self.engine(product, user).await;
         let me = ReplicaId::generate();
-        let claim = self.registry.claim(operation.id, me, LEASE).await.expect("claims").expect("is free").claim;
+        let claim =
+            self.registry.claim(operation.id, me, LEASE).await.expect("claims").expect("is free").claim;
         let mut finish = finish(&operation, claim, &engine);
         finish.patch = EnginePatch {
             status: Some(Status::Running),

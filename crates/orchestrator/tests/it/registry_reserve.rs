@@ -15,7 +15,9 @@ async fn quota_holds(version: Version) {
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..200 {
         let replica = replicas[n % 3].clone();
-        tasks.spawn(async move { replica.reserve(&wish(product, &format!("user-{n}"))).await.expect("an answer") });
+        tasks.spawn(async move {
+            replica.reserve(&wish(product, &format!("user-{n}"))).await.expect("an answer")
+        });
     }
     let (mut reserved, mut refused) = (0, 0);
     for outcome in tasks.join_all().await {
@@ -53,12 +55,16 @@ fn in_range(mut wanted: Reserve, ports: (u16, u16)) -> Reserve {
 #[tokio::test]
 async fn ports_are_never_given_twice_and_run_out_clearly() {
     let stage = Stage::set().await;
-    let product = stage.product("demo", json!({})).await.id;
+    // Several products: one product's reservations already wait for each other.
+    let mut products = Vec::new();
+    for n in 0..6 {
+        products.push(stage.product(&format!("demo-{n}"), json!({})).await.id);
+    }
     let replicas = [stage.replica(6), stage.replica(6)];
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..60 {
         let replica = replicas[n % 2].clone();
-        let wanted = in_range(wish(product, &format!("user-{n}")), (9001, 9040));
+        let wanted = in_range(wish(products[n % 6], &format!("user-{n}")), (9001, 9040));
         tasks.spawn(async move { replica.reserve(&wanted).await.expect("an answer") });
     }
     let (mut ports, mut none) = (Vec::new(), 0);
@@ -127,7 +133,10 @@ async fn a_refused_reservation_leaves_nothing() {
     let reserve = async |wanted: Reserve| stage.registry.reserve(&wanted).await.expect("an answer");
     assert!(matches!(reserve(wish(full, "ada")).await, ReserveOutcome::QuotaExceeded(0)));
     assert!(matches!(reserve(wish(gone, "ada")).await, ReserveOutcome::ProductGone));
-    assert!(matches!(reserve(wish(contract::ProductId::generate(), "ada")).await, ReserveOutcome::ProductGone));
+    assert!(matches!(
+        reserve(wish(contract::ProductId::generate(), "ada")).await,
+        ReserveOutcome::ProductGone
+    ));
     assert!(matches!(reserve(wish(demo, "ada")).await, ReserveOutcome::AlreadyExists));
     for table in ["engines", "engine_vitals", "operations"] {
         assert_eq!(stage.count(&format!("SELECT count(*) FROM {table}")).await, 1, "{table}");
@@ -145,14 +154,18 @@ async fn an_idempotency_key_is_bound_to_its_engine_and_its_body_for_a_day() {
         panic!("not reserved")
     };
     let again = Reserve { engine_id: EngineId::generate(), ..wanted.clone() };
-    assert!(matches!(stage.registry.reserve(&again).await, Ok(ReserveOutcome::Replayed(id)) if id == first.0.id));
+    assert!(
+        matches!(stage.registry.reserve(&again).await, Ok(ReserveOutcome::Replayed(id)) if id == first.0.id)
+    );
     let mut other = again.clone();
     other.idempotency = Some(("key-1".to_owned(), "body-2".to_owned()));
     assert!(matches!(stage.registry.reserve(&other).await, Ok(ReserveOutcome::OtherBody)));
     let bound = stage.registry.idempotent(product, "key-1").await.expect("reads");
     assert_eq!(bound, Some((first.0.id, "body-1".to_owned())));
     let sql = stage.sql().await;
-    sql.execute("UPDATE idempotency_keys SET created_at = now() - interval '25 hours'", &[]).await.expect("ages");
+    sql.execute("UPDATE idempotency_keys SET created_at = now() - interval '25 hours'", &[])
+        .await
+        .expect("ages");
     assert_eq!(stage.registry.idempotent(product, "key-1").await.expect("reads"), None);
     assert!(matches!(stage.registry.reserve(&other).await, Ok(ReserveOutcome::AlreadyExists)));
     assert_eq!(stage.registry.housekeeping().await.expect("sweeps").idempotency_keys, 1);

@@ -9,13 +9,17 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-const SOURCE: &str = include_str!("../bin/fake-engine.rs");
+const SOURCES: [(&str, &str); 3] = [
+    ("main.rs", include_str!("../bin/fake-engine/main.rs")),
+    ("jobs.rs", include_str!("../bin/fake-engine/jobs.rs")),
+    ("sha256.rs", include_str!("../bin/fake-engine/sha256.rs")),
+];
 /// User of engines, in the image and on its directories.
 const USER: u32 = 10001;
 
 fn version() -> String {
     let mut hasher = DefaultHasher::new();
-    SOURCE.hash(&mut hasher);
+    SOURCES.hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 
@@ -32,8 +36,10 @@ pub async fn fake_engine() -> PathBuf {
     if program.exists() {
         return program;
     }
-    let (source, fresh) = (dir.join("fake-engine.rs"), dir.join("fake-engine.new"));
-    std::fs::write(&source, SOURCE).expect("target can be written");
+    for (name, source) in SOURCES {
+        std::fs::write(dir.join(name), source).expect("target can be written");
+    }
+    let (source, fresh) = (dir.join("main.rs"), dir.join("fake-engine.new"));
     let done = tokio::process::Command::new("rustc")
         .args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-C", "panic=abort", "-C"])
         .args(["strip=symbols", "--crate-name", "fake_engine", "--target"])
@@ -44,7 +50,11 @@ pub async fn fake_engine() -> PathBuf {
         .output()
         .await
         .expect("rustc runs");
-    assert!(done.status.success(), "the fake engine does not compile:\n{}", String::from_utf8_lossy(&done.stderr));
+    assert!(
+        done.status.success(),
+        "the fake engine does not compile:\n{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
     std::fs::rename(&fresh, &program).expect("target can be written");
     program
 }
@@ -72,8 +82,9 @@ pub(super) async fn image(socket: &Path) -> String {
     }
     let (repository, tag) = name.split_once(':').expect("made above");
     let path = format!("/images/create?fromSrc=-&repo={repository}&tag={tag}{changes}");
-    let (status, answer) =
-        request(socket, "POST", &path, "application/x-tar", root_file_system(&program)).await.expect("the daemon answers");
+    let (status, answer) = request(socket, "POST", &path, "application/x-tar", root_file_system(&program))
+        .await
+        .expect("the daemon answers");
     assert!(status == 200 && known().await, "import: {status} {}", String::from_utf8_lossy(&answer));
     name
 }
@@ -81,7 +92,9 @@ pub(super) async fn image(socket: &Path) -> String {
 /// The program, the same again as `rm`, and the directories an engine's image owes.
 fn root_file_system(program: &[u8]) -> Vec<u8> {
     let mut tar = Vec::new();
-    for (name, owner, mode) in [("data/", USER, 0o700), ("catalog/", 0, 0o755), ("tmp/", 0, 0o1777), ("bin/", 0, 0o755)] {
+    for (name, owner, mode) in
+        [("data/", USER, 0o700), ("catalog/", 0, 0o755), ("tmp/", 0, 0o1777), ("bin/", 0, 0o755)]
+    {
         tar.extend_from_slice(&header(name, b'5', owner, mode, 0));
     }
     for name in ["fake-engine", "bin/rm"] {

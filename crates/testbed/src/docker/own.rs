@@ -23,7 +23,11 @@ pub struct OwnDaemon {
 impl OwnDaemon {
     /// Starts one; `None` where that is not possible (the search for the shared daemon has written that down).
     pub async fn start() -> Option<Self> {
-        if !rustix::process::geteuid().is_root() || !on_path("dockerd") || !on_path("unshare") || !on_path("setpriv") {
+        if !rustix::process::geteuid().is_root()
+            || !on_path("dockerd")
+            || !on_path("unshare")
+            || !on_path("setpriv")
+        {
             super::write_skip("docker backend: restart of a daemon (needs root and dockerd)");
             return None;
         }
@@ -86,7 +90,9 @@ impl Drop for OwnDaemon {
         drop(self.process.take());
         let below = format!("{}/", self.dir.path().display());
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        for mount in mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| path.starts_with(&below)) {
+        for mount in
+            mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| path.starts_with(&below))
+        {
             let _ = std::process::Command::new("umount").args(["-l", mount]).stderr(Stdio::null()).status();
         }
     }

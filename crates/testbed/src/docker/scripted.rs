@@ -55,7 +55,9 @@ impl ScriptedDaemon {
                         }
                     }
                 });
-                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(line), service));
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(line), service),
+                );
             }
         });
         Self { directory, accepting }

@@ -46,7 +46,10 @@ impl Version {
 }
 
 /// A variable of the test run. Tests are no server: `chassis::config` is not theirs.
-#[expect(clippy::disallowed_methods, reason = "the harness reads what the test run sets; no program is configured here")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the harness reads what the test run sets; no program is configured here"
+)]
 pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -95,7 +98,11 @@ pub(super) fn find(version: Version) -> Result<PathBuf, String> {
         return Err(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "));
     }
     let programs = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    if server_user().is_none() || everybody_reaches(&programs) { Ok(programs) } else { copy(version, &programs) }
+    if server_user().is_none() || everybody_reaches(&programs) {
+        Ok(programs)
+    } else {
+        copy(version, &programs)
+    }
 }
 
 fn everybody_reaches(path: &Path) -> bool {
@@ -111,7 +118,8 @@ fn copy(version: Version, programs: &Path) -> Result<PathBuf, String> {
     let target = base.join(name);
     if !target.join(inside).join("postgres").is_file() {
         let aside = base.join(format!(".copy-{}-{}", version.major(), std::process::id()));
-        let copied = Command::new("cp").arg("-a").arg(package).arg(&aside).status().map_err(|e| e.to_string())?;
+        let copied =
+            Command::new("cp").arg("-a").arg(package).arg(&aside).status().map_err(|e| e.to_string())?;
         // Of several who copy at once the first one wins.
         let moved = copied.success() && fs::rename(&aside, &target).is_ok();
         if !moved {

@@ -40,7 +40,17 @@ pub(super) fn initialise(programs: &Path, folder: &Path, durability: Durability)
     programs::run(
         &programs.join("initdb"),
         folder,
-        &["-D", &place, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"],
+        &[
+            "-D",
+            &place,
+            "-U",
+            "postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+            "--no-instructions",
+        ],
     )?;
     let mut last = String::new();
     for _ in 0..PORT_TRIES {
@@ -153,7 +163,9 @@ impl PostgresServer {
     /// Starts the server again, on the same port and data.
     pub async fn start(&self) {
         let (programs, folder, port) = (self.programs.clone(), self.folder.path().to_path_buf(), self.port);
-        blocking(move || start(&programs, &folder, port, Durability::Kill)).await.expect("the server starts again");
+        blocking(move || start(&programs, &folder, port, Durability::Kill))
+            .await
+            .expect("the server starts again");
     }
 
     /// Freezes every process of the server: connections stay open, nothing answers.
@@ -193,7 +205,8 @@ fn children(parent: Pid) -> Vec<Pid> {
         .filter(|pid| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             // The name in brackets may hold anything; what follows it is the state and the parent.
-            let parent_of = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<i32>().ok());
+            let parent_of =
+                stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<i32>().ok());
             parent_of == Some(parent)
         })
         .filter_map(Pid::from_raw)

@@ -3,7 +3,8 @@
 use super::place::{OnDirectories, OnVolumes};
 use crate::conformance::Place;
 use backends::{
-    BackendError, BackendEventKind, DockerBackend, DockerSettings, EngineBackend, JobSpec, ProbeAddress, PullPolicy,
+    BackendError, BackendEventKind, DockerBackend, DockerSettings, EngineBackend, JobSpec, ProbeAddress,
+    PullPolicy,
 };
 use contract::{EngineId, ProductId};
 use fleet::observation::{Object, ObjectState, Observation};
@@ -133,10 +134,9 @@ async fn a_start_in_place_on_a_stolen_port_keeps_the_object() {
     let port = spec.port.expect("this place has ports");
     made(&*backend, &spec).await;
     backend.stop(spec.engine_id, Duration::from_secs(10)).await.expect("stops");
-    let stranger = eventually("the port is let go", || async {
-        std::net::TcpListener::bind(("127.0.0.1", port)).ok()
-    })
-    .await;
+    let stranger =
+        eventually("the port is let go", || async { std::net::TcpListener::bind(("127.0.0.1", port)).ok() })
+            .await;
     assert_eq!(backend.start(spec.engine_id).await, Err(BackendError::PortTaken(port)));
     drop(stranger);
     backend.start(spec.engine_id).await.expect("the object is still there");
@@ -148,7 +148,10 @@ async fn a_missing_image_ends_promptly_with_the_daemons_words() {
     let settings = DockerSettings { pull: PullPolicy::Never, ..world.settings(world.instance()) };
     let backend = DockerBackend::connect(settings).expect("a socket");
     let missing = backend.ensure_image("september-no-such-image:1").await;
-    assert!(matches!(&missing, Err(BackendError::ImageMissing(words)) if words.contains("No such image")), "{missing:?}");
+    assert!(
+        matches!(&missing, Err(BackendError::ImageMissing(words)) if words.contains("No such image")),
+        "{missing:?}"
+    );
     let mut spec = spec(&world, 1).await;
     spec.image = "september-no-such-image:1".into();
     backend.ensure_storage(spec.engine_id, true).await.expect("storage is made");
@@ -181,7 +184,8 @@ async fn the_network_is_made_once_labelled_and_separates_engines_when_told_to() 
     let Some(world) = OnVolumes::new(CALM).await else { return };
     let settings = DockerSettings { isolate: true, ..world.settings(world.instance()) };
     let name = settings.network.clone();
-    let replicas = [settings.clone(), settings].map(|settings| DockerBackend::connect(settings).expect("a socket"));
+    let replicas =
+        [settings.clone(), settings].map(|settings| DockerBackend::connect(settings).expect("a socket"));
     let (a, b) = (spec(&world, 1).await, spec(&world, 1).await);
     let (one, two) = tokio::join!(
         async {
@@ -195,7 +199,8 @@ async fn the_network_is_made_once_labelled_and_separates_engines_when_told_to() 
     );
     one.and(two).expect("both are made");
     let (_, networks) = world.daemon().call("GET", "/networks", None).await;
-    let ours: Vec<_> = networks.as_array().expect("a list").iter().filter(|n| n["Name"] == name.as_str()).collect();
+    let ours: Vec<_> =
+        networks.as_array().expect("a list").iter().filter(|n| n["Name"] == name.as_str()).collect();
     assert_eq!(ours.len(), 1, "{ours:?}");
     assert_eq!(ours[0]["Labels"]["bap-engine/instance"], world.instance().to_string());
     assert_eq!(ours[0]["Options"]["com.docker.network.bridge.enable_icc"], "false");
@@ -231,6 +236,32 @@ async fn the_nested_profile_is_accepted_by_the_daemon() {
     assert_eq!(cpus, Some(i64::from(host) * 1_000_000_000), "a thousand processors are capped at the host's");
 }
 
+/// What the kernel itself refuses to everybody, no profile can allow.
+fn kernel_lets_users_make_namespaces() -> bool {
+    let says = |name: &str| std::fs::read_to_string(format!("/proc/sys/{name}")).unwrap_or_default();
+    says("kernel/unprivileged_userns_clone").trim() != "0"
+        && says("kernel/apparmor_restrict_unprivileged_userns").trim() != "1"
+        && says("user/max_user_namespaces").trim() != "0"
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_nested_profile_lets_an_engine_make_user_namespaces() {
+    let Some(world) = OnVolumes::new(CALM).await else { return };
+    let backend = world.backend();
+    let mut spec = spec(&world, 1).await;
+    backend.ensure_storage(spec.engine_id, true).await.expect("storage is made");
+    let job = |spec: &EngineSpec| JobSpec { engine: spec.clone(), args: vec!["namespaces".to_owned()] };
+    let hardened = backend.run_job(&job(&spec)).await.expect("runs");
+    assert!(hardened.output.starts_with("unshare: Operation not permitted"), "{}", hardened.output);
+    spec.security = SecurityProfile::Nested;
+    let nested = backend.run_job(&job(&spec)).await.expect("runs");
+    if kernel_lets_users_make_namespaces() {
+        assert_eq!((nested.exit_code, nested.output.trim()), (0, "made"));
+    } else {
+        assert_eq!(nested.exit_code, 3, "{}", nested.output);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn list_and_observe_agree_by_network_address() {
     let Some(world) = OnVolumes::new(CALM).await else { return };
@@ -238,7 +269,8 @@ async fn list_and_observe_agree_by_network_address() {
     let backend = DockerBackend::connect(settings).expect("a socket");
     let spec = spec(&world, 1).await;
     made(&backend, &spec).await;
-    let Some(ObjectState::Running { address: Some(address), .. }) = state(&backend, spec.engine_id).await else {
+    let Some(ObjectState::Running { address: Some(address), .. }) = state(&backend, spec.engine_id).await
+    else {
         panic!("it runs and has an address");
     };
     assert_eq!(address.port(), 8000);

@@ -15,6 +15,9 @@
 // A program of its own without our configuration; it waits in threads, there is nothing else it could do.
 #![allow(clippy::disallowed_methods)]
 
+mod jobs;
+mod sha256;
+
 use std::env;
 use std::fs;
 use std::io::{Read, Write};
@@ -56,7 +59,7 @@ extern "C" fn on_terminate(_: i32) {
 fn main() {
     let args: Vec<String> = env::args().collect();
     if Path::new(&args[0]).file_name().is_some_and(|name| name == "rm") {
-        exit(remove(&args[1..]));
+        exit(jobs::remove(&args[1..]));
     }
     if let Some(code) = number("FAKE_EXIT_CODE") {
         eprintln!("{{\"level\":\"ERROR\",\"message\":\"FAKE_EXIT_CODE is set\"}}");
@@ -65,14 +68,17 @@ fn main() {
     let words: Vec<&str> = args[1..].iter().map(String::as_str).collect();
     exit(match words.as_slice() {
         [] | ["serve"] => serve(),
-        ["verify"] => verify(&brain_path()),
-        ["verify", file] => verify(Path::new(file)),
-        ["backup", file] => backup(Path::new(file)),
-        ["restore", file] => restore(Path::new(file)),
-        ["migrate"] => number("FAKE_MIGRATE_CODE").map_or_else(|| verify(&brain_path()), |code| code as i32),
-        ["print", file] => print(Path::new(file)),
-        ["hang"] => hang(),
-        ["interfaces"] => interfaces(),
+        ["verify"] => jobs::verify(&brain_path()),
+        ["verify", file] => jobs::verify(Path::new(file)),
+        ["backup", file] => jobs::backup(Path::new(file)),
+        ["restore", file] => jobs::restore(Path::new(file)),
+        ["migrate"] => {
+            number("FAKE_MIGRATE_CODE").map_or_else(|| jobs::verify(&brain_path()), |code| code as i32)
+        }
+        ["print", file] => jobs::print(Path::new(file)),
+        ["hang"] => jobs::hang(),
+        ["interfaces"] => jobs::interfaces(),
+        ["namespaces"] => jobs::namespaces(),
         _ => {
             eprintln!("unknown command");
             BAD_CONFIG
@@ -146,7 +152,8 @@ fn open_brain(brain: &Path) -> Result<fs::File, i32> {
             Some(_) => {}
         }
     }
-    let boots = fs::read_to_string(brain).map_or(0, |text| text.lines().filter(|l| l.starts_with("boot")).count());
+    let boots =
+        fs::read_to_string(brain).map_or(0, |text| text.lines().filter(|l| l.starts_with("boot")).count());
     let mut text = format!("{BRAIN_MARK} {mine}\n");
     for boot in 0..=boots {
         text.push_str(&format!("boot {boot}\n"));
@@ -353,7 +360,7 @@ fn health(born: Instant) -> (u16, String) {
 fn authenticated(head: &str) -> Result<(), (u16, String)> {
     let refused = || Err((401, refusal("INVALID_KEY", "unknown key")));
     let Some(key) = header(head, "x-engine-key") else { return refused() };
-    let hash = sha256_hex(key.as_bytes());
+    let hash = sha256::sha256_hex(key.as_bytes());
     let first = env::var("ENGINE_KEY_HASH").unwrap_or_default();
     let rotated = ROTATED.lock().map(|r| r.clone()).unwrap_or_default();
     if hash == first || Some(&hash) == rotated.as_ref() { Ok(()) } else { refused() }
@@ -406,170 +413,5 @@ fn online_backup(body: &str) -> (u16, String) {
             ),
         ),
         Err(_) => (500, refusal("INTERNAL", "the brain could not be copied")),
-    }
-}
-
-fn verify(file: &Path) -> i32 {
-    let _held = match lock(&brain_path()) {
-        Ok(held) => held,
-        Err(code) => return code,
-    };
-    match opened_by(file) {
-        Some(last) => {
-            println!("ok: last opened by generation {last}");
-            0
-        }
-        None => {
-            eprintln!("not a brain: {}", file.display());
-            PROBLEMS_FOUND
-        }
-    }
-}
-
-fn copy(from: &Path, to: &Path) -> i32 {
-    if let Some(parent) = to.parent() {
-        let _ = fs::create_dir_all(parent);
-    }
-    match fs::copy(from, to) {
-        Ok(bytes) => {
-            println!("copied {bytes} bytes");
-            0
-        }
-        Err(e) => {
-            eprintln!("{}: {e}", from.display());
-            PROBLEMS_FOUND
-        }
-    }
-}
-
-fn backup(file: &Path) -> i32 {
-    let brain = brain_path();
-    lock(&brain).map_or_else(|code| code, |_held| copy(&brain, file))
-}
-
-fn restore(file: &Path) -> i32 {
-    if opened_by(file).is_none() {
-        eprintln!("not a brain: {}", file.display());
-        return PROBLEMS_FOUND;
-    }
-    let brain = brain_path();
-    lock(&brain).map_or_else(|code| code, |_held| copy(file, &brain))
-}
-
-fn print(file: &Path) -> i32 {
-    match fs::read(file).and_then(|bytes| std::io::stdout().write_all(&bytes)) {
-        Ok(()) => 0,
-        Err(e) => {
-            eprintln!("{}: {e}", file.display());
-            PROBLEMS_FOUND
-        }
-    }
-}
-
-/// Names of the network interfaces, one a line: a job without a network sees `lo` only.
-fn interfaces() -> i32 {
-    let table = fs::read_to_string("/proc/net/dev").unwrap_or_default();
-    for line in table.lines().skip(2) {
-        println!("{}", line.split(':').next().unwrap_or_default().trim());
-    }
-    0
-}
-
-fn hang() -> i32 {
-    loop {
-        std::thread::sleep(Duration::from_secs(3600));
-    }
-}
-
-fn remove(args: &[String]) -> i32 {
-    let force = args.iter().any(|a| a == "-f");
-    let mut code = 0;
-    for path in args.iter().filter(|a| !a.starts_with('-')) {
-        match fs::remove_file(path) {
-            Ok(()) => {}
-            Err(e) if force && e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => {
-                eprintln!("rm: {path}: {e}");
-                code = 1;
-            }
-        }
-    }
-    code
-}
-
-/// SHA-256 in lower-case hex; here because this program has no dependencies.
-fn sha256_hex(data: &[u8]) -> String {
-    let (k, mut h) = constants();
-    let mut message = data.to_vec();
-    message.push(0x80);
-    while message.len() % 64 != 56 {
-        message.push(0);
-    }
-    message.extend_from_slice(&(data.len() as u64 * 8).to_be_bytes());
-    for block in message.chunks_exact(64) {
-        let mut w = [0_u32; 64];
-        for (i, four) in block.chunks_exact(4).enumerate() {
-            w[i] = u32::from_be_bytes([four[0], four[1], four[2], four[3]]);
-        }
-        for i in 16..64 {
-            let s0 = w[i - 15].rotate_right(7) ^ w[i - 15].rotate_right(18) ^ (w[i - 15] >> 3);
-            let s1 = w[i - 2].rotate_right(17) ^ w[i - 2].rotate_right(19) ^ (w[i - 2] >> 10);
-            w[i] = w[i - 16].wrapping_add(s0).wrapping_add(w[i - 7]).wrapping_add(s1);
-        }
-        let mut v = h;
-        for i in 0..64 {
-            let s1 = v[4].rotate_right(6) ^ v[4].rotate_right(11) ^ v[4].rotate_right(25);
-            let choice = (v[4] & v[5]) ^ (!v[4] & v[6]);
-            let t1 = v[7].wrapping_add(s1).wrapping_add(choice).wrapping_add(k[i]).wrapping_add(w[i]);
-            let s0 = v[0].rotate_right(2) ^ v[0].rotate_right(13) ^ v[0].rotate_right(22);
-            let majority = (v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]);
-            v.rotate_right(1);
-            v[0] = t1.wrapping_add(s0.wrapping_add(majority));
-            v[4] = v[4].wrapping_add(t1);
-        }
-        for (sum, word) in h.iter_mut().zip(v) {
-            *sum = sum.wrapping_add(word);
-        }
-    }
-    h.iter().map(|word| format!("{word:08x}")).collect()
-}
-
-/// Fractions of the cube and square roots of the first primes, which is how SHA-256 defines its constants.
-fn constants() -> ([u32; 64], [u32; 8]) {
-    let mut primes = Vec::new();
-    let mut n = 2_u128;
-    while primes.len() < 64 {
-        if primes.iter().all(|p| n % p != 0) {
-            primes.push(n);
-        }
-        n += 1;
-    }
-    let root = |value: u128, power: u32| -> u128 {
-        let (mut low, mut high) = (0_u128, 1_u128 << 42);
-        while low + 1 < high {
-            let mid = (low + high) / 2;
-            if mid.checked_pow(power).is_some_and(|p| p <= value) { low = mid } else { high = mid }
-        }
-        low
-    };
-    let mut k = [0; 64];
-    let mut h = [0; 8];
-    for (i, prime) in primes.iter().enumerate() {
-        k[i] = root(prime << 96, 3) as u32;
-        if i < 8 {
-            h[i] = root(prime << 64, 2) as u32;
-        }
-    }
-    (k, h)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::sha256_hex;
-
-    #[test]
-    fn the_hash_is_sha256() {
-        assert_eq!(sha256_hex(b""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-        assert_eq!(sha256_hex(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 }

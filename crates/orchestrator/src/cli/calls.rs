@@ -1,0 +1,169 @@
+//! Commands that ask the API as a product: one engine's record, an admission, the audit log.
+//!
+//! A key is shown only with `--show-key`.
+
+use super::api::{Api, As};
+use super::paint::{self, Paint};
+use super::{Exit, Stop, emit, emit_json};
+use clap::Args;
+use contract::UserId;
+use contract::fleet_api::{AdmitRequest, AdmitResponse, AuditPage, AuditRecord, EngineRecord, IssuedKey};
+use reqwest::Method;
+use serde_json::Value;
+
+/// Rows of the log asked for in one page. Larger is refused by the API.
+const PAGE: u32 = 1000;
+
+/// What stands for a key that was not asked for.
+const HIDDEN: &str = "[hidden; --show-key shows it]";
+
+/// Which rows of the audit log to list.
+#[derive(Debug, Args)]
+pub struct AuditFilter {
+    /// Only this product (id or short name; with the operator's key)
+    #[arg(long)]
+    product: Option<String>,
+    /// Only this user
+    #[arg(long)]
+    user: Option<String>,
+    /// Only this engine id
+    #[arg(long)]
+    engine: Option<String>,
+    /// Only this action; may be given several times
+    #[arg(long)]
+    action: Vec<String>,
+    /// Not before this time, ISO-8601
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Before this time, ISO-8601
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Most rows
+    #[arg(long, default_value_t = 100)]
+    limit: u32,
+}
+
+/// Shows one engine of the calling product.
+pub async fn get(api: &Api, user: &str, show_key: bool, json: bool) -> Result<Exit, Stop> {
+    let user = UserId::parse(user).map_err(|e| Stop::usage(format!("user: {e}")))?;
+    let path = ["engines", user.as_str()];
+    let record: EngineRecord = api.call(As::Product, Method::GET, &path, &[], None::<&()>).await?;
+    Ok(show(record, show_key, json, &[]))
+}
+
+/// Asks for admission as a product does before every request.
+pub async fn admit(api: &Api, user: &str, wish: AdmitRequest, show_key: bool, json: bool) -> Result<Exit, Stop> {
+    let user = UserId::parse(user).map_err(|e| Stop::usage(format!("user: {e}")))?;
+    let path = ["engines", user.as_str(), "admit"];
+    let answer: AdmitResponse = api.call(As::Product, Method::POST, &path, &[], Some(&wish)).await?;
+    match answer {
+        AdmitResponse::Admitted { engine, lease_expires_at } => {
+            let lease = [("lease", lease_expires_at.to_string())];
+            Ok(show(*engine, show_key, json, &lease))
+        }
+        AdmitResponse::Refused { reason, retry_after_ms } => {
+            let mut stop = Stop::new(Exit::Failed, format!("not admitted: {reason}"));
+            stop.code = Some(reason.as_str().to_owned());
+            if let Some(ms) = retry_after_ms {
+                stop.message.push_str(&format!("; again in {}", paint::duration(ms)));
+                stop.details = Some(serde_json::json!({ "retry_after_ms": ms }));
+            }
+            Err(stop)
+        }
+    }
+}
+
+/// Prints a record, the key masked unless it was asked for.
+fn show(mut record: EngineRecord, show_key: bool, json: bool, more: &[(&str, String)]) -> Exit {
+    if !show_key && record.api_key.is_some() {
+        record.api_key = Some(IssuedKey::new(HIDDEN));
+    }
+    if json {
+        let mut value = serde_json::to_value(&record).unwrap_or_default();
+        for (name, text) in more {
+            value[*name] = Value::from(text.clone());
+        }
+        return emit_json(&value);
+    }
+    let mut rows = vec![
+        ("user", paint::clean(record.user_id.as_str())),
+        ("engine", record.engine_id.to_string()),
+        ("status", if record.degraded { format!("{} (degraded)", record.status) } else { record.status.clone() }),
+        ("url", record.url.clone()),
+        ("key", record.api_key.as_ref().map_or("-", IssuedKey::expose).to_owned()),
+        ("version", record.engine_version.clone()),
+        ("created", record.created_at.to_string()),
+        ("healthy", record.last_health_at.map_or("never".to_owned(), |at| at.to_string())),
+    ];
+    rows.extend(record.operation.clone().map(|kind| ("under way", kind)));
+    rows.extend(more.iter().cloned());
+    emit(&rows.iter().map(|(name, text)| format!("{name:10} {text}\n")).collect::<String>())
+}
+
+/// Lists rows of the audit log, newest first: all products with the operator's key, else the own one.
+pub async fn audit_list(api: &Api, filter: &AuditFilter, json: bool, paint: Paint) -> Result<Exit, Stop> {
+    let who = if api.has_admin_key() { As::Admin } else { As::Product };
+    let mut fixed: Vec<(&str, String)> = Vec::new();
+    let parts = [
+        ("product", &filter.product),
+        ("user", &filter.user),
+        ("engine", &filter.engine),
+        ("since", &filter.since),
+        ("until", &filter.until),
+    ];
+    fixed.extend(parts.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
+    fixed.extend(filter.action.iter().map(|action| ("action", action.clone())));
+    let mut entries: Vec<AuditRecord> = Vec::new();
+    let mut cursor: Option<String> = None;
+    while let Some(wanted) = rest(filter.limit, entries.len()) {
+        let mut query = fixed.clone();
+        query.push(("limit", wanted.min(PAGE).to_string()));
+        query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
+        let page: AuditPage = api.call(who, Method::GET, &["audit"], &query, None::<&()>).await?;
+        let empty = page.entries.is_empty();
+        entries.extend(page.entries);
+        match page.next_cursor {
+            Some(next) if !empty => cursor = Some(next),
+            _ => break,
+        }
+    }
+    if json {
+        return Ok(emit_json(&serde_json::json!({ "entries": entries })));
+    }
+    Ok(emit(&table(&entries, paint)))
+}
+
+/// How many rows are still wanted; `None` when that is none.
+fn rest(limit: u32, have: usize) -> Option<u32> {
+    let have = u32::try_from(have).unwrap_or(u32::MAX);
+    limit.checked_sub(have).filter(|&left| left > 0)
+}
+
+fn table(entries: &[AuditRecord], paint: Paint) -> String {
+    let head = ["ID", "TIME", "ACTION", "ACTOR", "USER", "TOOK", "FACTS"].map(str::to_owned).to_vec();
+    let rows = entries.iter().map(|e| {
+        vec![
+            e.id.to_string(),
+            e.timestamp.to_string(),
+            e.action.clone(),
+            paint::clean(&e.actor),
+            e.user_id.as_deref().map_or("-".to_owned(), |user| paint::one_line(user, 40)),
+            e.duration_ms.and_then(|ms| u64::try_from(ms).ok()).map_or("-".to_owned(), paint::duration),
+            paint::clean(&e.metadata.to_string()),
+        ]
+    });
+    let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
+    paint::table(&rows, paint.columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_ends_at_its_limit() {
+        assert_eq!(rest(100, 0), Some(100));
+        assert_eq!(rest(100, 99), Some(1));
+        assert_eq!((rest(100, 100), rest(0, 0), rest(1, 7)), (None, None, None));
+    }
+}
