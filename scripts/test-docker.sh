@@ -1,57 +1,14 @@
 #!/usr/bin/env bash
 # Both image targets and `docker compose up engine` for real, with no registry.
 #
-# The base image is made from Debian packages, the program is built here. Where no Docker daemon answers and we are
-# root, a private one is started in network and mount namespaces of its own: its bridges, firewall rules, ports and
-# mounts exist only there and are gone with it.
+# The base image is made from Debian packages, the program is built here (images.sh).
 set -eu
 . "$(dirname "$0")/prepare.sh"
-skip() { say "not tested: $*"; printf '%s\n' "$*" >> "${SEPTEMBER_TEST_SKIPS:-/dev/null}"; exit 0; }
+. scripts/images.sh
+suite="image and compose"
 
-target=${CARGO_TARGET_DIR:-target}
-base_tar=$SEPTEMBER_CACHE/bookworm-base-1.tar
-
-compose() {
-    if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
-}
-
-prepare() {
-    prepare_build
-    local wanted=()
-    have docker || wanted+=(docker.io)
-    docker compose version >/dev/null 2>&1 || have docker-compose || wanted+=(docker-compose)
-    docker info >/dev/null 2>&1 || have dockerd || wanted+=(docker.io)
-    docker info >/dev/null 2>&1 || have ip || wanted+=(iproute2)
-    docker info >/dev/null 2>&1 || have iptables || wanted+=(iptables)
-    [ -f "$base_tar" ] || have mmdebstrap || wanted+=(mmdebstrap)
-    if [ "${#wanted[@]}" -gt 0 ]; then
-        install_packages "${wanted[@]}" || skip "image and compose: missing ${wanted[*]} (apt-get install ${wanted[*]})"
-    fi
-
-    if [ ! -f "$base_tar" ]; then
-        say "making the base image from Debian packages"
-        mkdir -p "$SEPTEMBER_CACHE"
-        mmdebstrap --quiet --variant=minbase --include=ca-certificates,bubblewrap,git,python3-minimal \
-            bookworm - > "$base_tar.new" || skip "image and compose: the base image could not be made (mmdebstrap failed)"
-        mv "$base_tar.new" "$base_tar"
-    fi
-
-    say "building the program, linked statically"
-    local host
-    host=$(rustc -vV | sed -n 's/^host: //p')
-    RUSTFLAGS="-C target-feature=+crt-static" \
-        cargo build --release --locked --workspace --bins --target "$host" --quiet
-    cp "$target/$host/release/september-engine" "$target/test-report/september-engine.static"
-}
-
-# --- with a daemon ----------------------------------------------------------------------------------------
-
-project=september-test-$$
-work=
-fail() {
-    say "test-docker: $*"
-    compose -p "$project" logs --no-color --tail=50 2>/dev/null >&2 || true
-    exit 1
+give_notice() {
+    compose -p "$project" logs --no-color --tail=50 2>/dev/null
 }
 
 remove_what_we_made() {
@@ -59,14 +16,6 @@ remove_what_we_made() {
     docker rm -f "$project-minimal" >/dev/null 2>&1 || true
     docker rmi -f "$ENGINE_IMAGE" "$project:minimal" "$project:builder" "$project:base" >/dev/null 2>&1 || true
     [ -z "$work" ] || rm -rf "$work"
-}
-
-wait_healthy() {
-    for _ in $(seq 150); do
-        curl -sf -o /dev/null --max-time 2 "$1/health" && return
-        sleep 0.2
-    done
-    fail "$1/health never answered 200"
 }
 
 wait_container_healthy() {
@@ -84,36 +33,24 @@ ask() {
             -d "{\"message\":\"$1\",\"task_id\":\"demo-1\"}"
 }
 
-expect() {
-    grep -q -- "$2" <<< "$1" || fail "no '$2' in the answer:
-$1"
-}
-
 check() {
     work=$(mktemp -d)
     export ENGINE_IMAGE=$project:prod
     trap remove_what_we_made EXIT
 
     say "images: base, builder, prod, minimal"
-    docker import "$base_tar" "$project:base" >/dev/null || fail "the base image could not be imported"
-    cp "$target/test-report/september-engine.static" "$work/september-engine"
-    printf 'FROM %s\nCOPY september-engine /prebuilt/september-engine\n' "$project:base" > "$work/Dockerfile"
-    docker build -q -t "$project:builder" "$work" >/dev/null 2>&1 || fail "the builder image did not build"
-    export BUILDER_IMAGE=$project:builder BASE_IMAGE=$project:base
-    docker build --network none -f deploy/engine.Dockerfile --target minimal \
-        --build-arg BUILDER_IMAGE --build-arg BASE_IMAGE -t "$project:minimal" . > "$work/log" 2>&1 ||
-        { cat "$work/log"; fail "target minimal did not build"; }
-    compose -p "$project" build engine > "$work/log" 2>&1 || { cat "$work/log"; fail "target prod did not build"; }
-    for image in "$project:base" "$ENGINE_IMAGE" "$project:minimal"; do
-        printf '%-40s %7.1f MB\n' "$image" "$(docker image inspect -f '{{.Size}}' "$image" | awk '{print $1/1e6}')"
-    done
+    make_builder
+    quietly docker build --network none -f deploy/engine.Dockerfile --target minimal \
+        --build-arg BUILDER_IMAGE --build-arg BASE_IMAGE -t "$project:minimal" .
+    quietly compose -p "$project" build engine
+    image_sizes "$project:base" "$ENGINE_IMAGE" "$project:minimal"
 
     say "compose up engine"
     unset LLM_PROVIDER LLM_API_KEY OPENAI_API_KEY ANTHROPIC_API_KEY GEMINI_API_KEY ENGINE_API_KEY ENGINE_KEY_HASH
     ENGINE_PUBLISHED_PORT=$(free_port 18000)
     export ENGINE_PUBLISHED_PORT
     url=http://127.0.0.1:$ENGINE_PUBLISHED_PORT
-    compose -p "$project" up -d engine > "$work/log" 2>&1 || { cat "$work/log"; fail "compose up failed"; }
+    quietly compose -p "$project" up -d engine
     wait_healthy "$url"
     container=$(compose -p "$project" ps -q engine)
     key=$(compose -p "$project" exec -T engine cat /data/engine.key)
@@ -184,49 +121,4 @@ check() {
     say "docker: both targets run"
 }
 
-# Started again inside the namespaces: bring up loopback, start the daemon, check, stop it.
-private_daemon() {
-    ip link set lo up
-    local state=$SEPTEMBER_CACHE/docker run
-    run=$(mktemp -d)
-    mkdir -p "$state"
-    export DOCKER_HOST=unix://$run/docker.sock
-    dockerd --data-root "$state" --exec-root "$run/exec" --pidfile "$run/dockerd.pid" -H "$DOCKER_HOST" \
-        > "$run/dockerd.log" 2>&1 &
-    local daemon=$!
-    for _ in $(seq 150); do
-        docker info >/dev/null 2>&1 && break
-        kill -0 "$daemon" 2>/dev/null || break
-        sleep 0.2
-    done
-    local outcome=0
-    if docker info >/dev/null 2>&1; then
-        (check) || outcome=$?
-    else
-        tail -n 20 "$run/dockerd.log" >&2
-        outcome=78
-    fi
-    kill "$daemon" 2>/dev/null || true
-    wait "$daemon" 2>/dev/null || true
-    rm -rf "$run"
-    return "$outcome"
-}
-
-case ${1:-} in
-    in-namespaces)
-        private_daemon
-        ;;
-    *)
-        prepare
-        if docker info >/dev/null 2>&1; then
-            check
-        elif is_root; then
-            outcome=0
-            unshare --net --mount bash scripts/test-docker.sh in-namespaces || outcome=$?
-            [ "$outcome" != 78 ] || skip "image and compose: no Docker daemon answers and a private one does not start here"
-            exit "$outcome"
-        else
-            skip "image and compose: no Docker daemon answers (start one, or run as root)"
-        fi
-        ;;
-esac
+with_daemon "$@"

@@ -7,7 +7,7 @@
 use crate::core::{Core, between};
 use crate::hub::News;
 use crate::keys;
-use crate::registry::change::{EnginePatch, NewOperation, Open, OpenOutcome, Reserve, ReserveOutcome};
+use crate::registry::change::{EnginePatch, NewOperation, Open, OpenOutcome, Outcome, Reserve, ReserveOutcome};
 use crate::registry::rows::{Engine, Found, Operation, Product, SealedKey};
 use crate::work;
 use contract::fleet_api::{
@@ -21,7 +21,7 @@ use fleet::policy::Policy;
 use fleet::request::{Answer, Meeting, Reason, Replay, Request, Standing, meet, replay};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a decision is made anew because the row changed under it. More rounds hide a row that never settles;
@@ -108,6 +108,9 @@ impl Core {
     pub fn record(&self, found: &Found, with_key: bool) -> Result<EngineRecord, FleetError> {
         let engine = &found.engine;
         let api_key = if with_key { Some(self.open_key(engine)?) } else { None };
+        // What this process has seen and not yet written is newer than the row.
+        let seen = self.vitals.lock().unwrap_or_else(PoisonError::into_inner).get(&engine.id).cloned();
+        let vitals = seen.as_ref().unwrap_or(&found.vitals);
         Ok(EngineRecord {
             engine_id: engine.id,
             user_id: engine.user_id.clone(),
@@ -116,8 +119,8 @@ impl Core {
             api_key,
             engine_version: engine.engine_version.clone(),
             created_at: engine.created_at,
-            last_health_at: found.vitals.last_health_at,
-            degraded: engine.status == Status::Running && found.vitals.degraded,
+            last_health_at: vitals.last_health_at,
+            degraded: engine.status == Status::Running && vitals.degraded,
             operation: found.operation.as_ref().map(|o| o.kind.to_string()),
         })
     }
@@ -237,9 +240,15 @@ impl Core {
         params: Value,
         answer: impl Fn(&Core, &Found, Option<&Operation>) -> Result<T, FleetError>,
     ) -> Result<Held<T>, FleetError> {
+        let mut displaced = false;
         for _ in 0..ROUNDS_MAX {
             let found = self.registry.find(caller.product.id, user).await?.ok_or_else(no_engine)?;
             let (operation, forgive) = match meet(request, Some(standing(&found))) {
+                // A later request took the place of this one: the last word stands, or the two would go on taking
+                // each other's place.
+                Meeting::Open(_) | Meeting::Supersede(_) if displaced => {
+                    return Err(refusal(FleetCode::EngineBusy, &found));
+                }
                 Meeting::Answer(_) => return Ok(Held::at_once(answer(self, &found, None)?)),
                 Meeting::Refuse(code) => return Err(refusal(code, &found)),
                 Meeting::NotAdmitted(_) => return Err(unsettled()),
@@ -277,7 +286,7 @@ impl Core {
                     };
                     return Ok(Held { answer: answer(self, &found, Some(&operation))?, timings: operation.timings.clone() });
                 }
-                Ended::Superseded => {}
+                Ended::Superseded => displaced = true,
                 Ended::Badly(error) => return Err(error),
             }
         }
@@ -297,15 +306,23 @@ impl Core {
 
     /// A start that joins a restart clears the counters, so that the restart under way is not the last.
     async fn forgive(&self, found: &Found) -> Result<(), FleetError> {
-        if found.engine.restart_attempts > 0 {
+        let mut engine = found.engine.clone();
+        for _ in 0..ROUNDS_MAX {
+            if engine.restart_attempts == 0 || engine.status != Status::Failed {
+                return Ok(());
+            }
             let change = crate::registry::change::Change {
-                engine_id: found.engine.id,
-                revision: found.engine.revision,
+                engine_id: engine.id,
+                revision: engine.revision,
                 only_without_operation: false,
                 patch: EnginePatch { restart_attempts: Some(0), reset_vitals: true, ..EnginePatch::default() },
                 audit: Vec::new(),
             };
-            self.registry.change(&change).await?;
+            if let Outcome::Changed(_) = self.registry.change(&change).await? {
+                return Ok(());
+            }
+            let Some(now) = self.registry.found(engine.id).await? else { return Ok(()) };
+            engine = now.engine;
         }
         Ok(())
     }

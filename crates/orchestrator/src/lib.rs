@@ -9,6 +9,7 @@
 
 pub mod audit;
 pub mod claims;
+pub mod cli;
 pub mod config;
 pub mod core;
 pub mod discovery;

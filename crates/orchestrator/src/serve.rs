@@ -19,7 +19,7 @@ use crate::rates::Rates;
 use crate::registry::rows::Instance;
 use crate::registry::{DatabaseSettings, MigrateError, Registry, RegistryError};
 use crate::supervisor::background::{self, DatabaseClock};
-use crate::watched::Watched;
+use crate::watched::{Trust, Watched};
 use crate::{telemetry, version};
 use chassis::config::{Report, Source, Values};
 use chassis::drain::{Deadline, Drain};
@@ -132,6 +132,7 @@ pub struct Replica {
     drain: Drain,
     over: CancellationToken,
     loops: TaskTracker,
+    trust: Trust,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -164,12 +165,12 @@ impl Replica {
         app.serve(Arc::clone(&core));
         let over = CancellationToken::new();
         let loops = if core.config.read_only {
-            background::start_reading(&core, trust, &over)
+            background::start_reading(&core, trust.clone(), &over)
         } else {
-            background::start(&core, trust, &over)
+            background::start(&core, trust.clone(), &over)
         };
         tracing::info!(%api, replica = %core.replica, backend = core.backend.kind().as_str(), "serving");
-        Ok(Self { core, api, internal, drain, over, loops, serving })
+        Ok(Self { core, api, internal, drain, over, loops, trust, serving })
     }
 
     /// Waits for the drain to begin, then stops in order (§12.5).
@@ -205,8 +206,11 @@ impl Replica {
         tracing::info!("stopped; engines go on");
     }
 
-    /// Vanishes as a killed process would: nothing is released, nothing flushed. For tests.
+    /// Vanishes as a killed process would: nothing is released, nothing flushed, nothing more is written or asked of
+    /// the backend. For tests.
     pub async fn vanish(self) {
+        self.core.registry.close();
+        self.trust.set(false);
         self.core.halt.cancel();
         self.core.claims.vanish();
         self.over.cancel();
@@ -224,7 +228,7 @@ fn serve_listeners(listeners: Listeners, app: Arc<App>) -> tokio::task::JoinHand
 }
 
 /// Everything behind the listeners.
-async fn build(config: Config, drain: &Drain, maker: Option<PlaceMaker>) -> Result<(Arc<Core>, crate::watched::Trust), Stop> {
+async fn build(config: Config, drain: &Drain, maker: Option<PlaceMaker>) -> Result<(Arc<Core>, Trust), Stop> {
     let replica = ReplicaId::generate();
     let replica_name = format!("{}/{}", host_name(), std::process::id());
     let url = config

@@ -1,7 +1,7 @@
 //! What the orchestrator tells about itself: one function per event that matters, which writes its log line and
 //! its metric together, so that neither can be forgotten.
 //!
-//! Names, labels and meanings are declared in [`catalog`]; nothing else in the program spells a metric's name.
+//! Names, labels and meanings are declared in [`catalog`]; a test refuses any other name in the sources.
 //! Never told: keys, and users above DEBUG.
 //!
 //! The invariant: gauges that only the supervisor knows are taken back when it stops being one.

@@ -46,6 +46,10 @@ const COMMITS_MAX: u32 = 8;
 /// Waits between tries to reach the database from inside a step.
 const DATABASE_AGAIN: Duration = Duration::from_millis(200);
 
+/// How far back superseded operations are followed. Each of them was opened within the lease of the one before, so
+/// more than these have long ended; fewer would let two executors act on one object.
+const PREDECESSORS_MAX: usize = 32;
+
 /// One operation being performed.
 struct Work {
     core: Arc<Core>,
@@ -326,26 +330,34 @@ impl Work {
 
     /// Waits until the executor of the superseded operation has let go.
     async fn settle(&mut self) -> Result<Flow, StepError> {
-        let old = self.operation.params["superseded_id"].as_str().and_then(|t| contract::OperationId::parse(t).ok());
-        if let Some(old) = old {
-            loop {
-                self.may_act()?;
-                match self.core.registry.settled(old).await {
-                    Ok(Some(false)) => {}
-                    Ok(Some(true) | None) => break,
-                    Err(error) if error.is_unavailable() => {}
-                    Err(error) => return Err(error.into()),
-                }
+        let mut old = predecessor(&self.operation);
+        let waits = old.is_some();
+        // All of them: one that was itself superseded while it waited has let go without its own predecessor having.
+        for _ in 0..PREDECESSORS_MAX {
+            let Some(id) = old else { break };
+            while !self.has_settled(id).await? {
                 tokio::select! {
                     () = tokio::time::sleep(SETTLE_LOOK) => {}
                     () = self.claim.lost() => return Ok(Flow::Lost),
                 }
             }
-            if !self.refresh().await? {
-                return Ok(Flow::Lost);
-            }
+            old = self.core.registry.operation(id).await?.as_ref().and_then(predecessor);
+        }
+        if waits && !self.refresh().await? {
+            return Ok(Flow::Lost);
         }
         Ok(Flow::Next(self.after(Step::Settle)))
+    }
+
+    /// Has the executor of this operation let go, or its lease run out?
+    async fn has_settled(&self, id: contract::OperationId) -> Result<bool, StepError> {
+        self.may_act()?;
+        match self.core.registry.settled(id).await {
+            Ok(Some(false)) => Ok(false),
+            Ok(Some(true) | None) => Ok(true),
+            Err(error) if error.is_unavailable() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The class in which starts of this operation wait.
@@ -372,7 +384,9 @@ impl Work {
 
     /// The closing row of the log.
     fn entry(&self, action: AuditAction, to: Option<Status>, error: Option<&FleetError>, more: Value) -> AuditEntry {
+        // Notes were taken for the row that was hoped for; the row that is written may know fewer keys.
         let mut metadata = self.notes.clone();
+        metadata.retain(|key, _| action.metadata_keys().contains(&key.as_str()));
         let mut put = |name: &str, value: Value| {
             if !value.is_null() {
                 metadata.insert(name.to_owned(), value);
@@ -540,6 +554,11 @@ impl Work {
     }
 }
 
+/// The operation in whose place this one was opened.
+fn predecessor(operation: &Operation) -> Option<contract::OperationId> {
+    operation.params["superseded_id"].as_str().and_then(|text| contract::OperationId::parse(text).ok())
+}
+
 impl StepError {
     fn is_transient(&self) -> bool {
         matches!(self, StepError::Backend(e) if e.is_transient())
@@ -548,12 +567,17 @@ impl StepError {
     /// The error as callers see it.
     fn told(&self) -> FleetError {
         match self {
+            // The row exists by now, so this is no 503 after which nothing does (§3.4, §6.1).
+            StepError::Backend(error @ BackendError::Capacity(_)) => {
+                FleetError::new(FleetCode::BackendError, error.to_string())
+            }
             StepError::Backend(error) => backend_error(error),
             StepError::Boot(failure) => failure.told(),
             StepError::Full(seconds) => crate::discovery::queue_full(*seconds),
-            StepError::NoPort => {
-                FleetError::new(FleetCode::PortExhaustion, "no free port in the range; raise ORCH_PORT_MAX")
-            }
+            StepError::NoPort => FleetError::new(
+                FleetCode::BackendError,
+                "the engine's port was taken by another program and no other is free; raise ORCH_PORT_MAX",
+            ),
             StepError::Registry(_) | StepError::Lost => FleetError::new(FleetCode::Internal, "the operation broke off"),
         }
     }

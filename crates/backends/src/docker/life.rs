@@ -104,17 +104,14 @@ impl DockerBackend {
                 return Err(BackendError::StorageMissing(id));
             }
             self.storage(id).fit_owner(user.as_deref().and_then(look::numeric_user)).await?;
-            {
-                let _one = self.making_network.lock().await;
-                self.network.ensure_room(docker).await?;
-            }
+            self.ensure_network(docker).await?;
             let cpus = self.host_cpus(docker, spec.resources.cpus).await?;
             let body = object::engine(spec, &self.root, &self.network.name, cpus);
             let options = CreateContainerOptions { name: Some(name.clone()), ..Default::default() };
             match docker.create_container(Some(options), body).await.map_err(Refusal::from) {
                 // Whether made now or by somebody else meanwhile: the next round finds it and starts it.
                 Ok(_) => {}
-                Err(refusal) if refusal.is_conflict() => {}
+                Err(refusal) if refusal.is_conflict() || refusal.is_network_ambiguous() => {}
                 Err(refusal) if refusal.is_absent() => {
                     return Err(BackendError::ImageMissing(refusal.words().unwrap_or_default().to_owned()));
                 }
@@ -146,10 +143,8 @@ impl DockerBackend {
             | ObjectState::Restarting { .. }
             | ObjectState::Removing => {
                 self.clear_job(docker, id).await?;
-                let started = docker.start_container(&found.id, None::<StartContainerOptions>).await;
-                match started.map_err(Refusal::from) {
+                match self.start_container(docker, found).await {
                     Ok(()) => {}
-                    Err(refusal) if refusal.is_unchanged() => {}
                     Err(refusal) if refusal.is_port_taken() => {
                         if when_port_taken == WhenPortTaken::Remove {
                             self.remove_container(docker, &found.id).await?;
@@ -167,6 +162,31 @@ impl DockerBackend {
             Some(now) => Ok(self.endpoint(id, &now)),
             None => Err(BackendError::Refused("the object vanished while it was started".into())),
         }
+    }
+
+    /// Starts it; running already is success. Where another replica made the network a second time at this moment,
+    /// that is put right first.
+    async fn start_container(&self, docker: &Docker, found: &Found) -> std::result::Result<(), Refusal> {
+        let mut again = true;
+        loop {
+            let started = docker.start_container(&found.id, None::<StartContainerOptions>).await;
+            match started.map_err(Refusal::from) {
+                Err(refusal) if refusal.is_unchanged() => return Ok(()),
+                Err(refusal) if refusal.is_network_ambiguous() && again => {
+                    again = false;
+                    // Whatever is in the way shows at the second start.
+                    if self.ensure_network(docker).await.is_err() {
+                        return Err(refusal);
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn ensure_network(&self, docker: &Docker) -> Result<()> {
+        let _one = self.making_network.lock().await;
+        self.network.ensure_room(docker).await
     }
 
     fn endpoint(&self, id: EngineId, found: &Found) -> EngineEndpoint {

@@ -55,6 +55,11 @@ impl Refusal {
         self.words().is_some_and(|words| FULL.iter().any(|full| words.contains(full)))
     }
 
+    /// Several networks have the name of ours.
+    pub fn is_network_ambiguous(&self) -> bool {
+        self.words().is_some_and(|words| words.contains("is ambiguous"))
+    }
+
     /// A directory to be mounted is not there.
     pub fn is_mount_missing(&self) -> bool {
         self.words().is_some_and(|words| words.contains("bind source path does not exist"))

@@ -24,7 +24,7 @@ mod small;
 mod waiting;
 
 use crate::config::{self, Config, Loaded, Purpose, Settings};
-use chassis::config::{Layered, Problems, Source};
+use chassis::config::{Layered, Problems};
 use clap::{Parser, Subcommand};
 use contract::FleetError;
 use contract::fleet_api::AdmitRequest;

@@ -56,7 +56,7 @@ fn snapshot(counts: &BTreeMap<Status, i64>, degraded_count: i64) -> StatusRespon
     }
 }
 
-fn health(total: i64, failed: i64) -> FleetHealth {
+pub(crate) fn health(total: i64, failed: i64) -> FleetHealth {
     match failed {
         0 => FleetHealth::Ok,
         n if n >= CRITICAL_FAILED_MIN && n * CRITICAL_ONE_IN >= total => FleetHealth::Critical,

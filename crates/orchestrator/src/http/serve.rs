@@ -75,3 +75,22 @@ impl Listeners {
         closed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_connection_too_many_is_told_in_the_shape_of_every_error() {
+        let told = overload();
+        let body: contract::fleet_api::ErrorBody = serde_json::from_str(&told.body).expect("parses");
+        assert_eq!((body.error.code.as_str(), told.retry_after_s), ("CAPACITY_EXHAUSTED", 1));
+    }
+
+    #[test]
+    fn an_idle_connection_outlives_the_pools_of_callers_and_a_trickle_does_not() {
+        let limits = limits();
+        assert_eq!((limits.connections, limits.header_timeout.as_secs()), (4096, 75));
+        assert_eq!((limits.request_timeout, limits.body_timeout), (Some(REQUEST_TIMEOUT), REQUEST_TIMEOUT));
+    }
+}

@@ -25,7 +25,7 @@ macro_rules! claimable {
 
 macro_rules! claim_set {
     () => {
-        "UPDATE operations AS o SET owner = $1, claim = o.claim + 1, attempt = o.attempt + 1, \
+        "UPDATE operations AS o SET owner = $1, claim = o.claim + 1, attempt = o.attempt + 1, retry_at = NULL, \
          lease_until = clock_timestamp() + $2::bigint * INTERVAL '1 millisecond' "
     };
 }
@@ -48,6 +48,18 @@ const CLAIM: Query = Query::new(
         "WHERE o.id = (SELECT id FROM operations WHERE id = $3 AND ",
         claimable!(),
         " FOR UPDATE SKIP LOCKED) RETURNING ",
+        operation_columns!()
+    ),
+);
+
+/// What this replica owns without working on it: its executor broke off while the database was away. What is worked
+/// on is renewed every third of the lease, so a claim that has not been renewed for half of it has no executor.
+const CLAIM_OWN: Query = Query::new(
+    "claim_own",
+    concat!(
+        claim_set!(),
+        "WHERE o.id = (SELECT id FROM operations WHERE status = 'open' AND owner = $1 AND id <> ALL($3::uuid[]) \
+           AND lease_until < clock_timestamp() + $2::bigint * INTERVAL '0.5 millisecond' ORDER BY started_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING ",
         operation_columns!()
     ),
 );
@@ -122,6 +134,20 @@ impl Registry {
             tracing::warn!(operation.id = %operation.id, engine.id = %operation.engine_id, "an open operation had no engine; closed");
         }
         Ok(None)
+    }
+
+    /// Claims again the oldest operation that this replica owns and none of whose executors works on. `held` names
+    /// those at work.
+    pub async fn claim_own(
+        &self,
+        me: ReplicaId,
+        held: &[OperationId],
+        lease: Duration,
+    ) -> Result<Option<Operation>, RegistryError> {
+        let held: Vec<Uuid> = held.iter().map(|id| id.uuid()).collect();
+        let conn = self.database.conn().await?;
+        let row = conn.maybe(&CLAIM_OWN, &[&me.uuid(), &millis(lease), &held]).await?;
+        row.map(|row| Cells::of(&row).operation()).transpose()
     }
 
     /// Claims this operation if nobody works on it and it is due.

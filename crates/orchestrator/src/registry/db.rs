@@ -118,6 +118,11 @@ impl Database {
         Ok(Self { pool, config, tls, statements: AtomicU64::new(0) })
     }
 
+    /// Hands out no connection any more.
+    pub(super) fn close(&self) {
+        self.pool.close();
+    }
+
     pub(super) async fn conn(&self) -> Result<Conn<'_>, Fault> {
         Ok(Conn { database: self, client: self.pool.get().await? })
     }

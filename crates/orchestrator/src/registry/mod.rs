@@ -83,6 +83,12 @@ impl Registry {
         self.now().await.map(drop)
     }
 
+    /// From here on nothing is read or written any more: every call answers `Unavailable`. For tests that end a
+    /// replica as SIGKILL would.
+    pub fn close(&self) {
+        self.database.close();
+    }
+
     /// Connections in use, and connections open.
     pub fn pool_gauges(&self) -> (usize, usize) {
         self.database.gauges()

@@ -10,7 +10,7 @@ use super::notify::Notice;
 use super::patch::{Besides, Guard, Written, apply, exists};
 use super::reserve::{insert_operation, operation_notice};
 use super::{Engine, EnginePatch, Finish, Open, OpenOutcome, Operation, Outcome, Registry};
-use contract::{EngineId, OperationId, ProductId};
+use contract::{EngineId, OperationId, ProductId, Timestamp};
 use fleet::operation::{OperationKind, OperationStatus};
 use serde_json::Value;
 use uuid::Uuid;
@@ -79,7 +79,22 @@ const LAST_BOOTS: Query = Query::new(
      ORDER BY finished_at DESC LIMIT $1",
 );
 
+const LAST_SCHEDULED_WAKE: Query = Query::new(
+    "last_scheduled_wake",
+    "SELECT params->>'wake_at' FROM operations \
+     WHERE engine_id = $1 AND kind = 'wake' AND status = 'succeeded' AND params->>'reason' = 'schedule' \
+     ORDER BY finished_at DESC LIMIT 1",
+);
+
 impl Registry {
+    /// The time for which this engine was last woken by its schedule.
+    pub async fn last_scheduled_wake(&self, id: EngineId) -> Result<Option<Timestamp>, RegistryError> {
+        let conn = self.database.conn().await?;
+        let row = conn.maybe(&LAST_SCHEDULED_WAKE, &[&id.uuid()]).await?;
+        let text = row.map(|row| Cells::of(&row).cell::<Option<String>>()).transpose()?.flatten();
+        Ok(text.and_then(|text| Timestamp::parse(&text)))
+    }
+
     /// Opens an operation together with the change of intent it stands for.
     pub async fn open(&self, open: &Open) -> Result<OpenOutcome, RegistryError> {
         audit::check(&open.audit)?;

@@ -66,9 +66,21 @@ async fn claims(core: Arc<Core>, over: CancellationToken) {
                 step = operation.step.as_str(), attempt = operation.attempt, "taking up an operation");
             work::spawn(&core, operation, sent);
         }
-        Ok::<(), RegistryError>(())
+        take_up_own(&core).await
     })
     .await;
+}
+
+/// Operations this replica opened or claimed and lost sight of while the database was away.
+async fn take_up_own(core: &Arc<Core>) -> Result<(), RegistryError> {
+    let held: Vec<_> = core.claims.held().into_iter().map(|(id, _)| id).collect();
+    for _ in 0..CLAIMED_MAX {
+        let sent = Instant::now();
+        let mine = core.registry.claim_own(core.replica, &held, core.config.operation_lease_s).await?;
+        let Some(operation) = mine else { break };
+        work::spawn(core, operation, sent);
+    }
+    Ok(())
 }
 
 /// Renews what this replica works on, in one statement.

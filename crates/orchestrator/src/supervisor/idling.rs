@@ -58,7 +58,15 @@ async fn attempt(supervisor: &Arc<Supervisor>, id: EngineId) -> Result<(), Fleet
         wake_lead: core.config.wake_lead_s,
         wake_grace: core.config.wake_grace_s,
     };
-    let asked = Asked::Idle { scheduled_wake_at: entry.scheduled_wake_at };
+    // Another supervisor may have woken it; only its row of the operation remembers for what.
+    let scheduled_wake_at = match entry.scheduled_wake_at {
+        Some(at) => Some(at),
+        None => core.registry.last_scheduled_wake(id).await?,
+    };
+    if let Some(entry) = supervisor.view.lock().get_mut(&id) {
+        entry.scheduled_wake_at = scheduled_wake_at;
+    }
+    let asked = Asked::Idle { scheduled_wake_at };
     match idle::put_to_sleep(core, &found, &rules, asked, "system", None).await? {
         Slept::Opened(_) => {}
         Slept::Changed | Slept::Active(_) => {

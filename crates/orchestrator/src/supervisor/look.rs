@@ -12,7 +12,7 @@ use crate::work;
 use contract::{EngineId, FleetError, Timestamp};
 use fleet::audit::AuditAction;
 use fleet::health::{Verdict, boot_probe_delay, verdict};
-use fleet::lifecycle::{FailureReason, SleepMode, Status};
+use fleet::lifecycle::{FailureReason, Status};
 use fleet::observation::{ObjectState, Observation};
 use fleet::operation::OperationKind;
 use fleet::plan::{PlanStep, Seen, Source, plan};
@@ -61,6 +61,11 @@ async fn look(supervisor: &Arc<Supervisor>, id: EngineId) -> Result<(), Registry
     let Some(entry) = supervisor.view.lock().get(&id).cloned() else { return Ok(()) };
     let steps = plan(&entry.facts(), &supervisor.rules(), at);
     for step in steps {
+        if step == PlanStep::ObjectMissing && !entry.absent_in_list {
+            // One look is not enough: a backend that lost much of the fleet is met in the list (§12.3).
+            supervisor.core.nudge.reconcile.notify_one();
+            continue;
+        }
         perform(supervisor, &entry, step).await?;
     }
     Ok(())
@@ -116,7 +121,7 @@ pub(super) async fn perform(supervisor: &Arc<Supervisor>, entry: &Entry, step: P
             tracing::warn!(engine_id = %id, status = entry.found.engine.status.as_str(), "an engine that should be down runs; stopping it");
             told(id, "stop", core.backend.stop(id, core.config.engine_stop_grace_s).await.err());
         }
-        PlanStep::Refreeze | PlanStep::StopAgain => refreeze(supervisor, &entry.found).await?,
+        PlanStep::Refreeze | PlanStep::StopAgain => refreeze(supervisor, &entry.found).await,
         PlanStep::SleepCandidate => {}
         PlanStep::RemoveStale { generation } => remove_stale(supervisor, entry, generation).await?,
         PlanStep::Adopt { generation } => {
@@ -177,7 +182,7 @@ pub(super) async fn open_wake(supervisor: &Arc<Supervisor>, found: &Found) {
     if let Some(entry) = supervisor.view.lock().get_mut(&found.engine.id) {
         entry.scheduled_wake_at = found.engine.wake_at;
     }
-    open(supervisor, found, OperationKind::Wake, json!({"reason": "schedule"})).await;
+    open(supervisor, found, OperationKind::Wake, json!({"reason": "schedule", "wake_at": found.engine.wake_at})).await;
 }
 
 fn row(found: &Found, action: AuditAction, metadata: Value) -> AuditEntry {
@@ -277,31 +282,13 @@ async fn until_recovered(supervisor: &Arc<Supervisor>, id: EngineId, by_backend:
     }
 }
 
-/// A sleeper runs (its daemon was restarted): freeze or stop it again, unless somebody holds a lease.
-async fn refreeze(supervisor: &Arc<Supervisor>, found: &Found) -> Result<(), RegistryError> {
+/// A sleeper runs (its daemon was restarted): freeze or stop it again. Nobody can hold a lease on a sleeper, and its
+/// revision is the fence. As an operation, so that whoever wakes it meanwhile waits until the freeze is over and then
+/// thaws it.
+async fn refreeze(supervisor: &Arc<Supervisor>, found: &Found) {
     let core = &supervisor.core;
-    let id = found.engine.id;
-    let mode = found.engine.sleep_mode.unwrap_or(SleepMode::Label);
-    // The row first: whoever wakes it from here on raises the revision and wins.
-    let change = Change {
-        engine_id: id,
-        revision: found.engine.revision,
-        only_without_operation: true,
-        patch: EnginePatch { sleep_mode: Some(Some(mode)), ..EnginePatch::default() },
-        audit: vec![row(found, AuditAction::Sleep, json!({
-            "mode": mode, "reason": "refreeze", "from": Status::Sleeping, "to": Status::Sleeping,
-        }))],
-    };
-    let crate::registry::change::Outcome::Changed(_) = core.registry.change(&change).await? else { return Ok(()) };
-    let outcome = match mode {
-        SleepMode::Freeze => core.backend.freeze(id).await.err(),
-        SleepMode::Stop => core.backend.stop(id, core.config.engine_stop_grace_s).await.err(),
-        SleepMode::Label => None,
-    };
-    told(id, "freeze", outcome);
-    // A wake that was asked for in between finds the object frozen and thaws it: its step looks at the world.
-    core.nudge.look_at(id);
-    Ok(())
+    let opening = core.opening(found, OperationKind::Sleep, false, json!({"reason": "refreeze"}), "system", None);
+    begun(core.begin(opening).await.err(), found.engine.id);
 }
 
 async fn remove_stale(supervisor: &Arc<Supervisor>, entry: &Entry, generation: i64) -> Result<(), RegistryError> {
@@ -347,6 +334,8 @@ pub(super) async fn sick(supervisor: &Arc<Supervisor>, id: EngineId, reason: Fai
     found.vitals = crate::vitals::to_row(&entry.vitals);
     let message = fleet::explain::failure(reason, entry.vitals.health_failures);
     if failing::fail(&supervisor.core, &found, reason, &message, json!({})).await?.is_some() {
+        // What led to it is in the row as soon as it is.
+        supervisor.core.registry.flush_vitals(&[(id, found.vitals)]).await?;
         supervisor.core.nudge.look_at(id);
     }
     Ok(())

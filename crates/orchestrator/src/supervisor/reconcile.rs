@@ -3,6 +3,7 @@
 use super::view::Entry;
 use super::{Supervisor, every, look, orphans};
 use crate::registry::RegistryError;
+use crate::registry::rows::Product;
 use backends::BackendEventKind;
 use contract::{EngineId, ProductId, Slug, Timestamp};
 use fleet::lifecycle::Status;
@@ -55,23 +56,31 @@ pub(super) async fn events(supervisor: Arc<Supervisor>) {
     }
 }
 
-/// Effective idle time of every product.
-async fn idle_times(supervisor: &Supervisor) -> Result<HashMap<ProductId, Option<Duration>>, RegistryError> {
-    let mut times = HashMap::new();
+/// Hands over every product, page by page.
+pub(super) async fn each_product(supervisor: &Supervisor, mut each: impl FnMut(&Product)) -> Result<(), RegistryError> {
     let mut after = None;
     loop {
         let page = supervisor.core.registry.products(PRODUCTS_PAGE, after).await?;
-        for (product, _) in &page {
-            let policy = crate::discovery::parse_policy(product).ok();
-            times.insert(product.id, policy.and_then(|p| supervisor.core.policy_engine().idle_after(&p)));
-        }
+        page.iter().for_each(|(product, _)| each(product));
         match page.last() {
             Some((last, _)) if i64::try_from(page.len()).unwrap_or(0) == PRODUCTS_PAGE => {
                 after = Some((last.created_at, last.id));
             }
-            _ => return Ok(times),
+            _ => return Ok(()),
         }
     }
+}
+
+/// Effective idle time of every product.
+async fn idle_times(supervisor: &Supervisor) -> Result<HashMap<ProductId, Option<Duration>>, RegistryError> {
+    let mut times = HashMap::new();
+    let engine = supervisor.core.policy_engine();
+    each_product(supervisor, |product| {
+        let policy = crate::discovery::parse_policy(product).ok();
+        times.insert(product.id, policy.and_then(|p| engine.idle_after(&p)));
+    })
+    .await?;
+    Ok(times)
 }
 
 /// Reads every row into the view; rows that are gone leave it.
@@ -170,6 +179,9 @@ fn see_all(
     }
     let ids: Vec<EngineId> = supervisor.view.lock().keys().copied().collect();
     for id in ids.into_iter().filter(|id| rows.contains(id)) {
+        if let Some(entry) = supervisor.view.lock().get_mut(&id) {
+            entry.absent_in_list = !listed.contains_key(&id) && verdict == ListVerdict::Believed;
+        }
         let seen = match (listed.get(&id), verdict) {
             (Some(observation), _) => Seen::Fresh(observation.clone()),
             (None, ListVerdict::Believed) => Seen::Fresh(Observation::Absent),

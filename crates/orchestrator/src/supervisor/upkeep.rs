@@ -3,7 +3,11 @@
 use super::{Supervisor, every, never};
 use crate::registry::RegistryError;
 use crate::telemetry::{self, FleetGauges};
+use contract::{EngineId, ProductId};
 use fleet::lifecycle::Status;
+use fleet::policy::Policy;
+use fleet::spec::drift;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,6 +18,9 @@ const GAUGES: Duration = Duration::from_secs(60);
 const ROUNDS_PER_HOUR: u64 = 60;
 /// Months of the audit log that exist ahead (§9.3).
 const MONTHS_AHEAD: u32 = 2;
+
+/// Engines whose specification is compared under one lock. More holds up probes; fewer locks more often.
+const DRIFT_PIECE: usize = 200;
 
 /// The loop.
 pub(super) async fn run(supervisor: Arc<Supervisor>) {
@@ -31,8 +38,45 @@ pub(super) async fn run(supervisor: Arc<Supervisor>) {
     .await;
 }
 
+/// Marks the engines whose object differs from what would be made now.
+async fn find_drift(supervisor: &Supervisor) -> Result<(), RegistryError> {
+    let policies = policies(supervisor).await?;
+    let core = &supervisor.core;
+    let ids: Vec<EngineId> = supervisor.view.lock().keys().copied().collect();
+    // In pieces, so that nothing else waits for the view meanwhile.
+    for piece in ids.chunks(DRIFT_PIECE) {
+        mark_drift(supervisor, piece, &policies);
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+fn mark_drift(supervisor: &Supervisor, piece: &[EngineId], policies: &HashMap<ProductId, Policy>) {
+    let mut entries = supervisor.view.lock();
+    for id in piece {
+        let Some(entry) = entries.get_mut(id) else { continue };
+        let engine = &entry.found.engine;
+        entry.drifted = match (engine.spec_hash.as_deref(), policies.get(&engine.product_id)) {
+            (Some(made_of), Some(policy)) => drift(made_of, &supervisor.core.spec(engine, policy).spec_hash),
+            _ => false,
+        };
+    }
+}
+
+async fn policies(supervisor: &Supervisor) -> Result<HashMap<ProductId, Policy>, RegistryError> {
+    let mut policies = HashMap::new();
+    super::reconcile::each_product(supervisor, |product| {
+        if let Ok(policy) = crate::discovery::parse_policy(product) {
+            policies.insert(product.id, policy);
+        }
+    })
+    .await?;
+    Ok(policies)
+}
+
 async fn gauges(supervisor: &Supervisor) -> Result<(), RegistryError> {
     let registry = &supervisor.core.registry;
+    find_drift(supervisor).await?;
     let mut fleet = FleetGauges::default();
     {
         let entries = supervisor.view.lock();

@@ -38,6 +38,8 @@ pub(crate) struct Entry {
     pub(crate) drifted: bool,
     /// A probe series for recovery is under way.
     pub(crate) in_series: bool,
+    /// The last list lacked its object, and is believed.
+    pub(crate) absent_in_list: bool,
 }
 
 impl Entry {
@@ -58,6 +60,7 @@ impl Entry {
             no_sleep_before: Instant::now(),
             drifted: false,
             in_series: false,
+            absent_in_list: false,
         }
     }
 

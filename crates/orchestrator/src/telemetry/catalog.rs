@@ -4,7 +4,7 @@
 //! list. A value is written through its declaration, so a wrong number of labels does not compile.
 
 use crate::reference::REGENERATE;
-use metrics::{Key, Label, Level, Metadata};
+use metrics::{Key, Label, Level, Metadata, Recorder};
 use std::fmt::Write as _;
 
 /// What a metric is to Prometheus.
@@ -57,10 +57,16 @@ fn key<const N: usize>(name: &'static str, labels: &[&'static str; N], values: [
     Key::from_parts(name, labels)
 }
 
+/// What is written before anybody asked for the text must be in it, too.
+fn written(write: impl FnOnce(&dyn Recorder)) {
+    super::registry();
+    metrics::with_recorder(write);
+}
+
 impl<const N: usize> Counter<N> {
     pub(super) fn add(&self, values: [&str; N], by: u64) {
         let key = key(self.0, &self.1, values);
-        metrics::with_recorder(|r| r.register_counter(&key, &METADATA).increment(by));
+        written(|r| r.register_counter(&key, &METADATA).increment(by));
     }
 }
 
@@ -71,14 +77,14 @@ impl<const N: usize> Gauge<N> {
 
     pub(super) fn set(&self, values: [&str; N], value: f64) {
         let key = key(self.0, &self.1, values);
-        metrics::with_recorder(|r| r.register_gauge(&key, &METADATA).set(value));
+        written(|r| r.register_gauge(&key, &METADATA).set(value));
     }
 }
 
 impl<const N: usize> Histogram<N> {
     pub(super) fn record(&self, values: [&str; N], value: f64) {
         let key = key(self.0, &self.1, values);
-        metrics::with_recorder(|r| r.register_histogram(&key, &METADATA).record(value));
+        written(|r| r.register_histogram(&key, &METADATA).record(value));
     }
 }
 

@@ -55,8 +55,16 @@ impl Work {
     pub(super) async fn sleep_failed(&mut self, error: &StepError) -> Result<Flow, StepError> {
         let told = error.told();
         let id = self.operation.engine_id;
+        if self.engine().status == Status::Sleeping {
+            // It was to be frozen again; it sleeps by its row, and the next try is due by itself.
+            return Ok(Flow::Later(self.retry_delay(super::AWAY_MAX), told));
+        }
         if let Err(error) = self.core.backend.thaw(id).await {
             tracing::warn!(%error, "cannot thaw an engine whose sleep failed");
+            if error.is_transient() {
+                // It may be frozen, and frozen is not dead: tried again when the backend answers.
+                return Ok(Flow::Later(self.retry_delay(super::AWAY_MAX), told));
+            }
         }
         let seen = match self.core.backend.observe(id).await {
             Ok(seen) => seen,

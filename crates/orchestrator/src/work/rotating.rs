@@ -22,9 +22,6 @@ const TRIES: u32 = 3;
 const BETWEEN_TRIES: Duration = Duration::from_millis(2_500);
 /// Longest wait for one answer of the engine.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
-/// The overlap that is asked for; the engine clamps it to its own window. (contract: 300 s)
-const OVERLAP_S: i64 = 300;
-
 /// What the engine said.
 enum Told {
     /// It has the key; the old one is good until then.
@@ -78,7 +75,7 @@ impl Work {
                 Told::Window => return self.window_open().await,
                 Told::OtherKey => {
                     return if self.knows(address, new.expose()).await == Some(true) {
-                        Ok(self.rotated(Timestamp::now().plus_millis(OVERLAP_S * 1000)))
+                        Ok(self.rotated(Timestamp::now().plus_millis(self.overlap_s() * 1000)))
                     } else {
                         self.refuse_rotation("the engine accepts neither the current nor the next key").await
                     };
@@ -92,13 +89,18 @@ impl Work {
             None => None,
         };
         match answer {
-            Some(true) => Ok(self.rotated(Timestamp::now().plus_millis(OVERLAP_S * 1000))),
+            Some(true) => Ok(self.rotated(Timestamp::now().plus_millis(self.overlap_s() * 1000))),
             Some(false) => self.refuse_rotation(&silence).await,
             None => {
                 let told = FleetError::new(FleetCode::BackendError, format!("the engine did not take the new key: {silence}"));
                 Ok(Flow::Later(self.retry_delay(AWAY_MAX), told))
             }
         }
+    }
+
+    /// The overlap that is asked for, in seconds; the engine clamps it to its own window.
+    fn overlap_s(&self) -> i64 {
+        i64::try_from(self.core.config.key_overlap_s.as_secs()).unwrap_or(i64::MAX / 1000)
     }
 
     async fn engine_address(&self) -> Result<Option<SocketAddr>, StepError> {
@@ -112,7 +114,7 @@ impl Work {
     }
 
     async fn rotate_call(&self, address: SocketAddr, key: &str, hash: &str) -> Told {
-        let body = json!({"new_key_hash": hash, "overlap_seconds": OVERLAP_S}).to_string();
+        let body = json!({"new_key_hash": hash, "overlap_seconds": self.overlap_s()}).to_string();
         let reply =
             self.core.prober.call(address, "POST", "/admin/rotate-key", key, Bytes::from(body), CALL_LIMIT).await;
         match reply {
@@ -151,7 +153,7 @@ impl Work {
     pub(super) async fn finish_rotation(&mut self) -> Result<Flow, StepError> {
         self.end(|work| {
             let params = &work.operation.params;
-            let overlap = params["overlap_s"].as_i64().unwrap_or(OVERLAP_S);
+            let overlap = params["overlap_s"].as_i64().unwrap_or(work.overlap_s());
             let until = match &params["previous_key_valid_until"] {
                 Value::Null => json!(work.found.now.plus_millis(overlap * 1000)),
                 known => known.clone(),
@@ -196,8 +198,8 @@ impl Work {
 
     async fn window_open(&mut self) -> Result<Flow, StepError> {
         let since = self.engine().key_rotated_at;
-        let ends = since.map(|at| at.plus_millis(OVERLAP_S * 1000));
-        let wait = ends.map_or(OVERLAP_S.unsigned_abs(), |at| crate::core::between(self.found.now, at).as_secs().max(1));
+        let ends = since.map(|at| at.plus_millis(self.overlap_s() * 1000));
+        let wait = ends.map_or(self.overlap_s().unsigned_abs(), |at| crate::core::between(self.found.now, at).as_secs().max(1));
         let told = FleetError::new(FleetCode::EngineBusy, "the window of the last rotation is still open");
         self.end_rotation(told, json!({"error_details": {"reason": "rotation_window"}, "retry_after_s": wait})).await
     }

@@ -4,7 +4,8 @@ use super::boot::clip;
 use crate::telemetry::Phase;
 use super::{AWAY_MAX, Flow, StepError, Work};
 use crate::registry::RepickOutcome;
-use crate::registry::change::{EnginePatch, Outcome};
+use crate::registry::change::{Change, EnginePatch, Outcome};
+use crate::registry::rows::AuditEntry;
 use backends::{BackendError, EngineEndpoint};
 use contract::{FleetError, Timestamp};
 use fleet::audit::AuditAction;
@@ -22,6 +23,9 @@ use std::time::{Duration, Instant};
 const PORTS_TRIED_MAX: u32 = 5;
 /// How long a port with a stranger on it is left alone (§6.1).
 const QUARANTINE: Duration = Duration::from_secs(600);
+/// When a caller may ask again for a start that found the backend away. Longer holds up users after a blip; shorter
+/// is a herd at a sick backend.
+const GIVEN_BACK_RETRY_S: u64 = 5;
 /// How often an exchange of the object's generation is tried against a row that moves.
 const RAISES_MAX: u32 = 8;
 
@@ -127,6 +131,7 @@ impl Work {
         let id = self.operation.engine_id;
         self.may_act()?;
         let seen = self.core.backend.observe(id).await?;
+        self.adopt_higher(&seen).await?;
         let wanted = self.core.spec(self.engine(), &self.policy).spec_hash;
         let same = |object: &Object, generation: i64| object.generation == generation && object.spec_hash == wanted;
         match &seen {
@@ -180,6 +185,42 @@ impl Work {
             Observation::Present(_) | Observation::Absent => {}
         }
         self.make_anew(&seen).await
+    }
+
+    /// The row learns of a higher generation before anything is made: after an older backup of the database an object
+    /// under a lower one could never open its brain (§11.4).
+    async fn adopt_higher(&mut self, seen: &Observation) -> Result<(), StepError> {
+        let Some(observed) = seen.object().map(|object| object.generation) else { return Ok(()) };
+        for _ in 0..RAISES_MAX {
+            let engine = self.engine();
+            if observed <= engine.generation {
+                return Ok(());
+            }
+            self.may_act()?;
+            let facts = json!({"field": "generation", "old": engine.generation, "new": observed});
+            let change = Change {
+                engine_id: engine.id,
+                revision: engine.revision,
+                only_without_operation: false,
+                patch: EnginePatch { generation: Some(observed), ..EnginePatch::default() },
+                audit: vec![AuditEntry {
+                    started_at: None,
+                    product_id: Some(engine.product_id),
+                    user_id: Some(engine.user_id.clone()),
+                    engine_id: Some(engine.id),
+                    action: AuditAction::Adopt,
+                    actor: "system".to_owned(),
+                    metadata: facts,
+                    has_duration: false,
+                }],
+            };
+            if let Outcome::Changed(engine) = self.core.registry.change(&change).await? {
+                self.found.engine = engine;
+            } else if !self.refresh().await? {
+                return Err(StepError::Lost);
+            }
+        }
+        Err(StepError::Lost)
     }
 
     async fn permit(&self) -> Result<crate::gate::Permit, StepError> {
@@ -404,7 +445,8 @@ impl Work {
             };
             let mut finish = work.finish(false);
             finish.error = Some((told.code.as_str().to_owned(), told.message.clone()));
-            finish.params = Some(json!({"error_details": {"retrying": false}, "retry_after_s": 5}));
+            let wait = told.retry_after_s.unwrap_or(GIVEN_BACK_RETRY_S);
+            finish.params = Some(json!({"error_details": {"retrying": false}, "retry_after_s": wait}));
             finish.patch = EnginePatch { desired: Some(desired), ..EnginePatch::default() };
             finish.audit = vec![work.entry(action, Some(status), Some(&told), more)];
             finish

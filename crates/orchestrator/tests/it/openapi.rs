@@ -78,12 +78,3 @@ fn files(folders: &[PathBuf]) -> Vec<PathBuf> {
     assert!(found.len() > 20, "only {} files found", found.len());
     found
 }
-
-#[test]
-fn temporary_write() {
-    for (name, text) in orchestrator::reference::pages() {
-        if name.contains("metrics") || name.contains("openapi") {
-            std::fs::write(root().join("docs/reference").join(name), text).unwrap();
-        }
-    }
-}

@@ -68,12 +68,14 @@ async fn admit_reads_by_index_in_a_large_fleet() {
          INSERT INTO engine_vitals (engine_id) SELECT id FROM engines; \
          INSERT INTO operations (id, engine_id, product_id, user_id, kind, step, status, finished_at) \
            SELECT gen_random_uuid(), id, product_id, user_id, 'provision', 'finish', 'succeeded', now() FROM engines; \
+         INSERT INTO operations (id, engine_id, product_id, user_id, kind, step) \
+           SELECT gen_random_uuid(), id, product_id, user_id, 'wake', 'resume' FROM engines WHERE user_id LIKE 'user-1%'; \
          ANALYZE",
     )
     .await
     .expect("fills");
-    let reads = "SELECT COALESCE(sum(seq_tup_read), 0)::bigint FROM pg_stat_user_tables \
-         WHERE relname IN ('products', 'engines', 'engine_vitals', 'operations')";
+    let reads = "SELECT COALESCE(sum(seq_tup_read + idx_tup_fetch), 0)::bigint FROM pg_stat_user_tables \
+         WHERE relname IN ('engines', 'engine_vitals', 'operations')";
     let settled = async || {
         sql.batch_execute("SELECT pg_stat_force_next_flush(); SELECT pg_stat_clear_snapshot()")
             .await
@@ -98,7 +100,6 @@ async fn admit_reads_by_index_in_a_large_fleet() {
         );
         one.found(found.engine.id).await.expect("reads").expect("is there");
         one.take_lease(found.engine.id, LEASE).await.expect("takes").expect("is running");
-        assert_eq!(one.claim_next(contract::ReplicaId::generate(), LEASE).await.expect("looks"), None);
     }
     // The counters of a session are written when it ends.
     drop(one);
@@ -110,9 +111,9 @@ async fn admit_reads_by_index_in_a_large_fleet() {
         assert!(left < 199, "the session does not end");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let scanned = settled().await - before;
-    // The planner may read the 200 products whole; never one of the tables that grow with the fleet.
-    assert!(scanned <= 20 * 200, "{scanned} rows were read by sequential scans");
+    let read = settled().await - before;
+    // 80 statements look at three tables, at a row or two each.
+    assert!((80..1000).contains(&read), "{read} rows were read");
 }
 
 #[tokio::test]

@@ -24,6 +24,10 @@ pub struct Trial {
     pub database: TestDatabase,
     pub replicas: Vec<Replica>,
     pub variables: BTreeMap<String, String>,
+    /// Base deadline of a backend call of replicas started from now on.
+    pub call_timeout: Duration,
+    /// Changes what the configuration would refuse as too short for real use.
+    pub adjust: fn(&mut Config),
     http: reqwest::Client,
 }
 
@@ -87,6 +91,8 @@ impl Trial {
             database,
             replicas: Vec::new(),
             variables: variables.map(|(n, v)| (n.to_owned(), v.to_owned())).into(),
+            call_timeout: Duration::from_secs(3),
+            adjust: |_| {},
             http: client(),
         }
     }
@@ -99,10 +105,13 @@ impl Trial {
 
     pub fn config(&self) -> Config {
         let mut variables = self.variables.clone();
-        variables.insert("ORCH_DATABASE_URL".to_owned(), self.database.url.clone());
+        variables.entry("ORCH_DATABASE_URL".to_owned()).or_insert_with(|| self.database.url.clone());
         let source = Values::new("a trial", variables);
         match Config::load(&source, Purpose::Serve) {
-            Ok(loaded) => loaded.config,
+            Ok(mut loaded) => {
+                (self.adjust)(&mut loaded.config);
+                loaded.config
+            }
             Err(problems) => panic!("{problems}"),
         }
     }
@@ -117,9 +126,9 @@ impl Trial {
     }
 
     pub async fn start(&self) -> Result<Replica, orchestrator::serve::Stop> {
-        let world = self.world.clone();
+        let (world, call_timeout) = (self.world.clone(), self.call_timeout);
         let maker = move |instance: &orchestrator::registry::Instance| Place {
-            backend: Arc::new(world.backend(instance.id, Duration::from_secs(3))),
+            backend: Arc::new(world.backend(instance.id, call_timeout)),
             prober: Arc::new(world.clone()) as Arc<dyn Prober>,
         };
         Replica::start(self.config(), Drain::new(), Some(Box::new(maker))).await
@@ -166,6 +175,48 @@ impl Trial {
         self.replicas.remove(replica).stop().await;
     }
 
+    /// Rows of the audit log, newest first; `filter` is a query string.
+    pub async fn rows(&self, filter: &str) -> Vec<Value> {
+        let answer = self.admin("GET", &format!("/audit?{filter}&limit=1000"), Value::Null).await;
+        answer.body["entries"].as_array().unwrap_or_else(|| panic!("{:?}", answer.body)).clone()
+    }
+
+    /// The newest row of this action about this engine.
+    pub async fn row(&self, engine: EngineId, action: &str) -> Value {
+        let rows = self.rows(&format!("engine={engine}&action={action}")).await;
+        rows.into_iter().next().unwrap_or_else(|| panic!("there is no row {action}"))
+    }
+
+    /// Requests of this replica that wait for an operation.
+    pub fn waiting(&self, replica: usize) -> usize {
+        let core = &self.replicas[replica].core;
+        core.config.admit_waiters_max - core.waiters.available_permits()
+    }
+
+    /// A connection to the database, for what no endpoint shows.
+    pub async fn sql(&self) -> tokio_postgres::Client {
+        let url = self.variables.get("ORCH_DATABASE_URL").unwrap_or(&self.database.url);
+        let connected = tokio_postgres::connect(url, tokio_postgres::NoTls).await;
+        let (client, connection) = connected.expect("the database of the trial is up");
+        tokio::spawn(connection);
+        client
+    }
+
+    /// Has what waits for another try tried now.
+    pub async fn hurry(&self, sql: &tokio_postgres::Client) {
+        sql.batch_execute(
+            "UPDATE operations SET retry_at = clock_timestamp() WHERE status = 'open' AND retry_at > clock_timestamp(); \
+             SELECT pg_notify('bap_events', '{\"k\":\"queue\"}')",
+        )
+        .await
+        .expect("the database of the trial is up");
+    }
+
+    /// The replica that supervises, if one does.
+    pub fn supervisor(&self) -> Option<usize> {
+        self.replicas.iter().position(|replica| replica.core.pulse.is_supervisor())
+    }
+
     /// The audit actions of one engine, oldest first.
     pub async fn actions(&self, engine: EngineId) -> Vec<String> {
         let answer = self.admin("GET", &format!("/audit?engine={engine}&limit=1000"), Value::Null).await;
@@ -182,6 +233,35 @@ impl Trial {
 }
 
 impl Product {
+    /// Calls with one more header.
+    pub async fn call_with(&self, method: &str, path: &str, header: (&str, &str), body: Value) -> Answer {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a test uses real methods");
+        let request = self.http.request(method, format!("{}{path}", self.base));
+        let request = request.header("x-platform-key", &self.key).header(header.0, header.1);
+        answered(request, &body).await
+    }
+
+    /// Why an engine is as it is.
+    pub async fn explain(&self, user: &str) -> Value {
+        self.call("GET", &format!("/engines/{user}/explain"), Value::Null).await.body
+    }
+
+    /// Status and desired, with the open operation if there is one; `none` without a row.
+    pub async fn standing(&self, user: &str) -> String {
+        let told = self.explain(user).await;
+        let word = |name: &str| told[name].as_str().unwrap_or("none").to_owned();
+        match (word("status").as_str(), word("operation").as_str()) {
+            ("none", _) => "none".to_owned(),
+            (status, "none") => format!("{status}-{}", word("desired")),
+            (status, operation) => format!("{status}-{}+{operation}", word("desired")),
+        }
+    }
+
+    /// Waits until the engine stands like this.
+    pub async fn until_standing(&self, user: &str, standing: &str) {
+        until(&format!("{user} is {standing}"), async || self.standing(user).await == standing).await;
+    }
+
     /// The same product, calling another replica.
     pub fn at(self, base: String) -> Self {
         Self { base, ..self }
@@ -230,7 +310,10 @@ impl Product {
 
 async fn call(http: &reqwest::Client, method: &str, url: &str, key: (&str, &str), body: &Value) -> Answer {
     let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a test uses real methods");
-    let mut request = http.request(method, url).header(key.0, key.1);
+    answered(http.request(method, url).header(key.0, key.1), body).await
+}
+
+async fn answered(mut request: reqwest::RequestBuilder, body: &Value) -> Answer {
     if !body.is_null() {
         request = request.header("content-type", "application/json").body(body.to_string());
     }

@@ -216,8 +216,7 @@ impl<const DIRECTORIES: bool> Place for World<DIRECTORIES> {
     }
 
     fn backend(&self) -> Arc<dyn EngineBackend> {
-        let backend = Arc::clone(self.backend.as_ref().expect("made with the world"));
-        backend
+        self.backend.clone().expect("made with the world")
     }
 
     async fn another(&self, instance: InstanceId) -> Arc<dyn EngineBackend> {

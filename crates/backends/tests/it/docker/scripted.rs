@@ -65,7 +65,11 @@ fn before_create(path: &str, endpoints: usize) -> Served {
             200,
             json!({"Name": "v", "Driver": "local", "Mountpoint": "/", "Labels": null, "Scope": "local", "Options": null}),
         ),
-        path if path.starts_with("/networks/") => {
+        path if path.starts_with("/networks?") => Served::Answer(
+            200,
+            json!([{"Name": "engine_net", "Id": "n"}, {"Name": "engine_net_2", "Id": "n2"}]),
+        ),
+        "/networks/n" => {
             Served::Answer(200, json!({"Name": "engine_net", "Id": "n", "Containers": containers}))
         }
         _ => absent("container"),
@@ -76,7 +80,6 @@ fn before_create(path: &str, endpoints: usize) -> Served {
 async fn a_network_with_900_endpoints_is_full() {
     for (endpoints, full) in [(899, false), (900, true)] {
         let daemon = ScriptedDaemon::serve(move |method, path, _| match (method, path) {
-            ("POST", "/v1.41/containers/create?name=") => unreachable!(),
             ("POST", _) => Served::Answer(500, json!({"message": "made"})),
             _ => before_create(path, endpoints),
         });
@@ -88,6 +91,51 @@ async fn a_network_with_900_endpoints_is_full() {
             Err(BackendError::Capacity(words)) if full => assert!(words.contains("900"), "{words}"),
             Err(BackendError::Refused(words)) if !full => assert_eq!(words, "made"),
             other => panic!("{endpoints} endpoints: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_two_networks_of_one_name_the_younger_of_ours_goes_and_a_strangers_stays() {
+    for ours in [true, false] {
+        let settings_of = |host: &str, instance| DockerSettings { instance, ..settings(host) };
+        let (instance, removed) = (InstanceId::generate(), Arc::new(Mutex::new(Vec::new())));
+        let label = if ours { instance } else { InstanceId::generate() };
+        let gone = Arc::clone(&removed);
+        let daemon = ScriptedDaemon::serve(move |method, path, _| {
+            let mut gone = gone.lock().expect("no panic");
+            match (method, path.trim_start_matches("/v1.41")) {
+                ("DELETE", path) => {
+                    gone.push(path.to_owned());
+                    Served::Answer(204, Value::Null)
+                }
+                ("POST", _) => Served::Answer(500, json!({"message": "made"})),
+                (_, listed) if listed.starts_with("/networks?") => {
+                    let network = |id: &str, created: &str| {
+                        json!({"Name": "engine_net", "Id": id, "Created": created,
+                               "Labels": {"bap-engine/instance": label.to_string()}})
+                    };
+                    let first = network("n", "2026-01-02T03:04:05.1Z");
+                    let second = network("younger", "2026-01-02T03:04:05.25Z");
+                    let both = if gone.is_empty() { json!([second, first]) } else { json!([first]) };
+                    Served::Answer(200, both)
+                }
+                _ => before_create(path, 0),
+            }
+        });
+        let backend = DockerBackend::connect(settings_of(&daemon.host(), instance)).expect("a socket");
+        let refused = backend.create(&spec(instance)).await.expect_err("nothing is made here");
+        let removed = removed.lock().expect("no panic").clone();
+        if ours {
+            assert_eq!(
+                (refused, removed),
+                (BackendError::Refused("made".into()), vec!["/networks/younger".into()])
+            );
+        } else {
+            assert!(
+                refused.to_string().contains("several networks") && removed.is_empty(),
+                "{refused} {removed:?}"
+            );
         }
     }
 }
