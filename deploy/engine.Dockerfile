@@ -41,12 +41,12 @@ RUN set -eu; \
 
 # --- minimal: the program alone -------------------------------------------------------------------------
 FROM scratch AS minimal
-COPY --from=build --chown=65532:65532 /out/rootfs/ /
+COPY --from=build --chown=10001:10001 /out/rootfs/ /
 ENV ENGINE_HOST=0.0.0.0 \
     ENGINE_SANDBOX=best-effort \
     SQLITE_DB_PATH=/data/brain.sqlite \
     SQLITE_TMPDIR=/data
-USER 65532:65532
+USER 10001:10001
 VOLUME /data
 EXPOSE 8000
 STOPSIGNAL SIGTERM
@@ -66,10 +66,10 @@ RUN set -eu; \
         DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing; \
         rm -rf /var/lib/apt/lists/*; \
     fi; \
-    echo 'engine:x:65532:' >> /etc/group; \
-    echo 'engine:x:65532:65532:september-engine:/data:/usr/sbin/nologin' >> /etc/passwd; \
+    echo 'engine:x:10001:' >> /etc/group; \
+    echo 'engine:x:10001:10001:september-engine:/data:/usr/sbin/nologin' >> /etc/passwd; \
     mkdir -p /data /catalog; \
-    chown 65532:65532 /data; \
+    chown 10001:10001 /data; \
     chmod 0700 /data
 COPY --from=build /out/rootfs/september-engine /usr/local/bin/september-engine
 COPY deploy/with-generated-key /usr/local/bin/with-generated-key
@@ -79,7 +79,7 @@ ENV ENGINE_HOST=0.0.0.0 \
     ENGINE_SANDBOX=required \
     SQLITE_DB_PATH=/data/brain.sqlite \
     SQLITE_TMPDIR=/data
-USER 65532:65532
+USER 10001:10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8000

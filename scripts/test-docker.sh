@@ -71,7 +71,7 @@ check() {
 
     say "what the container may do"
     inside() { docker exec "$container" "$@"; }
-    [ "$(inside id -u)" = 65532 ] || fail "runs as $(inside id -u)"
+    [ "$(inside id -u)" = 10001 ] || fail "runs as $(inside id -u)"
     [ "$(inside stat -c %a /data)" = 700 ] || fail "/data has mode $(inside stat -c %a /data)"
     ! inside touch /x 2>/dev/null || fail "the root file system can be written"
     inside touch /tmp/x || fail "/tmp cannot be written"

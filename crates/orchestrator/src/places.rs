@@ -20,6 +20,8 @@ pub struct Place {
     pub backend: Arc<dyn EngineBackend>,
     /// How.
     pub prober: Arc<dyn Prober>,
+    /// Products are given the engine's name on the shared network, not its host port.
+    pub urls_by_network: bool,
 }
 
 /// Variables of ours that engines on this host get, too (§10.4).
@@ -35,43 +37,30 @@ pub fn own_container() -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
-/// True when products are given `http://engine-{12}:8000`.
-pub fn urls_by_network(config: &Settings) -> bool {
+/// True when products are given `http://engine-{12}:8000`, as far as the configuration says; `None`: it depends on
+/// whether this process runs in a container on the engines' network.
+fn urls_by_network(config: &Settings) -> Option<bool> {
     match (config.engine_backend, config.engine_url_mode) {
-        (BackendKind::Subprocess, _) => false,
-        (BackendKind::Kubernetes, _) | (_, UrlMode::Network) => true,
-        (_, UrlMode::Host) => false,
-        (_, UrlMode::Auto) => own_container().is_some(),
+        (BackendKind::Subprocess, _) => Some(false),
+        (BackendKind::Kubernetes, _) | (_, UrlMode::Network) => Some(true),
+        (_, UrlMode::Host) => Some(false),
+        (BackendKind::Docker, UrlMode::Auto) if own_container().is_some() => None,
+        (BackendKind::Docker | BackendKind::Simulated, UrlMode::Auto) => Some(false),
     }
 }
 
 /// Builds the place; the message says what to change.
-pub fn place(config: &Settings, instance: &Instance) -> Result<Place, String> {
+pub async fn place(config: &Settings, instance: &Instance) -> Result<Place, String> {
     let client: Arc<dyn Prober> = Arc::new(EngineClient::new());
     match config.engine_backend {
         BackendKind::Docker => {
-            let own = own_container();
-            let roots = config.data_root_path.clone().zip(config.data_root_local_path.clone());
-            let backend = DockerBackend::connect(DockerSettings {
-                host: config.docker.host.clone(),
-                tls: config.docker.cert_path.clone().filter(|_| config.docker.tls_verify),
-                registry_config: config.docker.config.clone(),
-                instance: instance.id,
-                network: config.engine_network.clone(),
-                isolate: !urls_by_network(config),
-                data_root: roots,
-                pull: match config.image_pull {
-                    ImagePull::Missing => PullPolicy::Missing,
-                    ImagePull::Always => PullPolicy::Always,
-                    ImagePull::Never => PullPolicy::Never,
-                },
-                pull_timeout: config.image_pull_timeout_s,
-                call_timeout: config.backend_call_timeout_s,
-                probe_by: if own.is_some() { ProbeAddress::Network } else { ProbeAddress::HostPort },
-                self_container: own,
-            });
-            let backend = backend.map_err(|e| format!("DOCKER_HOST: {e}"))?;
-            Ok(Place { backend: Arc::new(backend), prober: client })
+            let by_network = match urls_by_network(config) {
+                Some(known) => known,
+                // A daemon that does not answer now is asked nothing later: most containers of ours are on it.
+                None => docker(config, instance, false)?.runs_on_network().await.unwrap_or(true),
+            };
+            let backend = docker(config, instance, !by_network)?;
+            Ok(Place { backend: Arc::new(backend), prober: client, urls_by_network: by_network })
         }
         BackendKind::Subprocess => {
             let process = Values::process();
@@ -89,14 +78,41 @@ pub fn place(config: &Settings, instance: &Instance) -> Result<Place, String> {
                 call_timeout: config.backend_call_timeout_s,
             });
             let backend = backend.map_err(|e| format!("ORCH_DATA_ROOT_PATH: {e}"))?;
-            Ok(Place { backend: Arc::new(backend), prober: client })
+            Ok(Place { backend: Arc::new(backend), prober: client, urls_by_network: false })
         }
         BackendKind::Simulated => {
             tracing::warn!("engines are simulated: they exist in this process only and answer nobody");
             let world = SimulatedWorld::new(config.simulated_seed);
             let backend = world.backend(instance.id, config.backend_call_timeout_s);
-            Ok(Place { backend: Arc::new(backend), prober: Arc::new(world) })
+            Ok(Place {
+                backend: Arc::new(backend),
+                prober: Arc::new(world),
+                urls_by_network: urls_by_network(config).unwrap_or(false),
+            })
         }
         BackendKind::Kubernetes => Err("this version has no Kubernetes backend".to_owned()),
     }
+}
+
+fn docker(config: &Settings, instance: &Instance, isolate: bool) -> Result<DockerBackend, String> {
+    let own = own_container();
+    let backend = DockerBackend::connect(DockerSettings {
+        host: config.docker.host.clone(),
+        tls: config.docker.cert_path.clone().filter(|_| config.docker.tls_verify),
+        registry_config: config.docker.config.clone(),
+        instance: instance.id,
+        network: config.engine_network.clone(),
+        isolate,
+        data_root: config.data_root_path.clone().zip(config.data_root_local_path.clone()),
+        pull: match config.image_pull {
+            ImagePull::Missing => PullPolicy::Missing,
+            ImagePull::Always => PullPolicy::Always,
+            ImagePull::Never => PullPolicy::Never,
+        },
+        pull_timeout: config.image_pull_timeout_s,
+        call_timeout: config.backend_call_timeout_s,
+        probe_by: if own.is_some() { ProbeAddress::Network } else { ProbeAddress::HostPort },
+        self_container: own,
+    });
+    backend.map_err(|e| format!("DOCKER_HOST: {e}"))
 }

@@ -248,7 +248,7 @@ async fn build(config: Config, drain: &Drain, maker: Option<PlaceMaker>) -> Resu
     let instance = registry.instance().await.map_err(|e| Stop::new(FAILURE, e.to_string()))?;
     let place = match maker {
         Some(make) => make(&instance),
-        None => places::place(&config, &instance).map_err(|e| Stop::new(CONFIGURATION, e))?,
+        None => places::place(&config, &instance).await.map_err(|e| Stop::new(CONFIGURATION, e))?,
     };
     let (backend, trust) = Watched::new(place.backend);
     let fail_points = FailPoints::default();
@@ -256,7 +256,7 @@ async fn build(config: Config, drain: &Drain, maker: Option<PlaceMaker>) -> Resu
         fail_points.arm(&name, Failure::Kill);
     }
     let core = Core {
-        urls_by_network: places::urls_by_network(&config),
+        urls_by_network: place.urls_by_network,
         registry,
         backend,
         prober: place.prober,

@@ -121,7 +121,10 @@ impl Api {
         let why = causes.last().cloned().unwrap_or_default();
         Stop::new(
             Exit::Unreachable,
-            format!("{} does not answer: {why}; is `bap-engine serve` running, and BAP_URL right?", self.base),
+            format!(
+                "{} does not answer: {why}; is `bap-engine serve` running, and BAP_URL right?",
+                self.base
+            ),
         )
     }
 }

@@ -28,9 +28,11 @@ pub enum Format {
 
 /// What to export.
 #[derive(Debug, Args)]
-#[command(after_help = "Rows of the last 60 seconds are left out. Whole months that are over are noted as exported, \
+#[command(
+    after_help = "Rows of the last 60 seconds are left out. Whole months that are over are noted as exported, \
     so that `audit prune` may drop them.\n\nExample:\n  bap-engine audit export --since 2026-04-01T00:00:00Z \
-    --until 2026-05-01T00:00:00Z --out audit-2026-04.jsonl")]
+    --until 2026-05-01T00:00:00Z --out audit-2026-04.jsonl"
+)]
 pub struct Export {
     /// Not before this time, ISO-8601
     #[arg(long, value_name = "TIME", value_parser = time)]
@@ -147,7 +149,9 @@ pub async fn export(db: &Database, wanted: &Export, json: bool) -> Result<Exit, 
     }
     let marked: Vec<&str> = months.iter().map(|m| m.partition.name.as_str()).collect();
     if json {
-        return Ok(emit_json(&json!({"file": wanted.out, "rows": rows, "sha256": sha256, "exported": marked})));
+        return Ok(emit_json(
+            &json!({"file": wanted.out, "rows": rows, "sha256": sha256, "exported": marked}),
+        ));
     }
     Ok(emit(&format!(
         "{rows} row(s) in {}, SHA-256 {sha256}; {} month(s) noted as exported\n",
@@ -169,7 +173,11 @@ pub async fn prune(db: &Database, wanted: &Prune, json: bool) -> Result<Exit, St
         let _ = writeln!(text, "  {name}");
     }
     if !report.refused.is_empty() {
-        let _ = writeln!(text, "kept {} month(s) that were not exported; --force drops them, too", report.refused.len());
+        let _ = writeln!(
+            text,
+            "kept {} month(s) that were not exported; --force drops them, too",
+            report.refused.len()
+        );
         for name in &report.refused {
             let _ = writeln!(text, "  {name}");
         }
@@ -184,7 +192,8 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-const CSV_HEAD: &str = "id,timestamp,recorded_at,product_id,user_id,engine_id,action,actor,metadata,duration_ms\n";
+const CSV_HEAD: &str =
+    "id,timestamp,recorded_at,product_id,user_id,engine_id,action,actor,metadata,duration_ms\n";
 
 fn jsonl(row: &AuditRow, recorded: Timestamp) -> String {
     let value = json!({

@@ -52,7 +52,13 @@ pub async fn get(api: &Api, user: &str, show_key: bool, json: bool) -> Result<Ex
 }
 
 /// Asks for admission as a product does before every request.
-pub async fn admit(api: &Api, user: &str, wish: AdmitRequest, show_key: bool, json: bool) -> Result<Exit, Stop> {
+pub async fn admit(
+    api: &Api,
+    user: &str,
+    wish: AdmitRequest,
+    show_key: bool,
+    json: bool,
+) -> Result<Exit, Stop> {
     let user = UserId::parse(user).map_err(|e| Stop::usage(format!("user: {e}")))?;
     let path = ["engines", user.as_str(), "admit"];
     let answer: AdmitResponse = api.call(As::Product, Method::POST, &path, &[], Some(&wish)).await?;
@@ -88,7 +94,10 @@ fn show(mut record: EngineRecord, show_key: bool, json: bool, more: &[(&str, Str
     let mut rows = vec![
         ("user", paint::clean(record.user_id.as_str())),
         ("engine", record.engine_id.to_string()),
-        ("status", if record.degraded { format!("{} (degraded)", record.status) } else { record.status.clone() }),
+        (
+            "status",
+            if record.degraded { format!("{} (degraded)", record.status) } else { record.status.clone() },
+        ),
         ("url", record.url.clone()),
         ("key", record.api_key.as_ref().map_or("-", IssuedKey::expose).to_owned()),
         ("version", record.engine_version.clone()),

@@ -152,14 +152,19 @@ fn sealed(sealer: &EngineKeys, key: &Secret) -> SealedKey {
 }
 
 /// Makes an engine for a user; the answer is its key and its operation.
-pub async fn provision(db: &Database, reference: &str, version: Option<&str>) -> Result<(EngineId, Secret), Stop> {
+pub async fn provision(
+    db: &Database,
+    reference: &str,
+    version: Option<&str>,
+) -> Result<(EngineId, Secret), Stop> {
     let (product, user) = db.user(reference).await?;
     let sealer = db.keys()?;
     let image = allowed_image(db, &product, version)?;
     let place = db.place().await?;
     let (key, _) = keys::new_engine_key();
     let sealed = sealed(&sealer, &key);
-    let ports = place.backend.capabilities().host_ports.then_some((db.settings.port_min, db.settings.port_max));
+    let ports =
+        place.backend.capabilities().host_ports.then_some((db.settings.port_min, db.settings.port_max));
     let reserve = Reserve {
         engine_id: EngineId::generate(),
         product_id: product.id,
@@ -236,7 +241,9 @@ pub async fn rotate_key(db: &Database, reference: &str) -> Result<(Secret, Optio
     .await?;
     let (_, found) = db.engine(reference).await?;
     if !keys::same_hash(&found.engine.key.hash, &hash) {
-        return Err(Stop::failed("another rotation came in between; the engine has a key of somebody else's making"));
+        return Err(Stop::failed(
+            "another rotation came in between; the engine has a key of somebody else's making",
+        ));
     }
     Ok((key, operation.params["previous_key_valid_until"].as_str().map(str::to_owned)))
 }

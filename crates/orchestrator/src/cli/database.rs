@@ -58,7 +58,9 @@ impl Database {
     pub async fn product(&self, text: &str) -> Result<Product, Stop> {
         let reference = match ProductId::parse(text) {
             Ok(id) => ProductRef::Id(id),
-            Err(_) => ProductRef::Slug(Slug::parse(text).map_err(|e| Stop::usage(format!("product `{text}`: {e}")))?),
+            Err(_) => ProductRef::Slug(
+                Slug::parse(text).map_err(|e| Stop::usage(format!("product `{text}`: {e}")))?,
+            ),
         };
         let found = self.registry.product(&reference).await?;
         found.ok_or_else(|| {
@@ -84,7 +86,7 @@ impl Database {
     /// Where engines run.
     pub async fn place(&self) -> Result<Place, Stop> {
         let instance = self.registry.instance().await?;
-        places::place(&self.settings, &instance).map_err(|why| Stop::new(Exit::Configuration, why))
+        places::place(&self.settings, &instance).await.map_err(|why| Stop::new(Exit::Configuration, why))
     }
 
     /// What seals and opens engine keys.
@@ -112,7 +114,8 @@ pub fn no_engine() -> Stop {
 /// `<product>/<user>`; a user's name may itself contain slashes.
 fn split(text: &str) -> Result<(&str, UserId), Stop> {
     let wrong = || Stop::usage(format!("`{text}` is not <product>/<user>"));
-    let (product, user) = text.split_once('/').filter(|(product, _)| !product.is_empty()).ok_or_else(wrong)?;
+    let (product, user) =
+        text.split_once('/').filter(|(product, _)| !product.is_empty()).ok_or_else(wrong)?;
     let user = UserId::parse(user).map_err(|e| Stop::usage(format!("user of `{text}`: {e}")))?;
     Ok((product, user))
 }

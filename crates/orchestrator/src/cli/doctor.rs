@@ -191,14 +191,20 @@ async fn database(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Re
             return None;
         }
         Err(_) => {
-            findings.push(Finding::problem("database", format!("no answer in {} s", ANSWER_LIMIT.as_secs()), fix));
+            findings.push(Finding::problem(
+                "database",
+                format!("no answer in {} s", ANSWER_LIMIT.as_secs()),
+                fix,
+            ));
             return None;
         }
     };
     findings.push(match version {
-        v if v < OLDEST_SERVER => {
-            Finding::problem("database", format!("PostgreSQL {v}"), format!("{OLDEST_SERVER} or newer is needed"))
-        }
+        v if v < OLDEST_SERVER => Finding::problem(
+            "database",
+            format!("PostgreSQL {v}"),
+            format!("{OLDEST_SERVER} or newer is needed"),
+        ),
         v if v < SUPPORTED_SERVER => {
             let fix = format!("works; {SUPPORTED_SERVER} or newer is supported");
             Finding::warning("database", format!("PostgreSQL {v}"), fix)
@@ -282,6 +288,13 @@ async fn backend(settings: &Settings, registry: Option<&Registry>, findings: &mu
         Some(registry) => registry.instance().await.ok(),
         None => None,
     };
+    // To open a root for processes makes directories and marks it as ours: that is for a replica to do.
+    let root_is_there = settings.data_root_path.as_ref().is_some_and(|root| root.is_dir());
+    if kind == BackendKind::Subprocess && (instance.is_none() || !root_is_there) {
+        let fix = "set ORCH_DATA_ROOT_PATH to a directory that exists, and make the database answer";
+        findings.push(Finding::warning("backend", format!("{kind}, not looked at"), fix));
+        return;
+    }
     // Without a database the instance is unknown; looking needs none.
     let known = instance.as_ref().and_then(|i| i.backend_identity.clone());
     let looked_at = instance.unwrap_or_else(|| crate::registry::rows::Instance {
@@ -292,7 +305,7 @@ async fn backend(settings: &Settings, registry: Option<&Registry>, findings: &mu
     // Nothing is pulled by looking.
     let mut looking = settings.clone();
     looking.image_pull = ImagePull::Never;
-    let place = match places::place(&looking, &looked_at) {
+    let place = match places::place(&looking, &looked_at).await {
         Ok(place) => place,
         Err(why) => {
             findings.push(Finding::problem("backend", why, "correct ORCH_ENGINE_BACKEND or what it needs"));
@@ -314,14 +327,20 @@ async fn backend(settings: &Settings, registry: Option<&Registry>, findings: &mu
         }
         Ok(Err(error)) => {
             let fix = match kind {
-                BackendKind::Docker => "is the socket mounted (or DOCKER_HOST right), and may this user use it?",
+                BackendKind::Docker => {
+                    "is the socket mounted (or DOCKER_HOST right), and may this user use it?"
+                }
                 BackendKind::Subprocess | BackendKind::Kubernetes | BackendKind::Simulated => "",
             };
             findings.push(Finding::problem("backend", error.to_string(), fix));
             return;
         }
         Err(_) => {
-            findings.push(Finding::problem("backend", format!("no answer in {} s", ANSWER_LIMIT.as_secs()), ""));
+            findings.push(Finding::problem(
+                "backend",
+                format!("no answer in {} s", ANSWER_LIMIT.as_secs()),
+                "",
+            ));
             return;
         }
     }
@@ -331,9 +350,11 @@ async fn backend(settings: &Settings, registry: Option<&Registry>, findings: &mu
     let image = &settings.engine_image;
     findings.push(match (place.backend.ensure_image(image).await, settings.image_pull) {
         (Ok(()), _) => Finding::ok("image", format!("{image} is there")),
-        (Err(_), ImagePull::Missing | ImagePull::Always) => {
-            Finding::warning("image", format!("{image} is not there yet"), "it is pulled when the first engine needs it")
-        }
+        (Err(_), ImagePull::Missing | ImagePull::Always) => Finding::warning(
+            "image",
+            format!("{image} is not there yet"),
+            "it is pulled when the first engine needs it",
+        ),
         (Err(_), ImagePull::Never) => {
             let fix = "build or load it, or change ORCH_IMAGE_PULL";
             Finding::problem("image", format!("{image} is not there"), fix)
@@ -349,14 +370,22 @@ fn data_root(settings: &Settings, findings: &mut Vec<Finding>) {
     };
     let shown = dir.display().to_string();
     if !dir.is_dir() {
-        findings.push(Finding::problem("data root", format!("{shown} does not exist"), format!("mkdir -p {shown}")));
+        findings.push(Finding::problem(
+            "data root",
+            format!("{shown} does not exist"),
+            format!("mkdir -p {shown}"),
+        ));
         return;
     }
     let writable = rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok();
     findings.push(if writable {
         Finding::ok("data root", shown)
     } else {
-        Finding::problem("data root", format!("{shown} cannot be written"), "give this user the right to write there")
+        Finding::problem(
+            "data root",
+            format!("{shown} cannot be written"),
+            "give this user the right to write there",
+        )
     });
     findings.push(match filesystem::magic_of(dir).map(filesystem::refused) {
         Ok(None) => Finding::ok("file system", "fit for brains"),
@@ -420,9 +449,11 @@ async fn ports(settings: &Settings, registry: Option<&Registry>, findings: &mut 
         Some(used) if used >= room => {
             Finding::problem("engine ports", format!("all {used} of {span} are taken"), "raise ORCH_PORT_MAX")
         }
-        Some(used) if used * 10 >= room * 9 => {
-            Finding::warning("engine ports", format!("{used} of {room} in {span} are taken"), "raise ORCH_PORT_MAX")
-        }
+        Some(used) if used * 10 >= room * 9 => Finding::warning(
+            "engine ports",
+            format!("{used} of {room} in {span} are taken"),
+            "raise ORCH_PORT_MAX",
+        ),
         Some(used) => Finding::ok("engine ports", format!("{used} of {room} in {span} are taken")),
         None => Finding::ok("engine ports", format!("{room} in {span}")),
     });
@@ -435,7 +466,9 @@ fn listener(name: &str, address: SocketAddr) -> Finding {
             let fix = "fine if it is this orchestrator that runs; otherwise choose another address";
             Finding::warning(name, format!("{address} is in use"), fix)
         }
-        Err(error) => Finding::problem(name, format!("{address}: {error}"), "choose an address of this machine"),
+        Err(error) => {
+            Finding::problem(name, format!("{address}: {error}"), "choose an address of this machine")
+        }
     }
 }
 

@@ -84,8 +84,10 @@ pub enum Command {
         remove: bool,
     },
     /// Accept the present daemon or cluster as the one engines are on
-    #[command(after_help = "The orchestrator changes nothing while another daemon answers than the one it knows. \
-        Check first that this is the right one: a wrong one makes every engine look lost.")]
+    #[command(
+        after_help = "The orchestrator changes nothing while another daemon answers than the one it knows. \
+        Check first that this is the right one: a wrong one makes every engine look lost."
+    )]
     AdoptBackend,
     /// Replace an engine key that cannot be decrypted; the engine restarts
     ReissueKey {
@@ -107,7 +109,11 @@ pub async fn run(db: &Database, command: Command, json: bool, paint: Paint) -> R
         }
         Command::Show { engine } => {
             let (product, found) = db.engine(&engine).await?;
-            Ok(if json { emit_json(&facts(product.slug.as_str(), &found)) } else { emit(&show(&engine, &found)) })
+            Ok(if json {
+                emit_json(&facts(product.slug.as_str(), &found))
+            } else {
+                emit(&show(&engine, &found))
+            })
         }
         Command::Provision { engine, engine_version } => {
             let (id, key) = changes::provision(db, &engine, engine_version.as_deref()).await?;
@@ -196,7 +202,9 @@ async fn list(
     let slugs = slugs(db).await?;
     let slug = |id: &ProductId| slugs.get(id).cloned().unwrap_or_else(|| id.to_string());
     let mut rows = vec![
-        ["PRODUCT", "USER", "STATUS", "DESIRED", "PORT", "SINCE", "OPERATION", "VERSION"].map(str::to_owned).to_vec(),
+        ["PRODUCT", "USER", "STATUS", "DESIRED", "PORT", "SINCE", "OPERATION", "VERSION"]
+            .map(str::to_owned)
+            .to_vec(),
     ];
     let mut engines: Vec<Value> = Vec::new();
     let mut offset = 0;
@@ -215,7 +223,11 @@ async fn list(
             break;
         }
     }
-    Ok(if json { emit_json(&json!({ "engines": engines })) } else { emit(&paint::table(&rows, paint.columns)) })
+    Ok(if json {
+        emit_json(&json!({ "engines": engines }))
+    } else {
+        emit(&paint::table(&rows, paint.columns))
+    })
 }
 
 async fn slugs(db: &Database) -> Result<BTreeMap<ProductId, String>, Stop> {
@@ -365,7 +377,8 @@ async fn orphans(db: &Database, remove: bool, json: bool, paint: Paint) -> Resul
         }
         place.backend.stop(*id, db.settings.engine_stop_grace_s).await.map_err(|e| backend_stop(&e))?;
         place.backend.remove(*id).await.map_err(|e| backend_stop(&e))?;
-        let mut metadata = json!({"object": format!("engine-{}", id.short()), "kind": "no_row", "brain": "kept"});
+        let mut metadata =
+            json!({"object": format!("engine-{}", id.short()), "kind": "no_row", "brain": "kept"});
         if let Some(at) = seen.object().and_then(|object| object.created_at) {
             metadata["age_s"] = json!(crate::core::between(at, db.registry.now().await?).as_secs());
         }

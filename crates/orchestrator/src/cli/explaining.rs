@@ -60,7 +60,9 @@ async fn answer(db: &Database, product: &Product, found: &Found) -> Result<Value
             json!({"at": row.timestamp, "what": row.action, "because": because, "audit_id": row.id})
         })
         .collect();
-    let asked = policy(product)?.idle_sleep_after_s.map_or(settings.idle_sleep_after_s, std::time::Duration::from_secs);
+    let asked = policy(product)?
+        .idle_sleep_after_s
+        .map_or(settings.idle_sleep_after_s, std::time::Duration::from_secs);
     let rules = IdleRules {
         idle_after: (!asked.is_zero()).then(|| asked.max(settings.admit_lease_s)),
         mode: settings.sleep_mode,

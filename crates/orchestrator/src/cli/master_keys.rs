@@ -118,7 +118,9 @@ pub async fn rotate(db: &Database, json: bool) -> Result<Exit, Stop> {
     };
     db.registry.append(&[audit]).await?;
     if json {
-        return Ok(emit_json(&json!({"rows": found.rows, "resealed": resealed, "fingerprints": fingerprints})));
+        return Ok(emit_json(
+            &json!({"rows": found.rows, "resealed": resealed, "fingerprints": fingerprints}),
+        ));
     }
     let advice = match fingerprints.len() {
         1 => String::new(),

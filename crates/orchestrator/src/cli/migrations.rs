@@ -10,9 +10,11 @@ use serde_json::json;
 
 /// How to migrate.
 #[derive(Debug, Args)]
-#[command(after_help = "Applies what is pending; replicas that start meanwhile wait. --database-url is for an owner of \
+#[command(
+    after_help = "Applies what is pending; replicas that start meanwhile wait. --database-url is for an owner of \
     the schema when the service user may not change it; a password in it is seen by every process of this machine, \
-    so prefer ORCH_DATABASE_URL in the environment of this one command.\n\nExample:\n  bap-engine migrate --dry-run")]
+    so prefer ORCH_DATABASE_URL in the environment of this one command.\n\nExample:\n  bap-engine migrate --dry-run"
+)]
 pub struct Options {
     /// Only show the levels
     #[arg(long, conflicts_with = "dry_run")]
@@ -66,7 +68,9 @@ pub async fn run(settings: &Settings, options: &Options, json: bool) -> Result<E
         if pending.is_empty() {
             return Ok(emit("-- nothing is pending\n"));
         }
-        return Ok(emit(&pending.iter().map(|(name, sql)| format!("-- {name}\n{sql}\n")).collect::<String>()));
+        return Ok(emit(
+            &pending.iter().map(|(name, sql)| format!("-- {name}\n{sql}\n")).collect::<String>(),
+        ));
     }
     let server = registry.server_version().await?;
     if server < OLDEST_SERVER {

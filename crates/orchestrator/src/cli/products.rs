@@ -25,7 +25,9 @@ const POLICY_MAX_BYTES: u64 = 64 * 1024;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make a product; prints its platform key, once
-    #[command(after_help = "Example:\n  bap-engine products register demo --name 'Demo' --policy '{\"max_engines\":100}'")]
+    #[command(
+        after_help = "Example:\n  bap-engine products register demo --name 'Demo' --policy '{\"max_engines\":100}'"
+    )]
     Register {
         /// Short name: 1..63 of a-z, 0-9 and -
         slug: String,
@@ -43,7 +45,9 @@ pub enum Command {
         product: String,
     },
     /// Replace a product's policy
-    #[command(after_help = "Example:\n  bap-engine products set-policy demo --policy '{\"rate_limit_rpm\":600}'")]
+    #[command(
+        after_help = "Example:\n  bap-engine products set-policy demo --policy '{\"rate_limit_rpm\":600}'"
+    )]
     SetPolicy {
         /// Id or short name
         product: String,
@@ -158,7 +162,12 @@ pub async fn run(api: &Api, command: &Command, json: bool, paint: Paint) -> Resu
                 Some(at) => format!("the old key works until {at}"),
                 None => "the old key works no longer".to_owned(),
             };
-            Ok(emit(&format!("product  {}\nkey      {}\n{}\n", made.slug, made.platform_api_key.expose(), paint.dim(&old))))
+            Ok(emit(&format!(
+                "product  {}\nkey      {}\n{}\n",
+                made.slug,
+                made.platform_api_key.expose(),
+                paint.dim(&old)
+            )))
         }
         Command::Delete { product, destroy_engines } => {
             let query = [("destroy_engines", destroy_engines.to_string())];
@@ -169,7 +178,9 @@ pub async fn run(api: &Api, command: &Command, json: bool, paint: Paint) -> Resu
             }
             Ok(emit(&match gone.engines_left {
                 0 => format!("{} is gone\n", gone.product_id),
-                left => format!("{} is being removed; {left} engine(s) left, the work goes on\n", gone.product_id),
+                left => {
+                    format!("{} is being removed; {left} engine(s) left, the work goes on\n", gone.product_id)
+                }
             }))
         }
     }

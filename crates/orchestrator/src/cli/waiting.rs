@@ -29,7 +29,9 @@ pub async fn until_done(db: &Database, id: OperationId) -> Result<Operation, Sto
     loop {
         let Some(operation) = db.registry.operation(id).await? else {
             progress.end();
-            return Err(Stop::failed("the operation is gone; look at the engine with `bap-engine engines show`"));
+            return Err(Stop::failed(
+                "the operation is gone; look at the engine with `bap-engine engines show`",
+            ));
         };
         let waited = began.elapsed();
         if let Some(ended) = judge(&operation, waited) {
@@ -74,7 +76,9 @@ fn judge(operation: &Operation, waited: Duration) -> Option<Result<(), Stop>> {
         OperationStatus::Open if operation.retry_at.is_some() && operation.error_code.is_some() => {
             Some(Err(failed("it goes on in the background: ")))
         }
-        OperationStatus::Open if operation.attempt == 0 && operation.owner.is_none() && waited >= CLAIM_PATIENCE => {
+        OperationStatus::Open
+            if operation.attempt == 0 && operation.owner.is_none() && waited >= CLAIM_PATIENCE =>
+        {
             let message = format!(
                 "no replica has taken operation {id}; it is queued until `bap-engine serve` runs on this database"
             );
@@ -172,7 +176,10 @@ mod tests {
             ..operation()
         };
         let stop = judge(&failed, Duration::ZERO).expect("ended").expect_err("badly");
-        assert_eq!((stop.code.as_deref(), stop.message.as_str()), (Some("BOOT_TIMEOUT"), "BOOT_TIMEOUT: not healthy"));
+        assert_eq!(
+            (stop.code.as_deref(), stop.message.as_str()),
+            (Some("BOOT_TIMEOUT"), "BOOT_TIMEOUT: not healthy")
+        );
         let done = Operation { status: OperationStatus::Succeeded, ..operation() };
         assert_eq!(judge(&done, Duration::ZERO), Some(Ok(())));
         let retrying = Operation {

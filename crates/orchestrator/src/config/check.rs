@@ -281,10 +281,13 @@ pub(super) fn data_root(
         r.computed(LOCAL, root.display().to_string());
     }
     // Without a root there is nothing to see locally, wherever the image says it would be.
-    let local = root.as_ref().map(|root| r.path(LOCAL).unwrap_or_else(|| root.clone()));
+    let local = match &root {
+        Some(_) if r.is_set(LOCAL) => r.path(LOCAL),
+        other => other.clone(),
+    };
     if purpose == Purpose::Serve {
         match (backend, &local) {
-            (BackendKind::Subprocess, None) => {
+            (BackendKind::Subprocess, None) if !r.is_set("ORCH_DATA_ROOT_PATH") => {
                 let expected = "a directory for the brains: the subprocess backend has no volumes";
                 r.refuse("ORCH_DATA_ROOT_PATH", expected, None);
             }
@@ -292,7 +295,7 @@ pub(super) fn data_root(
                 let name = if r.is_set(LOCAL) { LOCAL } else { "ORCH_DATA_ROOT_PATH" };
                 brain_place(r, name, dir, passthrough.allows_unsafe_file_systems());
             }
-            (BackendKind::Docker | BackendKind::Kubernetes | BackendKind::Simulated, _) => {}
+            (_, None) | (BackendKind::Kubernetes | BackendKind::Simulated, Some(_)) => {}
         }
     }
     (root, local)

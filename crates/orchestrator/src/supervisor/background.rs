@@ -122,7 +122,10 @@ async fn listen(core: Arc<Core>, over: CancellationToken) {
                     core.nudge.look_at(id);
                 }
             }
-            Some(Notice::Product { .. }) => core.nudge.reconcile.notify_one(),
+            Some(Notice::Product { id }) => {
+                core.rates.reset(id);
+                core.nudge.reconcile.notify_one();
+            }
             Some(Notice::Lease) => core.nudge.lease.notify_one(),
             Some(Notice::Queue) => core.nudge.claims.notify_one(),
             Some(Notice::Reconnected) => {

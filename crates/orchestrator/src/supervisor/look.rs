@@ -2,7 +2,6 @@
 
 use super::view::Entry;
 use super::{Supervisor, never};
-use crate::core::between;
 use crate::discovery::parse_policy;
 use crate::failing;
 use crate::registry::change::{Change, EnginePatch};
@@ -168,7 +167,8 @@ pub(super) async fn open_restart(supervisor: &Arc<Supervisor>, found: &Found) {
         return;
     }
     let mut opening = core.opening(found, OperationKind::Restart, false, json!({}), "system", None);
-    let delay = found.engine.next_restart_at.map_or(0, |due| between(found.engine.status_since, due).as_secs());
+    let made = u32::try_from(found.engine.restart_attempts).unwrap_or(0);
+    let delay = core.restart_rules().delay(made).as_secs();
     let attempt = found.engine.restart_attempts.saturating_add(1);
     let metadata = json!({
         "attempt": attempt, "delay_s": delay, "operation_id": opening.operation.id,

@@ -3,12 +3,12 @@
 use super::{Supervisor, every, never};
 use crate::registry::RegistryError;
 use crate::telemetry::{self, FleetGauges};
-use contract::{EngineId, ProductId};
+use contract::{EngineId, ProductId, Timestamp};
 use fleet::lifecycle::Status;
 use fleet::policy::Policy;
 use fleet::spec::drift;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -41,7 +41,6 @@ pub(super) async fn run(supervisor: Arc<Supervisor>) {
 /// Marks the engines whose object differs from what would be made now.
 async fn find_drift(supervisor: &Supervisor) -> Result<(), RegistryError> {
     let policies = policies(supervisor).await?;
-    let core = &supervisor.core;
     let ids: Vec<EngineId> = supervisor.view.lock().keys().copied().collect();
     // In pieces, so that nothing else waits for the view meanwhile.
     for piece in ids.chunks(DRIFT_PIECE) {
@@ -95,6 +94,12 @@ async fn gauges(supervisor: &Supervisor) -> Result<(), RegistryError> {
     if let Some((min, max)) = supervisor.core.ports() {
         telemetry::ports(registry.ports_used().await?, i64::from(max) - i64::from(min) + 1);
     }
+    let braked = {
+        let interval = supervisor.core.config.health_check_interval_s;
+        let brake = supervisor.brake.lock().unwrap_or_else(PoisonError::into_inner);
+        brake.is_active(interval, Timestamp::now())
+    };
+    telemetry::failure_brake(braked);
     let sizes = registry.audit_sizes().await?;
     telemetry::audit_sizes(sizes.bytes, sizes.default_rows, sizes.unexported_partitions);
     let open = registry.open_counts().await?;

@@ -45,7 +45,11 @@ impl Program {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bap-engine"));
-        command.args(args).env_clear().envs(self.env.iter().map(|(n, v)| (n, v))).current_dir(self.dir.path());
+        command
+            .args(args)
+            .env_clear()
+            .envs(self.env.iter().map(|(n, v)| (n, v)))
+            .current_dir(self.dir.path());
         command
     }
 
@@ -129,7 +133,10 @@ fn keygen_prints_lines_an_environment_file_takes() {
 fn version_and_openapi_need_no_configuration() {
     let program = Program::new(&[("ORCH_BIND", "nonsense")]);
     let version = program.json(&["version"]);
-    assert_eq!((version["name"].as_str(), version["version"].as_str()), (Some("bap-engine"), Some(env!("CARGO_PKG_VERSION"))));
+    assert_eq!(
+        (version["name"].as_str(), version["version"].as_str()),
+        (Some("bap-engine"), Some(env!("CARGO_PKG_VERSION")))
+    );
     assert!(version["schema_level"].as_i64() >= Some(1));
     let document: Value = serde_json::from_slice(&program.run(&["openapi"]).stdout).expect("is JSON");
     assert_eq!(document["openapi"], "3.1.0");
@@ -137,13 +144,21 @@ fn version_and_openapi_need_no_configuration() {
 
 #[test]
 fn check_config_tells_everything_at_once_and_serve_exits_2() {
-    let program = Program::new(&[("ORCH_BIND", "nonsense"), ("ORCH_MASTER_KEY", "hunter2"), ("ORCH_LEASE_TTL_S", "1")]);
+    let program =
+        Program::new(&[("ORCH_BIND", "nonsense"), ("ORCH_MASTER_KEY", "hunter2"), ("ORCH_LEASE_TTL_S", "1")]);
     let output = program.run(&["check-config", "--json"]);
     assert_eq!(output.status.code(), Some(2));
     let found: Value = serde_json::from_slice(&output.stdout).expect("is JSON");
     assert_eq!(found["errors"].as_array().map(Vec::len), Some(5), "{found}");
-    for text in [out(&output), program.fails(&["serve"], 2), program.fails(&[], 2), program.fails(&["check-config"], 2)] {
-        for name in ["ORCH_DATABASE_URL", "ORCH_MASTER_KEY", "ORCH_ADMIN_KEY", "ORCH_BIND", "ORCH_LEASE_TTL_S"] {
+    for text in [
+        out(&output),
+        program.fails(&["serve"], 2),
+        program.fails(&[], 2),
+        program.fails(&["check-config"], 2),
+    ] {
+        for name in
+            ["ORCH_DATABASE_URL", "ORCH_MASTER_KEY", "ORCH_ADMIN_KEY", "ORCH_BIND", "ORCH_LEASE_TTL_S"]
+        {
             assert!(text.contains(name), "{name}: {text}");
         }
         assert!(!text.contains("hunter2"), "{text}");
@@ -153,7 +168,12 @@ fn check_config_tells_everything_at_once_and_serve_exits_2() {
 #[test]
 fn help_shows_no_value_of_a_secret() {
     let program = Program::on("postgresql://u:hunter2@127.0.0.1:1/o");
-    for args in [&["--help"][..], &["products", "register", "--help"], &["engines", "admit", "--help"], &["migrate", "--help"]] {
+    for args in [
+        &["--help"][..],
+        &["products", "register", "--help"],
+        &["engines", "admit", "--help"],
+        &["migrate", "--help"],
+    ] {
         let text = out(&program.run(args));
         assert!(text.contains("Usage"), "{text}");
         assert!(!text.contains("hunter2") && !text.contains(ADMIN) && !text.contains(MASTER), "{text}");
@@ -162,7 +182,8 @@ fn help_shows_no_value_of_a_secret() {
 
 #[test]
 fn wrong_usage_is_2_and_nothing_reachable_is_4() {
-    let program = Program::on("postgresql://u@127.0.0.1:1/o?connect_timeout=2").with("BAP_URL", "http://127.0.0.1:1");
+    let program =
+        Program::on("postgresql://u@127.0.0.1:1/o?connect_timeout=2").with("BAP_URL", "http://127.0.0.1:1");
     program.fails(&["engines", "upgrade", "demo/u"], 2);
     program.fails(&["engines", "list", "--status", "asleep"], 2);
     let text = program.fails(&["engines", "get", "u"], 2);
@@ -181,18 +202,29 @@ fn doctor_names_everything_that_is_wrong_with_what_to_do() {
     let program = Program::on("postgresql://u@127.0.0.1:1/o?connect_timeout=2")
         .with("ORCH_ADMIN_KEY", "")
         .with("ORCH_ENGINE_BACKEND", "subprocess")
-        .with("ORCH_ENGINE_BINARY", "/no/such/program")
-        .with("ORCH_DATA_ROOT_PATH", "/no/such/root");
+        .with("ORCH_ENGINE_BINARY", "/no/such/program");
+    let root = program.dir.path().join("no-such-root");
+    let program = program.with("ORCH_DATA_ROOT_PATH", &root.display().to_string());
     let output = program.run(&["doctor", "--json"]);
     assert_eq!(output.status.code(), Some(1), "{}", err(&output));
     let report: Value = serde_json::from_slice(&output.stdout).expect("is JSON");
     let findings = report["findings"].as_array().expect("a list");
-    for subject in ["ORCH_ADMIN_KEY", "ORCH_ENGINE_BINARY", "ORCH_DATA_ROOT_PATH", "database", "data root", "engine program"] {
-        let finding = findings.iter().find(|f| f["subject"] == subject).unwrap_or_else(|| panic!("{subject}: {report}"));
+    for subject in [
+        "ORCH_ADMIN_KEY",
+        "ORCH_ENGINE_BINARY",
+        "ORCH_DATA_ROOT_PATH",
+        "database",
+        "data root",
+        "engine program",
+    ] {
+        let finding = findings
+            .iter()
+            .find(|f| f["subject"] == subject)
+            .unwrap_or_else(|| panic!("{subject}: {report}"));
         assert_eq!(finding["state"], "problem", "{finding}");
         assert!(finding["fix"].as_str().is_some_and(|fix| !fix.is_empty()), "{finding}");
     }
-    assert!(!std::path::Path::new("/no/such/root").exists());
+    assert!(!root.exists(), "looking makes nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,7 +257,8 @@ async fn a_fleet_is_driven_from_the_terminal() {
 
 fn drive(url: &str) {
     let (program, replica) = serve(Program::on(url));
-    let product = program.json(&["products", "register", "demo", "--name", "Demo", "--policy", "{\"max_engines\":1}"]);
+    let product =
+        program.json(&["products", "register", "demo", "--name", "Demo", "--policy", "{\"max_engines\":1}"]);
     let platform_key = product["platform_api_key"].as_str().expect("a key").to_owned();
     assert_eq!(program.json(&["products", "list"])["products"][0]["slug"], "demo");
     assert_eq!(program.json(&["products", "show", "demo"])["policy"]["max_engines"], 1);
@@ -320,9 +353,15 @@ fn forget(program: &Program) {
     let text = std::fs::read_to_string(&file).expect("was written");
     assert_eq!(text.lines().count() as i64, exported["rows"].as_i64().expect("a number"));
     let beside = std::fs::read_to_string(program.dir.path().join("audit.jsonl.sha256")).expect("was written");
-    assert!(beside.starts_with(exported["sha256"].as_str().expect("a hash")) && beside.ends_with("  audit.jsonl\n"));
+    assert!(
+        beside.starts_with(exported["sha256"].as_str().expect("a hash"))
+            && beside.ends_with("  audit.jsonl\n")
+    );
     program.fails(&["audit", "export", "--out", &file.display().to_string()], 2);
-    assert_eq!(program.json(&["audit", "prune", "--older-than", "13m"])["dropped"].as_array().map(Vec::len), Some(0));
+    assert_eq!(
+        program.json(&["audit", "prune", "--older-than", "13m"])["dropped"].as_array().map(Vec::len),
+        Some(0)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -328,12 +328,14 @@ fn a_program_is_found_by_name_on_the_path() {
 
 #[test]
 fn a_data_root_must_exist_where_this_process_sees_it() {
-    let setting = Setting::new().with("ORCH_DATA_ROOT_PATH", "/no/such/root");
+    let setting = Setting::new();
+    let root = setting.path("no-such-root");
+    let setting = setting.with("ORCH_DATA_ROOT_PATH", root.clone());
     assert_eq!(setting.refused(), ["ORCH_DATA_ROOT_PATH"]);
     let here = setting.path("");
     let setting = setting.with("ORCH_DATA_ROOT_LOCAL_PATH", here.clone());
     let config = setting.config();
-    assert_eq!(config.data_root_path, Some(PathBuf::from("/no/such/root")));
+    assert_eq!(config.data_root_path, Some(PathBuf::from(root)));
     assert_eq!(config.data_root_local_path, Some(PathBuf::from(here)));
     assert_eq!(
         setting.with("ORCH_DATA_ROOT_LOCAL_PATH", "relative").refused(),

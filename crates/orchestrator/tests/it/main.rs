@@ -23,3 +23,7 @@ mod policy;
 mod products_live;
 mod sleeping;
 mod table;
+mod away;
+mod faults;
+mod promises;
+mod replicas;

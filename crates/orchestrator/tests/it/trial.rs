@@ -130,6 +130,7 @@ impl Trial {
         let maker = move |instance: &orchestrator::registry::Instance| Place {
             backend: Arc::new(world.backend(instance.id, call_timeout)),
             prober: Arc::new(world.clone()) as Arc<dyn Prober>,
+            urls_by_network: false,
         };
         Replica::start(self.config(), Drain::new(), Some(Box::new(maker))).await
     }
@@ -326,6 +327,14 @@ async fn answered(mut request: reqwest::RequestBuilder, body: &Value) -> Answer 
         response.headers().get("retry-after").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
     let text = response.text().await.unwrap_or_default();
     Answer { status, body: serde_json::from_str(&text).unwrap_or(Value::String(text)), retry_after }
+}
+
+/// The body of a page without authentication, as of the internal listener.
+pub async fn get_text(url: &str) -> String {
+    match client().get(url).send().await {
+        Ok(answer) => answer.text().await.unwrap_or_default(),
+        Err(error) => panic!("{url}: {error}"),
+    }
 }
 
 /// Waits until the condition holds; fails the test when it never does.
