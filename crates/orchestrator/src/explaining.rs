@@ -12,6 +12,7 @@ use contract::fleet_api::{
 use contract::{FleetCode, FleetError, UserId};
 use fleet::audit::AuditAction;
 use fleet::explain::{Explained, admission, because, summary};
+use fleet::lifecycle::Status;
 use fleet::policy::Policy;
 use fleet::request::Standing;
 use fleet::spec::drift_fields;
@@ -33,7 +34,7 @@ impl Core {
         let engine = &found.engine;
         let observed = self.backend.observe(engine.id).await;
         let observed_at = self.registry.now().await?;
-        let vitals = vitals::of_row(&found.vitals);
+        let vitals = vitals::of_row(&self.latest_vitals(found));
         let open = found.operation.as_ref().map(|o| o.kind);
         let attempts = u32::try_from(engine.restart_attempts).unwrap_or(0);
         let text = summary(&Explained {
@@ -66,7 +67,11 @@ impl Core {
             })
             .collect();
         let rules = idle::rules(self, policy);
-        let facts = idle::facts(found, vitals.activity, None);
+        let woken_for = match engine.status {
+            Status::Running => self.registry.last_scheduled_wake(engine.id).await?,
+            _ => None,
+        };
+        let facts = idle::facts(found, vitals.activity, woken_for);
         let wanted = self.spec(engine, policy);
         let drift = match observed.as_ref().ok().and_then(|o| o.object()) {
             Some(object) => drift_fields(object, &wanted.image, &wanted.spec_hash),

@@ -30,6 +30,11 @@ impl FailPoints {
         }
     }
 
+    /// True until the point has fired.
+    pub fn is_armed(&self, name: &str) -> bool {
+        self.armed.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name)
+    }
+
     /// Every point passed so far, armed or not.
     pub fn passed(&self) -> BTreeSet<String> {
         self.passed.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -13,7 +13,19 @@ struct Inner {
     queue: StartQueue,
     waiting: HashMap<Ticket, oneshot::Sender<()>>,
     next: u64,
+    permits: usize,
     places: usize,
+    /// Places that are kept for those who were told that there is room.
+    promised: usize,
+}
+
+impl Inner {
+    /// Those who wait or may still come fill every place and every free permit.
+    fn is_full(&self) -> bool {
+        // While somebody waits, free permits are those that are not for everybody.
+        let free = if self.queue.waiting() > 0 { 0 } else { self.permits.saturating_sub(self.queue.running()) };
+        self.queue.waiting() + self.promised >= self.places + free
+    }
 }
 
 /// The queue and its permits.
@@ -26,6 +38,23 @@ pub struct StartGate {
 pub struct Permit {
     gate: Arc<StartGate>,
     ticket: Ticket,
+}
+
+/// A place in the queue that is kept until the engine's row is written and its executor comes; given back when
+/// dropped.
+pub struct Promise {
+    gate: Arc<StartGate>,
+    kept: bool,
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let mut inner = self.gate.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.promised = inner.promised.saturating_sub(1);
+    }
 }
 
 /// The queue is full.
@@ -53,7 +82,8 @@ impl Drop for Waiting<'_> {
 impl StartGate {
     /// A gate with this many permits and places in the queue.
     pub fn new(permits: usize, places: usize) -> Arc<Self> {
-        let inner = Inner { queue: StartQueue::new(permits, places), waiting: HashMap::new(), next: 0, places };
+        let queue = StartQueue::new(permits, places);
+        let inner = Inner { queue, waiting: HashMap::new(), next: 0, permits, places, promised: 0 };
         Arc::new(Self { inner: Mutex::new(inner), epoch: Instant::now() })
     }
 
@@ -62,19 +92,31 @@ impl StartGate {
         Timestamp::from_millis(i64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(i64::MAX))
     }
 
-    /// Would one more start find a place now?
-    pub fn has_room(&self) -> Result<(), Full> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.queue.waiting() < inner.places {
-            return Ok(());
+    /// Keeps a place for one more start, so that nobody is accepted first and refused afterwards.
+    pub fn promise(self: &Arc<Self>) -> Result<Promise, Full> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.is_full() {
+            return Err(Full { retry_after_s: inner.queue.retry_after_s(Class::Interactive, self.now()) });
         }
-        Err(Full { retry_after_s: inner.queue.retry_after_s(Class::Interactive, self.now()) })
+        inner.promised += 1;
+        Ok(Promise { gate: Arc::clone(self), kept: false })
     }
 
-    /// Waits for a permit.
-    pub async fn acquire(self: &Arc<Self>, class: Class, product: ProductId) -> Result<Permit, Full> {
+    /// Waits for a permit, on the promised place if there is one.
+    pub async fn acquire(
+        self: &Arc<Self>,
+        class: Class,
+        product: ProductId,
+        mut promise: Option<Promise>,
+    ) -> Result<Permit, Full> {
         let (ticket, turn) = {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(promise) = &mut promise {
+                promise.kept = true;
+                inner.promised = inner.promised.saturating_sub(1);
+            } else if inner.is_full() {
+                return Err(Full { retry_after_s: inner.queue.retry_after_s(class, self.now()) });
+            }
             let ticket = Ticket(inner.next);
             inner.next += 1;
             let now = self.now();

@@ -104,6 +104,12 @@ impl Hub {
         }
     }
 
+    /// How many requests of this replica wait for it.
+    pub fn waiting(&self, id: OperationId) -> usize {
+        let rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        rooms.get(&id).map_or(0, |room| room.news.receiver_count())
+    }
+
     /// Has the room of this operation looked at now.
     pub fn poke(&self, id: OperationId) {
         if let Some(room) = self.rooms.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {

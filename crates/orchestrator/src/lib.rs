@@ -31,6 +31,7 @@ mod removal;
 pub mod serve;
 mod supervisor;
 pub mod telemetry;
+pub mod up;
 pub mod version;
 mod vitals;
 pub mod watched;

@@ -77,10 +77,8 @@ impl Stop {
 
 /// Sets up logging as the configuration says; the answer takes secrets out of last words.
 pub fn install_logging(config: &Config, report: &Report) -> Option<Scrub> {
-    let mut secrets: Vec<String> =
-        config.engine_env_passthrough.iter().map(|(_, value)| value.expose().to_owned()).collect();
-    secrets.push(config.admin_key.expose().to_owned());
-    secrets.retain(|s| s.len() >= SHORTEST_SCRUBBED);
+    let values = config.secret_values().iter().map(|secret| secret.expose().to_owned());
+    let secrets: Vec<String> = values.filter(|s| s.len() >= SHORTEST_SCRUBBED).collect();
     let scrub: Scrub = Arc::new(move |line: String| {
         secrets.iter().fold(line, |line, secret| {
             if line.contains(secret.as_str()) { line.replace(secret.as_str(), "[redacted]") } else { line }
@@ -245,6 +243,12 @@ async fn build(config: Config, drain: &Drain, maker: Option<PlaceMaker>) -> Resu
     migrate(&registry, &config, &replica_name, drain).await?;
     let keys = EngineKeys::new(config.master_key.clone());
     let unreadable = check_keys(&registry, &keys, &config).await?;
+    if !config.read_only {
+        for port in config.ports_kept_from_engines() {
+            let aside = registry.set_port_aside(port, "a listener of the orchestrator").await;
+            aside.map_err(|e| Stop::new(FAILURE, e.to_string()))?;
+        }
+    }
     let instance = registry.instance().await.map_err(|e| Stop::new(FAILURE, e.to_string()))?;
     let place = match maker {
         Some(make) => make(&instance),

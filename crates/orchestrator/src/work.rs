@@ -12,6 +12,7 @@ mod starting;
 
 use crate::claims::Claim;
 use crate::core::{Core, backend_error};
+use crate::gate::Promise;
 use crate::registry::RegistryError;
 use crate::registry::change::{EnginePatch, Finish, Outcome};
 use crate::registry::rows::{AuditEntry, Engine, Found, Operation};
@@ -63,6 +64,8 @@ struct Work {
     /// Set by the step that started the object: when it did.
     started: Option<Instant>,
     address: Option<std::net::SocketAddr>,
+    /// The place in the start queue that was kept when the request was accepted.
+    promise: Option<Promise>,
 }
 
 /// What follows a step.
@@ -137,6 +140,11 @@ pub(crate) fn opening_patch(kind: OperationKind, engine: &Engine) -> EnginePatch
 
 /// Performs an operation this process has claimed with a statement sent at `sent`.
 pub(crate) fn spawn(core: &Arc<Core>, operation: Operation, sent: Instant) {
+    spawn_promised(core, operation, sent, None);
+}
+
+/// The same, with the place in the start queue that was kept for it.
+pub(crate) fn spawn_promised(core: &Arc<Core>, operation: Operation, sent: Instant, promise: Option<Promise>) {
     let Some(claim) = core.claims.take(operation.id, operation.claim, sent) else {
         return;
     };
@@ -153,7 +161,7 @@ pub(crate) fn spawn(core: &Arc<Core>, operation: Operation, sent: Instant) {
             let held = Arc::clone(&claim);
             let inner = Arc::clone(&core);
             // In a task of its own, so that a defect in one operation ends that operation only.
-            let run = tokio::spawn(run(inner, operation, claim).in_current_span());
+            let run = tokio::spawn(run(inner, operation, claim, promise).in_current_span());
             if let Err(broken) = run.await {
                 telemetry::loop_failed("executor", &broken);
             }
@@ -163,11 +171,12 @@ pub(crate) fn spawn(core: &Arc<Core>, operation: Operation, sent: Instant) {
     );
 }
 
-async fn run(core: Arc<Core>, operation: Operation, claim: Arc<Claim>) {
+async fn run(core: Arc<Core>, operation: Operation, claim: Arc<Claim>, promise: Option<Promise>) {
     let mut work = match Work::load(&core, &operation, &claim).await {
         Some(work) => work,
         None => return,
     };
+    work.promise = promise;
     loop {
         let (kind, step) = (work.operation.kind, work.operation.step);
         if core.fail_points.pass(kind.as_str(), step.as_str(), "before") {
@@ -234,6 +243,7 @@ impl Work {
                         notes: Map::new(),
                         started: None,
                         address: None,
+                        promise: None,
                     });
                 }
                 Ok(None) => return None,

@@ -79,6 +79,13 @@ impl Layered {
         Self(layers.into_iter().collect())
     }
 
+    /// The same with one more layer below all others.
+    #[must_use]
+    pub fn with_defaults(mut self, weakest: Values) -> Self {
+        self.0.push(weakest);
+        self
+    }
+
     fn layer(&self, name: &str) -> Option<&Values> {
         self.0.iter().find(|l| l.values.get(name).is_some_and(|v| !v.trim().is_empty()))
     }

@@ -167,6 +167,24 @@ enum Command {
     /// Run a replica (the default)
     #[command(after_help = "Runs until SIGTERM or Ctrl-C, then drains for at most ORCH_DRAIN_TIMEOUT_S.")]
     Serve,
+    /// Run the whole fleet on this machine: PostgreSQL, engines as processes, a demo product
+    #[command(after_help = "Needs no network, no Docker and no key of anyone. Ctrl-C stops everything; the next `up` on the \
+        same directory goes on with it. Exit 3 when the directory is in use or was made by another PostgreSQL, 4 when \
+        there is no PostgreSQL.")]
+    Up {
+        /// Where PostgreSQL, keys and brains are kept [default: ORCH_DATA_DIR]
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+        /// Port of the API on 127.0.0.1 [default: that of ORCH_BIND]
+        #[arg(long)]
+        port: Option<u16>,
+        /// Directory with the programs `postgres` and `initdb` [default: ORCH_PG_BIN_DIR, then the usual places]
+        #[arg(long, value_name = "DIR")]
+        postgres_bin: Option<PathBuf>,
+        /// Leave engines running at the end
+        #[arg(long)]
+        keep_engines: bool,
+    },
     /// Bring the database to this program's schema
     Migrate(migrations::Options),
     /// Show the effective configuration and all its problems at once
@@ -294,6 +312,10 @@ fn run(cli: Cli) -> ExitCode {
     let paint = Paint::stdout(&source);
     let exit = match command {
         Command::Serve => return serve(&source),
+        Command::Up { data_dir, port, postgres_bin, keep_engines } => {
+            let options = crate::up::UpOptions { data_dir, port, postgres_bin, keep_engines };
+            return ExitCode::from(u8::try_from(crate::up::run(cli.env_file.as_deref(), &options)).unwrap_or(Exit::Failed as u8));
+        }
         Command::Migrate(options) => migrate(&source, options, json),
         Command::CheckConfig { connect } => {
             let (text, code) = config::check_config(&source, json && !connect);

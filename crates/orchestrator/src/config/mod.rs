@@ -21,7 +21,7 @@ use chassis::telemetry::{LogFormat, LogLevel};
 use fleet::lifecycle::{BackendKind, SleepMode};
 use fleet::spec::SecurityProfile;
 use std::net::SocketAddr;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -85,6 +85,12 @@ impl Deref for Config {
 
     fn deref(&self) -> &Settings {
         &self.settings
+    }
+}
+
+impl DerefMut for Config {
+    fn deref_mut(&mut self) -> &mut Settings {
+        &mut self.settings
     }
 }
 

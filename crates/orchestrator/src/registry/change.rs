@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Columns of an engine's row to change; `None` leaves a column alone. Every applied patch adds 1 to `revision`,
-/// sets `updated_at`, and `status_since` when the status changes.
+/// sets `updated_at`, and `status_since` when the status changes or a boot ended.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EnginePatch {
     /// New status.

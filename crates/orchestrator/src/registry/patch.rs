@@ -85,10 +85,14 @@ fn assignments(patch: &EnginePatch, besides: &Besides) -> Result<Assignments, Re
         Besides::RaiseGeneration => to.plain("generation = e.generation + 1"),
     }
     if let Some(status) = patch.status {
-        to.set(
-            "status = {}, status_since = CASE WHEN e.status = {} THEN e.status_since ELSE clock_timestamp() END",
-            status.as_str(),
-        );
+        // A boot that ended begins the status anew: a stop that a start took the place of was `running` all along,
+        // but its process is another one.
+        let assignment = if patch.boot_duration_ms.is_some() {
+            "status = {}, status_since = clock_timestamp()"
+        } else {
+            "status = {}, status_since = CASE WHEN e.status = {} THEN e.status_since ELSE clock_timestamp() END"
+        };
+        to.set(assignment, status.as_str());
     }
     if let Some(desired) = patch.desired {
         to.set("desired = {}", desired.as_str());

@@ -132,6 +132,8 @@ async fn listen(core: Arc<Core>, over: CancellationToken) {
                 core.hub.poke_all();
                 core.nudge.claims.notify_one();
                 core.nudge.reconcile.notify_one();
+                // The lease may have been given back while nobody listened.
+                core.nudge.lease.notify_one();
             }
             None => {
                 tokio::time::sleep(PULSE).await;

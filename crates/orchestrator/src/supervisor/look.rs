@@ -61,9 +61,8 @@ async fn look(supervisor: &Arc<Supervisor>, id: EngineId) -> Result<(), Registry
     let steps = plan(&entry.facts(), &supervisor.rules(), at);
     for step in steps {
         if step == PlanStep::ObjectMissing && !entry.absent_in_list {
-            // One look is not enough: a backend that lost much of the fleet is met in the list (§12.3).
+            // Have the list asked now, which says whether one engine is gone or much of the fleet.
             supervisor.core.nudge.reconcile.notify_one();
-            continue;
         }
         perform(supervisor, &entry, step).await?;
     }
@@ -105,6 +104,8 @@ pub(super) async fn perform(supervisor: &Arc<Supervisor>, entry: &Entry, step: P
             crashed(supervisor, entry, reason, json!({"exit_code": exit_code, "oom": oom.then_some(true)}), restarts)
                 .await?;
         }
+        // One look is not enough: a backend that lost much of the fleet is met in the list (§12.3).
+        PlanStep::ObjectMissing if !entry.absent_in_list => {}
         PlanStep::ObjectMissing => {
             let message = "the backend object is gone";
             if failing::fail(core, &entry.found, FailureReason::ObjectMissing, message, json!({})).await?.is_some() {

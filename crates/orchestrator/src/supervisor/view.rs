@@ -14,6 +14,9 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// The verdict a boot ends with; the first probe of the sweep that says otherwise is a change.
+const AFTER_BOOT: &str = "healthy";
+
 /// One engine.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
@@ -45,6 +48,11 @@ pub(crate) struct Entry {
 impl Entry {
     fn new(found: Found, slug: Slug, idle_after: Option<Duration>) -> Self {
         let vitals = crate::vitals::of_row(&found.vitals);
+        let last_verdict = match (vitals.health_failures, vitals.degraded) {
+            (0, false) => AFTER_BOOT,
+            (0, true) => "degraded",
+            _ => "failed",
+        };
         Self {
             observed_at: Timestamp::from_millis(0),
             found,
@@ -56,7 +64,7 @@ impl Entry {
             accounted_start: None,
             scheduled_wake_at: None,
             next_probe: None,
-            last_verdict: None,
+            last_verdict: Some(last_verdict),
             no_sleep_before: Instant::now(),
             drifted: false,
             in_series: false,
@@ -147,7 +155,7 @@ impl View {
                     entry.vitals.backend_restarts = u32::MAX;
                     entry.vitals.clear_failures();
                     entry.next_probe = None;
-                    entry.last_verdict = None;
+                    entry.last_verdict = Some(AFTER_BOOT);
                 }
                 if found.engine.status != Status::Running {
                     entry.next_probe = None;

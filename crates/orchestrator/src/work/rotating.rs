@@ -9,6 +9,7 @@ use bytes::Bytes;
 use contract::engine_api::RotateKeyResponse;
 use contract::{FleetCode, FleetError, Timestamp};
 use fleet::audit::AuditAction;
+use fleet::health::verdict;
 use fleet::lifecycle::Status;
 use fleet::observation::{ObjectState, Observation};
 use fleet::operation::Step;
@@ -67,8 +68,7 @@ impl Work {
             }
             self.may_act()?;
             let Some(address) = self.engine_address().await? else {
-                silence = "the engine does not run".to_owned();
-                continue;
+                return self.suspend_rotation().await;
             };
             match self.rotate_call(address, current.expose(), &next.hash).await {
                 Told::Taken(until) => return Ok(self.rotated(until)),
@@ -84,13 +84,14 @@ impl Work {
                 Told::Silent(why) => silence = why,
             }
         }
-        let answer = match self.engine_address().await? {
-            Some(address) => self.knows(address, new.expose()).await,
-            None => None,
+        let Some(address) = self.engine_address().await? else {
+            return self.suspend_rotation().await;
         };
-        match answer {
+        match self.knows(address, new.expose()).await {
             Some(true) => Ok(self.rotated(Timestamp::now().plus_millis(self.overlap_s() * 1000))),
             Some(false) => self.refuse_rotation(&silence).await,
+            // While the operation is open nobody else looks after the engine: a sick one must not be kept by it.
+            None if !self.is_healthy(address).await => self.suspend_rotation().await,
             None => {
                 let told = FleetError::new(FleetCode::BackendError, format!("the engine did not take the new key: {silence}"));
                 Ok(Flow::Later(self.retry_delay(AWAY_MAX), told))
@@ -101,6 +102,11 @@ impl Work {
     /// The overlap that is asked for, in seconds; the engine clamps it to its own window.
     fn overlap_s(&self) -> i64 {
         i64::try_from(self.core.config.key_overlap_s.as_secs()).unwrap_or(i64::MAX / 1000)
+    }
+
+    async fn is_healthy(&self, address: SocketAddr) -> bool {
+        let reply = self.probe(address, self.core.config.health_check_timeout_s).await;
+        verdict(&super::boot::outcome(reply)).serves()
     }
 
     async fn engine_address(&self) -> Result<Option<SocketAddr>, StepError> {

@@ -59,7 +59,8 @@ impl Work {
 
     async fn make_object(&mut self) -> Result<(), StepError> {
         let queued = Instant::now();
-        let permit = self.core.gate.acquire(self.class(), self.operation.product_id).await;
+        let promise = self.promise.take();
+        let permit = self.core.gate.acquire(self.class(), self.operation.product_id, promise).await;
         let _permit = permit.map_err(|full| StepError::Full(full.retry_after_s))?;
         self.took(Phase::Queue, queued);
         let began = Instant::now();
@@ -224,7 +225,7 @@ impl Work {
     }
 
     async fn permit(&self) -> Result<crate::gate::Permit, StepError> {
-        let permit = self.core.gate.acquire(self.class(), self.operation.product_id).await;
+        let permit = self.core.gate.acquire(self.class(), self.operation.product_id, None).await;
         permit.map_err(|full| StepError::Full(full.retry_after_s))
     }
 
@@ -370,7 +371,7 @@ impl Work {
                 "slept_s": crate::core::between(self.slept_since(), self.operation.started_at).as_secs(),
                 "mode": self.engine().sleep_mode, "boot_ms": boot_ms,
                 "overhead_ms": self.overhead_ms(boot_ms),
-                "recreated": Value::Null,
+                "waiters": self.core.hub.waiting(self.operation.id),
             }),
             OperationKind::Restart => json!({
                 "attempt": self.engine().restart_attempts,
@@ -491,6 +492,7 @@ impl Work {
                 status: Some(Status::Failed),
                 next_restart_in: Some(due),
                 failure: Some(Some((reason, message.clone()))),
+                container_id: Some(work.engine().container_id.clone()),
                 reset_vitals: true,
                 ..EnginePatch::default()
             };

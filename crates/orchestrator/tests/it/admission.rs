@@ -105,6 +105,36 @@ async fn a_full_start_queue_refuses_a_provision_and_leaves_nothing() {
     assert_eq!(demo.provision("three").await.status, 200, "there is room again");
 }
 
+/// Many at the same moment: whoever is told to come later has left nothing, whoever has left something is served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_is_accepted_first_and_refused_afterwards() {
+    let trial = Trial::new().await.set("ORCH_START_CONCURRENCY", "2").set("ORCH_START_QUEUE_MAX", "3");
+    let (trial, demo) = trial.ready().await;
+    trial.world.fault(Fault::new(FaultKind::Latency(Duration::from_millis(400))).on(Call::Create));
+    let mut herd = JoinSet::new();
+    for n in 0..40 {
+        let demo = demo.clone();
+        herd.spawn(async move {
+            let user = format!("u{n}");
+            (demo.provision(&user).await, user)
+        });
+    }
+    let mut served = 0;
+    while let Some(answer) = herd.join_next().await {
+        let (answer, user) = answer.expect("is answered");
+        match answer.status {
+            200 => served += 1,
+            503 => {
+                assert_eq!(answer.code(), "CAPACITY_EXHAUSTED", "{:?}", answer.body);
+                assert_eq!(demo.get(&user).await.status, 404, "{user} was refused and exists");
+            }
+            _ => panic!("{user}: {:?}", answer.body),
+        }
+    }
+    assert!(served >= 5, "{served} of two permits and three places");
+    assert_eq!(demo.call("GET", "/status", Value::Null).await.body["total"], json!(served));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wake_that_finds_the_queue_full_stays_asleep_and_says_when_to_retry() {
     let trial = Trial::new().await.set("ORCH_START_CONCURRENCY", "1").set("ORCH_START_QUEUE_MAX", "1");
@@ -498,4 +528,51 @@ async fn a_started_engine_that_does_not_boot_is_failed_and_restarted() {
     }
     demo.until_status("ada", "running").await;
     demo.until_status("bob", "running").await;
+}
+
+/// A round trip of the network is not a failed probe, and the connect timeout is never the poll period.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_network_probe_still_succeeds() {
+    let trial = Trial::new().await.set("ORCH_HEALTH_CHECK_TIMEOUT_S", "0.9");
+    let (trial, demo) = trial.ready().await;
+    for takes in [70, 700] {
+        trial.world.edit_default(|p| p.answer_takes = Duration::from_millis(takes));
+        let (user, began) = (format!("ada-{takes}"), Instant::now());
+        let id = demo.engine(&user).await;
+        assert!(began.elapsed() < Duration::from_millis(takes + 1500), "it took {:?}", began.elapsed());
+        let probes = trial.world.probes(id);
+        until("it is probed", async || trial.world.probes(id) >= probes + 4).await;
+        assert_eq!(demo.status(&user).await, "running");
+        assert_eq!(trial.actions(id).await, ["provision"]);
+    }
+}
+
+/// One slow starter after the other: what a shed caller is told is about as long as it takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retry_after_is_truthful() {
+    let trial = Trial::new().await.set("ORCH_START_CONCURRENCY", "1").set("ORCH_START_QUEUE_MAX", "8");
+    let (trial, demo) = trial.ready().await;
+    // A start holds its permit while the object is made: one second each.
+    trial.world.fault(Fault::new(FaultKind::Latency(Duration::from_secs(1))).on(Call::Create));
+    let mut herd = JoinSet::new();
+    for n in 0..12 {
+        let demo = demo.clone();
+        herd.spawn(async move {
+            let user = format!("u{n}");
+            while demo.provision(&user).await.status == 503 {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
+    }
+    until("the rate is known and the queue is full", async || {
+        let (_, depths) = trial.replicas[0].core.gate.gauges();
+        trial.world.objects().len() >= 3 && depths.iter().map(|(_, n)| n).sum::<usize>() >= 8
+    })
+    .await;
+    let refused = demo.provision("late").await;
+    assert_eq!(refused.code(), "CAPACITY_EXHAUSTED", "{:?}", refused.body);
+    let told = refused.retry_after.expect("every 503 says when");
+    // Eight or nine starts ahead, one per second.
+    assert!((4..=20).contains(&told), "told {told} s for nine starts of a second each");
+    herd.join_all().await;
 }

@@ -52,7 +52,8 @@ async fn nothing_moves(trial: &Trial, demo: &Product, lease_ends: &Value) {
 
 async fn recovers(trial: &Trial, demo: &Product) -> Duration {
     let back = Instant::now();
-    until("an admit without a lease is answered", async || demo.admit("free").await.body["admitted"] == true).await;
+    until("an admit without a lease is answered", async || demo.admit("free").await.body["admitted"] == true)
+        .await;
     until("/health is well", async || health(trial).await == 200).await;
     let took = back.elapsed();
     assert!(took < RECOVERY, "{took:?}");
@@ -103,7 +104,8 @@ async fn p8_postgres_away() {
     assert_eq!(trial.world.starts(slow), 1, "started exactly once");
     assert_eq!(logged(&sql, slow).await, ["provision"]);
     until("the crash is noticed and mended", async || {
-        logged(&sql, free).await == ["provision", "health_failed", "auto_restart_start", "auto_restart_success"]
+        logged(&sql, free).await
+            == ["provision", "health_failed", "auto_restart_start", "auto_restart_success"]
     })
     .await;
     assert_eq!(demo.admit("free").await.body["admitted"], true);
@@ -127,9 +129,11 @@ async fn p8_postgres_frozen() {
     server.resume();
     let took = recovers(&trial, &demo).await;
     let sql = trial.sql().await;
-    for (id, status, log) in
-        [(held, "running", vec!["provision"]), (free, "running", vec!["provision"]), (asleep, "sleeping", vec!["provision", "sleep"])]
-    {
+    for (id, status, log) in [
+        (held, "running", vec!["provision"]),
+        (free, "running", vec!["provision"]),
+        (asleep, "sleeping", vec!["provision", "sleep"]),
+    ] {
         assert_eq!(books(&sql, id).await.status, status);
         assert_eq!(logged(&sql, id).await, log);
     }
@@ -164,7 +168,8 @@ impl Away {
 }
 
 async fn backend_away(away: Away) {
-    let mut trial = Trial::new().await.set("ORCH_RESTART_BACKOFF_BASE_S", "1").set("ORCH_RESTART_BACKOFF_MAX_S", "5");
+    let mut trial =
+        Trial::new().await.set("ORCH_RESTART_BACKOFF_BASE_S", "3").set("ORCH_RESTART_BACKOFF_MAX_S", "5");
     trial.call_timeout = Duration::from_secs(2);
     let (trial, demo) = trial.ready().await;
     let sql = trial.sql().await;
@@ -179,7 +184,9 @@ async fn backend_away(away: Away) {
     assert_eq!(demo.post("asleep", "sleep").await.status, 200);
     assert_eq!(demo.post("down", "stop").await.status, 200);
     // A restart that is under way when the backend goes, and one that comes due while it is away.
-    trial.world.fault(Fault::new(FaultKind::Latency(Duration::from_millis(700))).on(Call::Start).of(mending).times(1));
+    trial.world.fault(
+        Fault::new(FaultKind::Latency(Duration::from_millis(700))).on(Call::Start).of(mending).times(1),
+    );
     trial.world.crash(mending, 1, false);
     demo.until_standing("mending", "failed-running+restart").await;
     until("the restart has reached its start", async || {
@@ -199,7 +206,7 @@ async fn backend_away(away: Away) {
         (row.get::<_, i32>(0), row.get::<_, i64>(1))
     };
     assert_eq!(health(&trial).await, 200, "degraded is no reason to take the replica out");
-    assert_eq!(core.pulse.database_ok(), true);
+    assert!(core.pulse.database_ok());
     let calls = trial.world.calls().len();
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(4) {
@@ -215,7 +222,12 @@ async fn backend_away(away: Away) {
     assert!(looks < 200, "{away:?}: {looks} calls in four seconds");
     for (user, what) in [("down", "start"), ("asleep", "admit")] {
         let answer = if what == "admit" { demo.admit(user).await } else { demo.post(user, what).await };
-        assert_eq!((answer.status, answer.code()), (502, "BACKEND_ERROR"), "{away:?} {what}: {:?}", answer.body);
+        assert_eq!(
+            (answer.status, answer.code()),
+            (502, "BACKEND_ERROR"),
+            "{away:?} {what}: {:?}",
+            answer.body
+        );
     }
     assert_eq!(attempts("crashed").await, (0, 0), "{away:?}: no restart is opened");
     assert_eq!(attempts("mending").await, (1, 1), "{away:?}: waiting is no attempt");

@@ -116,7 +116,9 @@ async fn prepare(trial: &Trial, demo: &Product, user: &str, kind: OperationKind,
             demo.until_standing(user, "stopped-running+start").await;
         }
         Op::Wake if settle => {
-            trial.world.fault(Fault::new(FaultKind::Latency(Duration::from_millis(400))).on(Call::Freeze).of(id));
+            trial
+                .world
+                .fault(Fault::new(FaultKind::Latency(Duration::from_millis(400))).on(Call::Freeze).of(id));
             post(demo, user, "sleep");
             demo.until_standing(user, "running-sleeping+sleep").await;
         }
@@ -142,7 +144,8 @@ async fn begin(trial: &Trial, demo: &Product, user: &str, kind: OperationKind) -
         Op::Destroy => request(demo, user, "DELETE", "/engines/{user}"),
         _ => {
             let record = demo.get(user).await;
-            let id = EngineId::parse(record.body["engine_id"].as_str().unwrap_or_default()).expect("has an id");
+            let id =
+                EngineId::parse(record.body["engine_id"].as_str().unwrap_or_default()).expect("has an id");
             trial.world.crash(id, 1, false);
             return None;
         }
@@ -181,8 +184,8 @@ fn steps(kind: OperationKind) -> impl Iterator<Item = Step> {
 /// One kind, every step: the executor vanishes, its replica is killed, a new one goes on. The answer is the points
 /// that were reached and the longest time to the end.
 async fn kill_at_every_step(kind: OperationKind, moment: &str) -> (BTreeSet<String>, Duration) {
-    let mut trial = Trial::new().await.set("ORCH_DATABASE_MAX_CONNECTIONS", "6");
-    trial.adjust = |config| config.operation_lease_s = LEASE;
+    let mut trial = Trial::new().await.set("ORCH_DATABASE_MAX_CONNECTIONS", "4");
+    trial.adjust = |config| config.settings.operation_lease_s = LEASE;
     let (mut trial, demo) = trial.ready().await;
     let sql = trial.sql().await;
     let mut reached = BTreeSet::new();
@@ -195,11 +198,10 @@ async fn kill_at_every_step(kind: OperationKind, moment: &str) -> (BTreeSet<Stri
         let demo = demo.clone().at(trial.base(0));
         prepare(&trial, &demo, &user, kind, settle).await;
         let core = Arc::clone(&trial.replicas[0].core);
-        assert!(!core.fail_points.passed().contains(&point), "{point} was passed before it was armed");
         core.fail_points.arm(&point, Failure::Vanish);
         let known = look_up(&sql, &user).await;
         let caller = begin(&trial, &demo, &user, kind).await;
-        until(&point, async || core.fail_points.passed().contains(&point)).await;
+        until(&point, async || !core.fail_points.is_armed(&point)).await;
         let id = match known {
             Some(id) => id,
             None => id_of(&sql, &user).await,
@@ -213,7 +215,8 @@ async fn kill_at_every_step(kind: OperationKind, moment: &str) -> (BTreeSet<Stri
         trial.replica().await;
         let (status, object, log) = end_of(kind, settle);
         rests(&sql, id, status).await;
-        until(&format!("{point}: the object is {object}"), async || trial.world.truth(id).word() == object).await;
+        until(&format!("{point}: the object is {object}"), async || trial.world.truth(id).word() == object)
+            .await;
         let took = died.elapsed();
         assert!(took < LEASE + RECONCILE * 2 + SLACK, "{point}: {took:?}");
         longest = longest.max(took);
@@ -262,7 +265,8 @@ const KINDS: [OperationKind; 8] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn p3_kill_at_every_step_converges() {
-    let runs = KINDS.iter().flat_map(|kind| ["before", "after"].map(|moment| kill_at_every_step(*kind, moment)));
+    let runs =
+        KINDS.iter().flat_map(|kind| ["before", "after"].map(|moment| kill_at_every_step(*kind, moment)));
     let ended = join_all(runs).await;
     let reached: BTreeSet<String> = ended.iter().flat_map(|(points, _)| points.iter().cloned()).collect();
     let mut wanted = BTreeSet::new();
@@ -311,7 +315,14 @@ struct Ending {
     log: Vec<&'static str>,
 }
 
-async fn ends(trial: &Trial, sql: &tokio_postgres::Client, what: &str, id: EngineId, answer: &Answer, ending: Ending) {
+async fn ends(
+    trial: &Trial,
+    sql: &tokio_postgres::Client,
+    what: &str,
+    id: EngineId,
+    answer: &Answer,
+    ending: Ending,
+) {
     assert_eq!((answer.status, answer.code()), ending.code, "{what}: {:?}", answer.body);
     if let Some(retrying) = ending.retrying {
         assert_eq!(answer.body["error"]["details"]["retrying"], retrying, "{what}: {:?}", answer.body);
@@ -323,14 +334,15 @@ async fn ends(trial: &Trial, sql: &tokio_postgres::Client, what: &str, id: Engin
     })
     .await;
     // What follows by itself has followed: the log is complete, and stays so.
-    until(&format!("{what}: the log is complete"), async || logged(sql, id).await.len() >= ending.log.len()).await;
+    until(&format!("{what}: the log is complete"), async || logged(sql, id).await.len() >= ending.log.len())
+        .await;
     assert_eq!(logged(sql, id).await, ending.log, "{what}");
     assert_eq!(books(sql, id).await.open, 0, "{what}");
 }
 
 async fn provision_with(call: Call, kind: FaultKind) {
     let what = format!("provision, {} {kind:?}", call.word());
-    let (trial, demo) = Trial::new().await.set("ORCH_DATABASE_MAX_CONNECTIONS", "6").ready().await;
+    let (trial, demo) = Trial::new().await.set("ORCH_DATABASE_MAX_CONNECTIONS", "4").ready().await;
     let sql = trial.sql().await;
     let storage_missing = matches!(kind, FaultKind::Fail(BackendError::StorageMissing(_)));
     let port_taken = matches!(kind, FaultKind::Fail(BackendError::PortTaken(_)));
@@ -368,8 +380,11 @@ async fn provision_with(call: Call, kind: FaultKind) {
         assert_eq!(demo.admit("ada").await.body["reason"], "engine_unhealthy", "{what}");
         assert_eq!(demo.post("ada", "start").await.status, 200, "{what}");
     }
-    let first_boots: i64 =
-        sql.query_one("SELECT total_provisions FROM products", &[]).await.expect("there is one product").get(0);
+    let first_boots: i64 = sql
+        .query_one("SELECT total_provisions FROM products", &[])
+        .await
+        .expect("there is one product")
+        .get(0);
     assert_eq!(first_boots, 1, "{what}");
 }
 
@@ -423,7 +438,13 @@ fn every_once() -> Vec<Once> {
     let mut cases = vec![
         once("stop", "start", Call::Start, unreachable(), ending(bad, Some(false), down, &started(&[]))),
         once("stop", "start", Call::Start, timed_out(), ending(bad, Some(false), down, &started(&[]))),
-        once("stop", "start", Call::Start, FaultKind::LoseReply, ending(bad, Some(false), down, &started(&[]))),
+        once(
+            "stop",
+            "start",
+            Call::Start,
+            FaultKind::LoseReply,
+            ending(bad, Some(false), down, &started(&[])),
+        ),
         once("stop", "start", Call::Start, refused(), ending(bad, None, up, &started(&RESTARTED))),
         once("stop", "start", Call::Start, full(), ending(bad, None, up, &started(&RESTARTED))),
         once("stop", "start", Call::Start, no_image(), ending(bad, None, up, &started(&RESTARTED))),
@@ -443,12 +464,28 @@ fn every_once() -> Vec<Once> {
         ),
         once("sleep", "admit", Call::Thaw, unreachable(), ending(bad, Some(false), asleep, &woken(&[]))),
         once("sleep", "admit", Call::Thaw, timed_out(), ending(bad, Some(false), asleep, &woken(&[]))),
-        once("sleep", "admit", Call::Thaw, FaultKind::LoseReply, ending(bad, Some(false), asleep, &woken(&["sleep"]))),
+        once(
+            "sleep",
+            "admit",
+            Call::Thaw,
+            FaultKind::LoseReply,
+            ending(bad, Some(false), asleep, &woken(&["sleep"])),
+        ),
         once("sleep", "admit", Call::Thaw, refused(), ending(bad, None, up, &woken(&RESTARTED))),
         once("", "sleep", Call::Freeze, refused(), ending(bad, None, up, &["provision", "sleep"])),
         once("", "sleep", Call::Freeze, FaultKind::LoseReply, ending(bad, None, up, &["provision", "sleep"])),
         once("", "sleep", Call::Freeze, unreachable(), ending(bad, None, up, &["provision", "sleep"])),
     ];
+    // Our wait ends, and the work is done nevertheless.
+    let late = || FaultKind::Late(Duration::from_millis(100));
+    cases.push(once("stop", "start", Call::Start, late(), ending(bad, Some(false), down, &started(&[]))));
+    cases.push(once(
+        "sleep",
+        "admit",
+        Call::Thaw,
+        late(),
+        ending(bad, Some(false), asleep, &woken(&["sleep"])),
+    ));
     for kind in [unreachable(), refused(), timed_out(), FaultKind::LoseReply, full()] {
         cases.push(once("", "stop", Call::Stop, kind, ending(bad, Some(true), down, &["provision", "stop"])));
     }
@@ -510,11 +547,35 @@ async fn a_rotation_whose_engine_does_not_answer_waits_and_then_ends() {
     let answer = demo.post("ada", "rotate-key").await;
     assert_eq!((answer.status, answer.code()), (502, "BACKEND_ERROR"), "{:?}", answer.body);
     assert_eq!(answer.body["error"]["details"]["retrying"], true, "{:?}", answer.body);
-    assert_eq!(demo.get("ada").await.body["api_key"], before, "the old key is the key until the engine has the new one");
+    assert_eq!(
+        demo.get("ada").await.body["api_key"],
+        before,
+        "the old key is the key until the engine has the new one"
+    );
     assert_eq!(demo.admit("ada").await.body["admitted"], true);
     trial.world.edit(id, |profile| profile.refuses_calls = false);
     trial.hurry(&sql).await;
     rests(&sql, id, "running").await;
     assert_ne!(demo.get("ada").await.body["api_key"], before);
     assert_eq!(logged(&sql, id).await, ["provision", "rotate_key"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_freeze_that_comes_after_its_deadline_is_undone() {
+    let (trial, demo) = Trial::with_product().await;
+    let sql = trial.sql().await;
+    let id = demo.engine("ada").await;
+    let thaws = || trial.world.calls().iter().filter(|call| call.call == Call::Thaw).count();
+    trial
+        .world
+        .fault(Fault::new(FaultKind::Late(Duration::from_millis(900))).on(Call::Freeze).of(id).times(1));
+    let answer = demo.post("ada", "sleep").await;
+    assert_eq!((answer.status, answer.code()), (502, "BACKEND_ERROR"), "{:?}", answer.body);
+    // Once because the sleep failed, once because the engine froze by itself afterwards.
+    until("it is thawed a second time", async || thaws() == 2).await;
+    until("it runs", async || trial.world.truth(id).word() == "running").await;
+    rests(&sql, id, "running").await;
+    assert_eq!(demo.admit("ada").await.body["admitted"], true);
+    assert_eq!(logged(&sql, id).await, ["provision", "sleep"]);
+    assert_eq!(trial.world.starts(id), 1);
 }

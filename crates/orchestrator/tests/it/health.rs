@@ -23,6 +23,14 @@ async fn more_probes(trial: &Trial, id: EngineId, count: u64) {
     until("it is probed", async || trial.world.probes(id) >= before + count).await;
 }
 
+async fn all_probed(trial: &Trial, ids: &[EngineId], count: u64) {
+    let before: Vec<u64> = ids.iter().map(|id| trial.world.probes(*id)).collect();
+    until("all are probed", async || {
+        ids.iter().zip(&before).all(|(id, before)| trial.world.probes(*id) >= before + count)
+    })
+    .await;
+}
+
 fn health(trial: &Trial, id: EngineId, answer: HealthAnswer) {
     trial.world.edit(id, |profile| profile.health = answer);
 }
@@ -53,7 +61,7 @@ async fn three_failures_make_failed_two_do_not_and_one_healthy_resets() {
     let told = demo.explain("ada").await;
     assert_eq!(told["health"]["failures"], 3, "{told}");
     let summary = told["summary"].as_str().expect("there is one");
-    assert!(summary.contains("3 probes were refused") && summary.contains("is due at"), "{summary}");
+    assert!(summary.contains("three probes were refused") && summary.contains("is due at"), "{summary}");
     assert_eq!(told["admission"], json!({"would_admit": false, "reason": "engine_unhealthy"}));
     assert_eq!(told["reasons"][0]["what"], "health_failed");
     assert_eq!(told["reasons"][0]["because"], "probe_refused");
@@ -212,6 +220,7 @@ async fn docker_restart_counts_as_one_crash() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_at_the_limit_gives_up_at_once() {
     let trial = Trial::new().await.set("ORCH_RESTART_BACKOFF_BASE_S", "100").set("ORCH_RESTART_MAX_ATTEMPTS", "1");
+    let trial = trial.set("ORCH_RESTART_BACKOFF_MAX_S", "100");
     let (trial, demo) = trial.ready().await;
     restarts_by_itself(&trial);
     let id = demo.engine("ada").await;
@@ -223,23 +232,25 @@ async fn a_crash_at_the_limit_gives_up_at_once() {
     until("the object is down", async || trial.world.truth(id).word() == "exited").await;
     assert_eq!(trial.actions(id).await[3..], ["health_failed", "auto_restart_gave_up"]);
     assert_eq!(demo.standing("ada").await, "failed-running");
-    assert!(demo.explain("ada").await["summary"].as_str().is_some_and(|s| s.contains("given up after 1 restart")));
+    assert!(demo.explain("ada").await["summary"].as_str().is_some_and(|s| s.contains("given up after one restart")));
     assert_eq!(demo.post("ada", "start").await.status, 200);
     assert_eq!(demo.explain("ada").await["health"]["restart_attempts"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recovered_engine_is_not_restarted() {
-    let (trial, demo) = patient().await;
+    let trial = Trial::new().await.set("ORCH_RESTART_BACKOFF_BASE_S", "3").set("ORCH_RESTART_BACKOFF_MAX_S", "3");
+    let (trial, demo) = trial.ready().await;
     let id = demo.engine("ada").await;
     health(&trial, id, HealthAnswer::TimedOut);
     demo.until_status("ada", "failed").await;
     health(&trial, id, HealthAnswer::Normal);
     demo.until_status("ada", "running").await;
     assert_eq!(trial.world.starts(id), 1);
-    assert_eq!(trial.actions(id).await, ["provision", "health_failed", "auto_restart_success"]);
+    let rows = trial.actions(id).await;
+    assert_eq!(rows, ["provision", "health_failed", "auto_restart_start", "auto_restart_success"]);
     assert_eq!(trial.row(id, "auto_restart_success").await["metadata"]["by"], "none");
-    assert_eq!(demo.explain("ada").await["health"]["restart_attempts"], 0);
+    assert!(!trial.world.calls().iter().any(|c| matches!(c.call, backends::Call::Stop | backends::Call::Start)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -256,7 +267,7 @@ async fn gives_up_after_the_last_attempt_stops_the_object_and_start_recovers() {
     until("the object is down", async || trial.world.truth(id).word() == "exited").await;
     let told = demo.explain("ada").await;
     assert_eq!((&told["health"]["restart_attempts"], &told["health"]["next_restart_at"]), (&json!(2), &Value::Null), "{told}");
-    assert!(told["summary"].as_str().is_some_and(|s| s.contains("given up after 2 restarts")), "{told}");
+    assert!(told["summary"].as_str().is_some_and(|s| s.contains("given up after two restarts")), "{told}");
     assert_eq!(trial.row(id, "auto_restart_gave_up").await["metadata"]["attempts"], 2);
     assert_eq!(trial.row(id, "auto_restart_failed").await["metadata"]["reason"], "boot_timeout");
 
@@ -320,11 +331,10 @@ async fn failure_brake_limits_mass_verdicts() {
     for id in &ids {
         assert_eq!(trial.world.starts(*id), 1);
     }
-    until("those that waited never fail", async || {
-        let status = demo.call("GET", "/status", Value::Null).await.body;
-        status["by_status"]["running"] == json!(FLEET)
-    })
-    .await;
+    let running: Vec<EngineId> = ids.iter().copied().filter(|id| !rows.iter().any(|r| r["engine_id"] == json!(id))).collect();
+    all_probed(&trial, &running, 2).await;
+    let status = demo.call("GET", "/status", Value::Null).await.body;
+    assert_eq!(status["by_status"]["running"], json!(FLEET - at.len()), "one that waited failed: {status}");
 }
 
 /// What the backend reports itself is not a verdict of the sweep.
@@ -470,4 +480,37 @@ async fn sleeping_stopped_and_failed_engines_are_not_probed() {
     let before = [a, b, c].map(|id| trial.world.probes(id));
     more_probes(&trial, up, 4).await;
     assert_eq!([a, b, c].map(|id| trial.world.probes(id)), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn probe_is_spread_and_bounded_at_fifty() {
+    const FLEET: usize = 160;
+    let trial = Trial::new().await.set("ORCH_HEALTH_CHECK_INTERVAL_S", "2").set("ORCH_HEALTH_CHECK_TIMEOUT_S", "1.5");
+    let (trial, demo) = trial.ready().await;
+    let mut herd = tokio::task::JoinSet::new();
+    for n in 0..FLEET {
+        let demo = demo.clone();
+        herd.spawn(async move { demo.engine(&format!("u{n}")).await });
+    }
+    let ids = herd.join_all().await;
+    let probes = || ids.iter().map(|id| trial.world.probes(*id)).sum::<u64>();
+    // At least one probe each, then how many fall into every quarter of the interval.
+    all_probed(&trial, &ids, 1).await;
+    let mut quarters = Vec::new();
+    for _ in 0..8 {
+        let before = probes();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        quarters.push(probes() - before);
+    }
+    assert!(quarters.iter().all(|n| *n > 0 && *n < FLEET as u64 * 3 / 4), "the sweep comes in bursts: {quarters:?}");
+
+    // Slow engines: fifty places, and everybody still gets a turn.
+    let most = &trial.probing.most;
+    ids.iter().for_each(|id| trial.world.edit(*id, |p| p.answer_takes = Duration::from_millis(1300)));
+    more_probes(&trial, ids[0], 1).await;
+    most.store(0, std::sync::atomic::Ordering::Relaxed);
+    all_probed(&trial, &ids, 1).await;
+    let most = most.load(std::sync::atomic::Ordering::Relaxed);
+    assert!((30..=50).contains(&most), "{most} probes at once");
+    assert_eq!(trial.rows("action=health_failed").await, Vec::<Value>::new());
 }

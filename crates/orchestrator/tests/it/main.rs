@@ -27,3 +27,4 @@ mod away;
 mod faults;
 mod promises;
 mod replicas;
+mod reconciling;

@@ -16,7 +16,7 @@ async fn works(product: &Product) -> bool {
 }
 
 fn with_key(product: &Product, key: &Value) -> Product {
-    Product { key: key.as_str().expect("a key is shown").to_owned(), ..product.clone() }
+    product.clone().with_key(key.as_str().expect("a key is shown"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@ use crate::trial::{Product, Trial, until};
 use backends::{BackendError, Call, Fault, FaultKind};
 use contract::EngineId;
 use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ async fn fingerprint(sql: &tokio_postgres::Client) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn p4_restart_changes_nothing_healthy() {
     const ENGINES: usize = 300;
+    /// More at once would wait for the product's row longer than a lock is waited for.
+    const AT_ONCE: usize = 24;
     let trial = Trial::new()
         .await
         .set("ORCH_RESTART_BACKOFF_BASE_S", "3600")
@@ -62,7 +65,7 @@ async fn p4_restart_changes_nothing_healthy() {
             _ => {}
         }
     });
-    join_all(made).await;
+    stream::iter(made).buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
     assert_eq!(count(&sql, "operations WHERE status = 'open'").await, 0);
     trial.stop(0).await;
     let before = fingerprint(&sql).await;
@@ -75,7 +78,12 @@ async fn p4_restart_changes_nothing_healthy() {
     until("four passes over the fleet", async || lists() >= 4).await;
     let probed = || trial.world.running().iter().all(|id| trial.world.probes(*id) > 0);
     until("every running engine was probed", async || probed()).await;
-    assert_eq!(trial.world.mutating_calls(), 0, "{:?}", trial.world.calls().iter().find(|c| c.call.mutates()));
+    assert_eq!(
+        trial.world.mutating_calls(),
+        0,
+        "{:?}",
+        trial.world.calls().iter().find(|c| c.call.mutates())
+    );
     assert_eq!(fingerprint(&sql).await, before);
     let starts_after: u64 = trial.world.objects().iter().map(|id| trial.world.starts(*id)).sum();
     assert_eq!(starts_after, starts);
@@ -89,7 +97,7 @@ async fn p4_restart_changes_nothing_healthy() {
 async fn p5_quota_is_never_exceeded() {
     const LIMIT: i64 = 10;
     let mut trial = Trial::new().await.set("ORCH_DATABASE_MAX_CONNECTIONS", "10");
-    trial.adjust = |config| config.operation_lease_s = Duration::from_secs(3);
+    trial.adjust = |config| config.settings.operation_lease_s = Duration::from_secs(3);
     for _ in 0..3 {
         trial.replica().await;
     }
@@ -103,7 +111,8 @@ async fn p5_quota_is_never_exceeded() {
             while !over.load(Ordering::Relaxed) {
                 most = most.max(count(&sql, "engines").await);
                 doubled +=
-                    count(&sql, "(SELECT port FROM engines GROUP BY port HAVING count(*) > 1) AS twice").await;
+                    count(&sql, "(SELECT port FROM engines GROUP BY port HAVING count(*) > 1) AS twice")
+                        .await;
             }
             (most, doubled)
         }
@@ -177,7 +186,8 @@ async fn replay(sql: &tokio_postgres::Client) -> BTreeMap<String, String> {
         .await
         .expect("the database is up");
     for row in ended {
-        let (kind, status, id, closing): (String, String, String, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
+        let (kind, status, id, closing): (String, String, String, i64) =
+            (row.get(0), row.get(1), row.get(2), row.get(3));
         assert_eq!(closing, i64::from(status != "superseded"), "closing rows of {kind} {id}, {status}");
     }
     fleet
@@ -197,16 +207,18 @@ impl Dice {
 async fn p6_every_change_has_exactly_one_audit_row() {
     const SEED: u64 = 20_261_122;
     let mut trial = Trial::new().await;
-    trial.adjust = |config| config.operation_lease_s = Duration::from_secs(3);
+    trial.adjust = |config| config.settings.operation_lease_s = Duration::from_secs(3);
     trial.replica().await;
     trial.replica().await;
     let product = trial.product("demo", json!({})).await;
     let sql = trial.sql().await;
+    let bases = [trial.base(0), trial.base(1)];
+    let victim = trial.replicas.pop().expect("there are two");
     let drivers = (0..24_u64).map(async |n| {
         // Two drivers per user, so that requests meet.
         let (user, mut dice) = (format!("u{}", n / 2), Dice(SEED ^ (n << 32)));
-        let demo = product.clone().at(trial.base((n % 2) as usize));
-        for _ in 0..14 {
+        let demo = product.clone().at(bases[(n % 2) as usize].clone());
+        for _ in 0..30 {
             match dice.roll(10) {
                 0..=2 => drop(demo.admit(&user).await),
                 3 => drop(demo.post(&user, "stop").await),
@@ -221,14 +233,20 @@ async fn p6_every_change_has_exactly_one_audit_row() {
                     }
                 }
                 _ => {
-                    let call = [Call::Create, Call::Start, Call::Stop, Call::Freeze, Call::Thaw][dice.roll(5) as usize];
+                    let call = [Call::Create, Call::Start, Call::Stop, Call::Freeze, Call::Thaw]
+                        [dice.roll(5) as usize];
                     let error = BackendError::Refused("now and then".to_owned());
                     trial.world.fault(Fault::fail(error).on(call).times(1));
                 }
             }
         }
     });
-    join_all(drivers).await;
+    // In the middle of it one replica is killed; its callers get no answers any more.
+    let killed = async {
+        until("there is something to lose", async || count(&sql, "operations").await >= 25).await;
+        victim.vanish().await;
+    };
+    tokio::join!(join_all(drivers), killed);
     trial.world.heal();
     until("everything has come to rest", async || {
         trial.hurry(&sql).await;
@@ -247,13 +265,18 @@ async fn p6_every_change_has_exactly_one_audit_row() {
         };
         assert_eq!(object.word(), wanted, "{id}");
     }
-    println!("{} engines, {} audit rows, {} operations", fleet.len(), count(&sql, "audit_log").await, count(&sql, "operations").await);
+    println!(
+        "{} engines, {} audit rows, {} operations",
+        fleet.len(),
+        count(&sql, "audit_log").await,
+        count(&sql, "operations").await
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_whose_audit_row_cannot_be_written_does_not_happen() {
     let mut trial = Trial::new().await;
-    trial.adjust = |config| config.operation_lease_s = Duration::from_secs(2);
+    trial.adjust = |config| config.settings.operation_lease_s = Duration::from_secs(2);
     let (trial, demo) = trial.ready().await;
     let sql = trial.sql().await;
     let id = demo.engine("ada").await;
@@ -268,7 +291,8 @@ async fn a_change_whose_audit_row_cannot_be_written_does_not_happen() {
         let demo = demo.clone();
         async move { demo.post("ada", "stop").await }
     });
-    until("the stop was done and could not be recorded", async || trial.world.truth(id).word() == "exited").await;
+    until("the stop was done and could not be recorded", async || trial.world.truth(id).word() == "exited")
+        .await;
     let attempts = || async {
         let row = sql.query_one("SELECT attempt FROM operations WHERE kind = 'stop'", &[]).await;
         row.expect("the stop is known").get::<_, i32>(0)
@@ -281,7 +305,10 @@ async fn a_change_whose_audit_row_cannot_be_written_does_not_happen() {
     let bob = demo.engine("bob").await;
     trial.world.crash(bob, 1, false);
     let lists = trial.world.calls().iter().filter(|c| c.call == Call::List).count();
-    until("it was looked at", async || trial.world.calls().iter().filter(|c| c.call == Call::List).count() > lists + 2).await;
+    until("it was looked at", async || {
+        trial.world.calls().iter().filter(|c| c.call == Call::List).count() > lists + 2
+    })
+    .await;
     assert_eq!(books(&sql, bob).await.status, "running");
     sql.batch_execute("DROP TRIGGER refuse_stop ON audit_log").await.expect("the trigger goes");
     rests(&sql, id, "stopped").await;
@@ -332,7 +359,9 @@ async fn bring_to(trial: &Trial, sql: &tokio_postgres::Client, demo: &Product, u
         return until("its object boots", async || trial.world.objects().contains(&id)).await;
     }
     let id = demo.engine(user).await;
-    let slowly = |call, ms| trial.world.fault(Fault::new(FaultKind::Latency(Duration::from_millis(ms))).on(call).of(id).times(1));
+    let slowly = |call, ms| {
+        trial.world.fault(Fault::new(FaultKind::Latency(Duration::from_millis(ms))).on(call).of(id).times(1))
+    };
     match place {
         "running" => {}
         "stopped" => drop(demo.post(user, "stop").await),
@@ -386,11 +415,21 @@ async fn bring_to(trial: &Trial, sql: &tokio_postgres::Client, demo: &Product, u
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn p7_delete_always_succeeds() {
     let places = [
-        "provisioning", "running", "stopped", "sleeping", "failed", "starting", "stopping", "going to sleep", "waking",
-        "restarting", "rotating", "destroying",
+        "provisioning",
+        "running",
+        "stopped",
+        "sleeping",
+        "failed",
+        "starting",
+        "stopping",
+        "going to sleep",
+        "waking",
+        "restarting",
+        "rotating",
+        "destroying",
     ];
     let mut trial = Trial::new().await.set("ORCH_RESTART_BACKOFF_BASE_S", "0.2");
-    trial.adjust = |config| config.operation_lease_s = Duration::from_secs(3);
+    trial.adjust = |config| config.settings.operation_lease_s = Duration::from_secs(3);
     trial.replica().await;
     let demo = trial.product("demo", json!({"max_engines": places.len()})).await;
     let sql = trial.sql().await;
@@ -421,7 +460,8 @@ async fn p7_delete_always_succeeds() {
     assert!(trial.world.objects().is_empty());
     assert_eq!(count(&sql, "engines").await, 0);
     assert_eq!(count(&sql, "operations WHERE status = 'open'").await, 0);
-    let totals = sql.query_one("SELECT total_destroys FROM products", &[]).await.expect("there is one product");
+    let totals =
+        sql.query_one("SELECT total_destroys FROM products", &[]).await.expect("there is one product");
     assert_eq!(totals.get::<_, i64>(0), places.len() as i64);
     // Quota and ports are free again.
     join_all((0..places.len()).map(async |n| demo.engine(&format!("again-{n}")).await)).await;

@@ -267,9 +267,10 @@ async fn refreeze_never_meets_an_admitted_engine() {
     let id = demo.engine("ada").await;
     for round in 0..12 {
         until("it sleeps", async || demo.post("ada", "sleep").await.status == 200).await;
+        trial.world.fault(Fault::new(FaultKind::Latency(Duration::from_millis(60))).on(Call::Freeze).of(id).times(1));
         trial.world.wake(id);
         trial.replicas[0].core.nudge.look_at(id);
-        tokio::time::sleep(Duration::from_millis(round * 3)).await;
+        tokio::time::sleep(Duration::from_millis(round * 8)).await;
         let answer = demo.admit("ada").await;
         assert_eq!(answer.body["admitted"], true, "{:?}", answer.body);
         let began = Instant::now();
@@ -277,6 +278,7 @@ async fn refreeze_never_meets_an_admitted_engine() {
             assert!(awake(&trial, id), "round {round}: frozen under a lease after {:?}", began.elapsed());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        trial.world.heal();
         let sql = trial.sql().await;
         let clear = "UPDATE engines SET admit_lease_until = NULL, revision = revision + 1";
         sql.execute(clear, &[]).await.expect("the lease is ended by hand");

@@ -355,3 +355,50 @@ async fn every_status_can_be_destroyed_while_the_backend_fails() {
     assert!(!trial.world.has_storage(id));
     assert_eq!(trial.actions(id).await, ["provision", "destroy"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sleep_that_is_superseded_by_a_start_does_not_come_back() {
+    let (trial, demo) = Trial::with_product().await;
+    let id = demo.engine("ada").await;
+    trial.world.fault(Fault::new(FaultKind::Latency(Duration::from_millis(600))).on(Call::Freeze).of(id).times(1));
+    let sleep = tokio::spawn({
+        let demo = demo.clone();
+        async move { demo.post("ada", "sleep").await }
+    });
+    demo.until_standing("ada", "running-sleeping+sleep").await;
+    assert_eq!(demo.post("ada", "start").await.status, 200);
+    let sleep = sleep.await.expect("is answered");
+    assert_eq!(sleep.status, 409, "{:?}", sleep.body);
+    assert_eq!(demo.standing("ada").await, "running-running");
+    assert_eq!(trial.world.truth(id).word(), "running");
+    assert_eq!(trial.actions(id).await, ["provision", "start"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_boot_counts_once_whatever_operation_made_it() {
+    let (trial, demo) = Trial::with_product().await;
+    trial.world.fault(Fault::new(FaultKind::Hang).on(Call::EnsureImage));
+    let provision = tokio::spawn({
+        let demo = demo.clone();
+        async move { demo.provision("ada").await }
+    });
+    demo.until_standing("ada", "provisioning-running+provision").await;
+    let stop = tokio::spawn({
+        let demo = demo.clone();
+        async move { demo.post("ada", "stop").await }
+    });
+    demo.until_standing("ada", "provisioning-stopped+stop").await;
+    trial.world.heal();
+    assert_eq!(stop.await.expect("is answered").status, 200);
+    assert_eq!(provision.await.expect("is answered").code(), "ENGINE_BUSY");
+    let total = async || demo.call("GET", "/metrics", Value::Null).await.body["total_provisions"].clone();
+    assert_eq!(total().await, 0);
+    for _ in 0..2 {
+        assert_eq!(demo.post("ada", "start").await.status, 200);
+        assert_eq!(total().await, 1);
+        assert_eq!(demo.post("ada", "stop").await.status, 200);
+    }
+    assert_eq!(demo.destroy("ada").await.status, 200);
+    let told = demo.call("GET", "/metrics", Value::Null).await.body;
+    assert_eq!((&told["total_provisions"], &told["total_destroys"]), (&json!(1), &json!(1)));
+}

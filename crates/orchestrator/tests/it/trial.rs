@@ -1,6 +1,6 @@
 //! A deployment on trial: real PostgreSQL, real HTTP, one or more replicas, engines in a simulated world.
 
-use backends::{Prober, SimulatedWorld};
+use backends::{ProbeReply, Prober, SimulatedWorld};
 use chassis::config::Values;
 use chassis::drain::Drain;
 use contract::EngineId;
@@ -9,7 +9,9 @@ use orchestrator::places::Place;
 use orchestrator::serve::Replica;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use testbed::postgres::{TestDatabase, Version};
 
@@ -28,7 +30,44 @@ pub struct Trial {
     pub call_timeout: Duration,
     /// Changes what the configuration would refuse as too short for real use.
     pub adjust: fn(&mut Config),
-    http: reqwest::Client,
+    pub probing: Arc<Probing>,
+    pub http: reqwest::Client,
+}
+
+/// How many probes there are at once.
+#[derive(Debug, Default)]
+pub struct Probing {
+    pub now: AtomicUsize,
+    pub most: AtomicUsize,
+}
+
+/// The world's prober, counted.
+struct Counted {
+    world: SimulatedWorld,
+    probing: Arc<Probing>,
+}
+
+#[async_trait::async_trait]
+impl Prober for Counted {
+    async fn get_health(&self, address: SocketAddr, timeout: Duration) -> ProbeReply {
+        let now = self.probing.now.fetch_add(1, Ordering::Relaxed) + 1;
+        self.probing.most.fetch_max(now, Ordering::Relaxed);
+        let reply = self.world.get_health(address, timeout).await;
+        self.probing.now.fetch_sub(1, Ordering::Relaxed);
+        reply
+    }
+
+    async fn call(
+        &self,
+        address: SocketAddr,
+        method: &str,
+        path: &str,
+        engine_key: &str,
+        body: bytes::Bytes,
+        timeout: Duration,
+    ) -> ProbeReply {
+        self.world.call(address, method, path, engine_key, body, timeout).await
+    }
 }
 
 /// An answer of the API.
@@ -51,7 +90,7 @@ pub struct Product {
     pub slug: String,
     pub key: String,
     pub base: String,
-    http: reqwest::Client,
+    pub http: reqwest::Client,
 }
 
 fn client() -> reqwest::Client {
@@ -93,6 +132,7 @@ impl Trial {
             variables: variables.map(|(n, v)| (n.to_owned(), v.to_owned())).into(),
             call_timeout: Duration::from_secs(3),
             adjust: |_| {},
+            probing: Arc::default(),
             http: client(),
         }
     }
@@ -127,9 +167,10 @@ impl Trial {
 
     pub async fn start(&self) -> Result<Replica, orchestrator::serve::Stop> {
         let (world, call_timeout) = (self.world.clone(), self.call_timeout);
+        let probing = Arc::clone(&self.probing);
         let maker = move |instance: &orchestrator::registry::Instance| Place {
             backend: Arc::new(world.backend(instance.id, call_timeout)),
-            prober: Arc::new(world.clone()) as Arc<dyn Prober>,
+            prober: Arc::new(Counted { world: world.clone(), probing }) as Arc<dyn Prober>,
             urls_by_network: false,
         };
         Replica::start(self.config(), Drain::new(), Some(Box::new(maker))).await
@@ -261,6 +302,11 @@ impl Product {
     /// Waits until the engine stands like this.
     pub async fn until_standing(&self, user: &str, standing: &str) {
         until(&format!("{user} is {standing}"), async || self.standing(user).await == standing).await;
+    }
+
+    /// The same product with another key.
+    pub fn with_key(self, key: &str) -> Self {
+        Self { key: key.to_owned(), ..self }
     }
 
     /// The same product, calling another replica.

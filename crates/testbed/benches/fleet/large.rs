@@ -138,10 +138,20 @@ pub fn measure(bench: &mut Bench) {
     let fleet = format!("{count} simulated engines");
     let ms = |span: Duration| Sample::of([span.as_secs_f64() * 1000.0]);
     bench.table.row(&format!("start to first answer, {fleet}"), "ms", &ms(serving), Aim::AtMost(2000.0));
-    bench.table.row(&format!("start to whole fleet adopted, {fleet}"), "ms", &ms(adopted), Aim::AtMost(2000.0));
+    bench.table.row(
+        &format!("start to whole fleet adopted, {fleet}"),
+        "ms",
+        &ms(adopted),
+        Aim::AtMost(2000.0),
+    );
     let writes = (world.mutating_calls() - mutations) as f64;
     bench.table.row("mutating backend calls of that start", "", &Sample::of([writes]), Aim::AtMost(0.0));
-    bench.table.row(&format!("sweep with nothing to do, {fleet}"), "ms", &Sample::of([sweep]), Aim::AtMost(20.0));
+    bench.table.row(
+        &format!("sweep with nothing to do, {fleet}"),
+        "ms",
+        &Sample::of([sweep]),
+        Aim::AtMost(20.0),
+    );
     let per_engine = (after - before) / count as f64;
     bench.table.row("resident memory per engine", "KiB", &Sample::of([per_engine]), Aim::AtMost(8.0));
     bench.runtime.block_on(deployment.end());

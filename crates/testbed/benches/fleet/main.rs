@@ -73,7 +73,9 @@ fn main() {
         large::measure(&mut bench);
     }
     println!("\n{}\n", machine::describe(dir.path()));
-    println!("PostgreSQL 18 on the same machine, `fsync` off; a commit costs one flush more on a durable one.\n");
+    println!(
+        "PostgreSQL 18 on the same machine, `fsync` off; a commit costs one flush more on a durable one.\n"
+    );
     println!("{}", bench.table.markdown());
     for note in &bench.notes {
         println!("- {note}");
@@ -85,8 +87,12 @@ fn admit(bench: &mut Bench) {
     let runtime = &bench.runtime;
     let deployment = runtime.block_on(Deployment::simulated(&[]));
     let key = runtime.block_on(deployment.product());
-    let admit = caller::request(deployment.api, "POST", "/engines/ada/admit", &key, r#"{"auto_provision":true}"#);
-    assert!(caller::Connection::open(deployment.api).ask(&admit).contains("\"admitted\":true"), "the first admit");
+    let admit =
+        caller::request(deployment.api, "POST", "/engines/ada/admit", &key, r#"{"auto_provision":true}"#);
+    assert!(
+        caller::Connection::open(deployment.api).ask(&admit).contains("\"admitted\":true"),
+        "the first admit"
+    );
 
     let registry = deployment.replica.core.registry.clone();
     let before = registry.statements();
@@ -97,9 +103,15 @@ fn admit(bench: &mut Bench) {
     let sample = Sample::of(times);
     bench.table.row("admit of a running engine, one caller", "ms", &sample, Aim::AtMost(0.3));
     bench.table.row("the same, 99th percentile", "ms", &Sample::of([sample.at(0.99)]), Aim::AtMost(10.0));
-    bench.table.row("SQL statements per admit (background included)", "", &Sample::of([per_admit]), Aim::AtMost(1.05));
+    bench.table.row(
+        "SQL statements per admit (background included)",
+        "",
+        &Sample::of([per_admit]),
+        Aim::AtMost(1.05),
+    );
 
-    let rounds = (0..ROUNDS).map(|_| caller::throughput(deployment.api, &admit, CALLERS, LOAD / bench.less as u32));
+    let rounds =
+        (0..ROUNDS).map(|_| caller::throughput(deployment.api, &admit, CALLERS, LOAD / bench.less as u32));
     let rates = Sample::of(rounds.collect::<Vec<f64>>());
     bench.table.row("admits per second, 16 callers on the same cores", "1/s", &rates, Aim::AtLeast(8000.0));
     runtime.block_on(deployment.end());

@@ -37,7 +37,12 @@ fn provisions(bench: &mut Bench, deployment: &Deployment, key: &str, what: &str,
         rests.push((whole - boot).max(0.0));
     }
     bench.table.row(&format!("boot of an engine, {what}"), "ms", &Sample::of(boots), Aim::None);
-    bench.table.row(&format!("provision, {what}: beyond the boot"), "ms", &Sample::of(rests), Aim::AtMost(aim));
+    bench.table.row(
+        &format!("provision, {what}: beyond the boot"),
+        "ms",
+        &Sample::of(rests),
+        Aim::AtMost(aim),
+    );
 }
 
 async fn boot_ms(deployment: &Deployment, key: &str, n: usize) -> f64 {

@@ -99,7 +99,6 @@ impl Deployment {
     }
 }
 
-
 /// Starts a replica.
 pub async fn start(config: Config, maker: Option<PlaceMaker>) -> Replica {
     Replica::start(config, Drain::new(), maker).await.unwrap_or_else(|stop| panic!("{}", stop.message))

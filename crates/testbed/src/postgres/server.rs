@@ -134,6 +134,11 @@ impl PostgresServer {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// One of the programs that came with it, such as `pg_dump`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+
     /// Makes an empty database; the answer is its URL.
     pub async fn create_database(&self, name: &str) -> String {
         run(&connect(&self.address(), "postgres").await, &format!("CREATE DATABASE {name}")).await;

@@ -29,8 +29,13 @@ const ALERTS: [(&str, &str, &str, &str); 10] = [
 /// The dashboards there are.
 const DASHBOARDS: [&str; 4] = ["audit-and-capacity.json", "control-plane.json", "fleet.json", "wake.json"];
 /// What every runbook answers, in this order.
-const RUNBOOK_SECTIONS: [&str; 5] =
-    ["## What it means", "## What users notice", "## Look here first", "## What to do", "## When to wake somebody"];
+const RUNBOOK_SECTIONS: [&str; 5] = [
+    "## What it means",
+    "## What users notice",
+    "## Look here first",
+    "## What to do",
+    "## When to wake somebody",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("testbed lies in crates/").to_path_buf()
@@ -78,7 +83,9 @@ fn the_alerts_are_those_of_the_specification() {
     let rules = rules();
     let found: Vec<_> = rules
         .iter()
-        .map(|rule| (text(rule, "alert"), text(rule, "expr"), text(rule, "for"), text(&rule["labels"], "severity")))
+        .map(|rule| {
+            (text(rule, "alert"), text(rule, "expr"), text(rule, "for"), text(&rule["labels"], "severity"))
+        })
         .collect();
     assert_eq!(found, ALERTS);
 }
@@ -90,7 +97,9 @@ fn alerts_and_dashboards_name_existing_metrics() {
         assert!(promql::is_duration(text(&rule, "for")), "{rule}");
         match promql::check(text(&rule, "expr")) {
             Ok(Kind::Instant(_)) => {}
-            Ok(other) => wrong.push(format!("{}: an alert is about values, not {other:?}", text(&rule, "alert"))),
+            Ok(other) => {
+                wrong.push(format!("{}: an alert is about values, not {other:?}", text(&rule, "alert")))
+            }
             Err(why) => wrong.push(format!("{}: {why}", text(&rule, "alert"))),
         }
     }

@@ -71,7 +71,11 @@ impl<'a> Reader<'a> {
     }
 
     fn need(&mut self, wanted: &str) -> Result<(), String> {
-        if self.take(wanted) { Ok(()) } else { Err(format!("{wanted:?} is missing before {:?}", self.rest())) }
+        if self.take(wanted) {
+            Ok(())
+        } else {
+            Err(format!("{wanted:?} is missing before {:?}", self.rest()))
+        }
     }
 
     fn word(&mut self) -> Option<&'a str> {
@@ -94,12 +98,18 @@ impl<'a> Reader<'a> {
             let sets = ["or", "and", "unless"].contains(operator);
             left = match (left, right) {
                 (Kind::Range(_), _) | (_, Kind::Range(_)) => return Err(format!("{operator} on a range")),
-                (Kind::Scalar, _) | (_, Kind::Scalar) if sets => return Err(format!("{operator} on a number")),
+                (Kind::Scalar, _) | (_, Kind::Scalar) if sets => {
+                    return Err(format!("{operator} on a number"));
+                }
                 (Kind::Scalar, Kind::Scalar) => Kind::Scalar,
-                (Kind::Instant(labels), Kind::Scalar) | (Kind::Scalar, Kind::Instant(labels)) => Kind::Instant(labels),
+                (Kind::Instant(labels), Kind::Scalar) | (Kind::Scalar, Kind::Instant(labels)) => {
+                    Kind::Instant(labels)
+                }
                 // Series meet when all their labels are equal.
                 (Kind::Instant(a), Kind::Instant(b)) if a == b => Kind::Instant(a),
-                (Kind::Instant(a), Kind::Instant(b)) => return Err(format!("{operator} of {a:?} and {b:?} never meets")),
+                (Kind::Instant(a), Kind::Instant(b)) => {
+                    return Err(format!("{operator} of {a:?} and {b:?} never meets"));
+                }
             };
         }
         Ok(left)
@@ -113,7 +123,10 @@ impl<'a> Reader<'a> {
         }
         self.space();
         if self.rest().starts_with(|c: char| c.is_ascii_digit()) {
-            let end = self.rest().find(|c: char| !c.is_ascii_alphanumeric() && c != '.').unwrap_or(self.rest().len());
+            let end = self
+                .rest()
+                .find(|c: char| !c.is_ascii_alphanumeric() && c != '.')
+                .unwrap_or(self.rest().len());
             let number = &self.rest()[..end];
             number.parse::<f64>().map_err(|_| format!("{number} is no number"))?;
             self.at += end;
@@ -265,7 +278,8 @@ fn declared(name: &str) -> Result<Series, String> {
         (None, Some(found)) => found,
         (None, None) => return Err(format!("{name} is not in the catalog")),
     };
-    let mut labels: BTreeSet<String> = metric.labels.iter().chain(&SCRAPED).map(|l| (*l).to_owned()).collect();
+    let mut labels: BTreeSet<String> =
+        metric.labels.iter().chain(&SCRAPED).map(|l| (*l).to_owned()).collect();
     if part == "_bucket" {
         labels.insert("le".to_owned());
     }

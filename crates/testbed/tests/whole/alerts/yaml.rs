@@ -88,7 +88,8 @@ fn scalar(text: &str) -> Option<String> {
         return (!inner.replace("''", "").contains('\'')).then(|| inner.replace("''", "'"));
     }
     let special = |c: char| "[]{}&*!|>'\"%@`,?:-# ".contains(c);
-    let plain = !text.starts_with(special) && !text.contains(": ") && !text.contains(" #") && !text.ends_with(':');
+    let plain =
+        !text.starts_with(special) && !text.contains(": ") && !text.contains(" #") && !text.ends_with(':');
     plain.then(|| text.to_owned())
 }
 
@@ -98,8 +99,21 @@ fn the_subset_is_read_and_everything_else_is_refused() {
     let expected = serde_json::json!({"a": [{"b": "it's {x: 1}", "c": "d e"}, {"b": "f", "c": {"g": "h"}}]});
     assert_eq!(parse(text), Ok(expected));
     for refused in [
-        "", "a: [1, 2]\n", "a: \"b\"\n", "a: |\n  b\n", "a: 'b\n", "a: b\na: c\n", "a:\n", "a: b\n  c: d\n", "- a\n",
-        "a: b: c\n", "a: b # c\n", "a: 'b'c'\n", "a: b \n", "a b: c\n", "  a: b\nc: d\n",
+        "",
+        "a: [1, 2]\n",
+        "a: \"b\"\n",
+        "a: |\n  b\n",
+        "a: 'b\n",
+        "a: b\na: c\n",
+        "a:\n",
+        "a: b\n  c: d\n",
+        "- a\n",
+        "a: b: c\n",
+        "a: b # c\n",
+        "a: 'b'c'\n",
+        "a: b \n",
+        "a b: c\n",
+        "  a: b\nc: d\n",
     ] {
         assert!(parse(refused).is_err(), "{refused:?} was read as {:?}", parse(refused));
     }
