@@ -67,39 +67,57 @@ impl Core {
             if self.halt.is_cancelled() {
                 return Err(FleetError::new(FleetCode::Draining, "this replica is going down; say it again to go on"));
             }
-            let (engines, left) = self.registry.list(Some(product.id), None, None, PAGE, 0).await?;
-            if left == 0 {
-                let entry = AuditEntry {
-                    started_at: None,
-                    product_id: Some(product.id),
-                    user_id: None,
-                    engine_id: None,
-                    action: AuditAction::ProductDelete,
-                    actor: "admin".to_owned(),
-                    metadata: json!({
-                        "slug": product.slug, "engines_destroyed": destroyed, "request_id": request_id,
-                    }),
-                    has_duration: false,
-                };
-                if !matches!(
-                    self.registry.delete_product_if_empty(product.id, entry).await?,
-                    ProductRemoval::EnginesLeft(_)
-                ) {
-                    return Ok(DeleteProductResponse {
-                        product_id: product.id,
-                        status: "deleted".to_owned(),
-                        engines_left: 0,
-                    });
-                }
-                continue;
-            }
-            for found in &engines {
-                if found.engine.status != Status::Destroying {
-                    self.open_destroy(found, request_id).await?;
-                }
+            if self.removal_pass(product, request_id, destroyed).await? {
+                return Ok(DeleteProductResponse {
+                    product_id: product.id,
+                    status: "deleted".to_owned(),
+                    engines_left: 0,
+                });
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// One look at a product that is being deleted: opens the removals that are missing, or deletes the row when no
+    /// engine is left. True = it is gone. Harmless on two replicas at once.
+    async fn removal_pass(
+        self: &Arc<Self>,
+        product: &Product,
+        request_id: &RequestId,
+        destroyed: i64,
+    ) -> Result<bool, FleetError> {
+        let (engines, left) = self.registry.list(Some(product.id), None, None, PAGE, 0).await?;
+        if left == 0 {
+            let entry = AuditEntry {
+                started_at: None,
+                product_id: Some(product.id),
+                user_id: None,
+                engine_id: None,
+                action: AuditAction::ProductDelete,
+                actor: "admin".to_owned(),
+                metadata: json!({
+                    "slug": product.slug, "engines_destroyed": destroyed, "request_id": request_id,
+                }),
+                has_duration: false,
+            };
+            let removal = self.registry.delete_product_if_empty(product.id, entry).await?;
+            return Ok(!matches!(removal, ProductRemoval::EnginesLeft(_)));
+        }
+        for found in &engines {
+            if found.engine.status != Status::Destroying {
+                self.open_destroy(found, request_id).await?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Goes on with a deletion whose replica is gone. The row of the product is the memory of it.
+    pub(crate) async fn go_on_deleting(self: &Arc<Self>, product: &Product) -> Result<(), FleetError> {
+        let left = self.registry.count_engines(product.id).await?;
+        if self.removal_pass(product, &RequestId::generate(), left).await? {
+            tracing::info!(product_id = %product.id, product = product.slug.as_str(), action = "product_delete", "Product deleted");
+        }
+        Ok(())
     }
 
     async fn open_destroy(self: &Arc<Self>, found: &Found, request_id: &RequestId) -> Result<(), FleetError> {

@@ -217,7 +217,7 @@ fn defaults(
     set("ORCH_DATABASE_URL", url.to_owned());
     set("ORCH_ENGINE_BACKEND", "subprocess".to_owned());
     set("ORCH_DATA_ROOT_PATH", engines.display().to_string());
-    set("ORCH_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]".to_owned());
+    set("ORCH_ALLOWED_HOSTS", "localhost,127.0.0.1,::1".to_owned());
     set("ORCH_ENGINE_IMAGE", format!("september-engine:{}", crate::version::VERSION));
     if let Some(port) = options.port {
         set("ORCH_BIND", format!("127.0.0.1:{port}"));

@@ -152,7 +152,7 @@ pub(crate) fn spawn_promised(core: &Arc<Core>, operation: Operation, sent: Insta
         "operation",
         operation_id = %operation.id,
         engine_id = %operation.engine_id,
-        request_id = operation.request_id.as_deref().unwrap_or_default(),
+        request_id = operation.request_id.as_deref(),
     );
     let core = Arc::clone(core);
     let tasks = core.tasks.clone();

@@ -11,6 +11,7 @@ mod shared;
 pub use programs::Version;
 pub use server::PostgresServer;
 
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio_postgres::{Client, NoTls};
 
@@ -98,6 +99,11 @@ impl Drop for TestDatabase {
         });
         let _ = dropping.join();
     }
+}
+
+/// The directory with `postgres`, `initdb` and the tools that came with them.
+pub fn bin_dir(version: Version) -> PathBuf {
+    programs::find(version).unwrap_or_else(|reason| programs::cannot_test(version, &reason))
 }
 
 /// The URL of a database on a server at `host:port`.

@@ -94,9 +94,13 @@ fn single(headers: &HeaderMap) -> bool {
     headers.get_all(HOST).iter().count() <= 1
 }
 
-/// Names are compared without port, letter case and final dot; a name listed with a port wants that port.
+/// Names are compared without port, letter case, final dot and the brackets of an address; a name listed with a port
+/// wants that port.
 fn is_listed(allowed: &[String], host: &str) -> bool {
-    let plain = |text: &str| text.trim_end_matches('.').to_ascii_lowercase();
+    let plain = |text: &str| {
+        let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+        bare.trim_end_matches('.').to_ascii_lowercase()
+    };
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => name,
         _ => host,

@@ -104,12 +104,14 @@ async fn read_rows(supervisor: &Supervisor) -> Result<HashSet<EngineId>, Registr
 async fn pass(supervisor: &Arc<Supervisor>) -> Result<(), RegistryError> {
     let core = &supervisor.core;
     let asked = core.registry.now().await?;
-    let listed = core.backend.list().await;
+    // A backend that is away is told about once, when it goes (`background::pulse`); until then there is no word.
+    let listed = if core.pulse.backend_ok() { Some(core.backend.list().await) } else { None };
     let rows = read_rows(supervisor).await?;
     let now = core.registry.now().await?;
     let listed = match listed {
-        Ok(listed) => Some(listed.into_iter().collect::<HashMap<EngineId, Observation>>()),
-        Err(error) => {
+        None => None,
+        Some(Ok(listed)) => Some(listed.into_iter().collect::<HashMap<EngineId, Observation>>()),
+        Some(Err(error)) => {
             tracing::warn!(%error, "the backend cannot be listed; nothing is concluded from that");
             None
         }

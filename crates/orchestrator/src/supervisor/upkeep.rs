@@ -28,6 +28,7 @@ pub(super) async fn run(supervisor: Arc<Supervisor>) {
     every("housekeeping", GAUGES, supervisor.over.clone(), never, || async {
         let n = round.fetch_add(1, Ordering::Relaxed);
         gauges(&supervisor).await?;
+        finish_deletions(&supervisor).await?;
         if n % ROUNDS_PER_HOUR == 0 {
             let registry = &supervisor.core.registry;
             registry.ensure_partitions(MONTHS_AHEAD).await?;
@@ -36,6 +37,23 @@ pub(super) async fn run(supervisor: Arc<Supervisor>) {
         Ok::<(), RegistryError>(())
     })
     .await;
+}
+
+/// Products whose deletion was begun by a replica that is gone.
+async fn finish_deletions(supervisor: &Supervisor) -> Result<(), RegistryError> {
+    let mut begun = Vec::new();
+    super::reconcile::each_product(supervisor, |product| {
+        if product.deleting {
+            begun.push(product.clone());
+        }
+    })
+    .await?;
+    for product in begun {
+        if let Err(error) = supervisor.core.go_on_deleting(&product).await {
+            tracing::warn!(product_id = %product.id, code = %error.code, "cannot go on with a deletion: {}", error.message);
+        }
+    }
+    Ok(())
 }
 
 /// Marks the engines whose object differs from what would be made now.

@@ -10,15 +10,21 @@ use std::time::Duration;
 /// What a row must say besides what [`check_shape`] allows: by action, and by how it ended where that differs.
 fn required(action: AuditAction, failed: bool) -> &'static [&'static str] {
     match action {
-        AuditAction::Provision => &["via", "engine_version", "port", "boot_ms", "timings", "request_id", "operation_id", "to"],
-        AuditAction::ProvisionFailed => &["via", "engine_version", "reason", "request_id", "operation_id", "to", "error"],
+        AuditAction::Provision => {
+            &["via", "engine_version", "port", "boot_ms", "timings", "request_id", "operation_id", "to"]
+        }
+        AuditAction::ProvisionFailed => {
+            &["via", "engine_version", "reason", "request_id", "operation_id", "to", "error"]
+        }
         AuditAction::Start if failed => &["operation_id", "from", "to", "outcome", "error"],
         AuditAction::Start => &["boot_ms", "timings", "operation_id", "request_id", "from", "to"],
         AuditAction::Stop => &["operation_id", "request_id", "from", "to"],
         AuditAction::Sleep if failed => &["mode", "reason", "operation_id", "from", "to", "outcome", "error"],
         AuditAction::Sleep => &["mode", "reason", "operation_id", "from", "to"],
         AuditAction::Wake if failed => &["reason", "mode", "operation_id", "from", "to", "outcome", "error"],
-        AuditAction::Wake => &["reason", "slept_s", "mode", "boot_ms", "overhead_ms", "waiters", "operation_id", "from", "to"],
+        AuditAction::Wake => {
+            &["reason", "slept_s", "mode", "boot_ms", "overhead_ms", "waiters", "operation_id", "from", "to"]
+        }
         AuditAction::Destroy => &["engine_version", "age_s", "operation_id", "request_id", "from"],
         AuditAction::RotateKey if failed => &["operation_id", "request_id", "outcome", "error"],
         AuditAction::RotateKey => &["overlap_s", "operation_id", "request_id", "from", "to"],
@@ -54,10 +60,12 @@ async fn live(trial: &Trial, demo: &Product) {
     assert_eq!(demo.post("ada", "stop").await.status, 200);
     assert_eq!(demo.post("ada", "start").await.status, 200);
     trial.world.crash(ada, 137, true);
-    until("it was restarted", async || trial.actions(ada).await.contains(&"auto_restart_success".to_owned())).await;
+    until("it was restarted", async || trial.actions(ada).await.contains(&"auto_restart_success".to_owned()))
+        .await;
     trial.world.edit(ada, |p| p.dies = Some(Death::after(Duration::from_millis(1))));
     trial.world.crash(ada, 1, false);
-    until("it is given up", async || trial.actions(ada).await.contains(&"auto_restart_gave_up".to_owned())).await;
+    until("it is given up", async || trial.actions(ada).await.contains(&"auto_restart_gave_up".to_owned()))
+        .await;
     assert_eq!(demo.post("ada", "start").await.status, 502);
     trial.world.edit(ada, |p| p.dies = None);
     demo.post("ada", "start").await;
@@ -67,13 +75,16 @@ async fn live(trial: &Trial, demo: &Product) {
     assert_eq!(demo.post("bob", "sleep").await.status, 502);
     assert_eq!(demo.post("bob", "sleep").await.status, 200);
     trial.world.restart_daemon(true);
-    until("it is frozen again", async || trial.row(bob, "sleep").await["metadata"]["reason"] == "refreeze").await;
+    until("it is frozen again", async || trial.row(bob, "sleep").await["metadata"]["reason"] == "refreeze")
+        .await;
     trial.world.fault(Fault::fail(BackendError::Unreachable("away".into())).on(Call::Thaw).of(bob).times(1));
     assert_eq!(demo.admit("bob").await.status, 502);
     assert_eq!(demo.destroy("bob").await.status, 200);
 
     trial.world.lose_image("september-engine:9");
-    let broken = demo.call("POST", "/engines/provision", json!({"user_id": "eve", "engine_version": "september-engine:9"})).await;
+    let broken = demo
+        .call("POST", "/engines/provision", json!({"user_id": "eve", "engine_version": "september-engine:9"}))
+        .await;
     assert_eq!(broken.status, 502);
     let sick = demo.engine("sick").await;
     trial.world.edit(sick, |p| p.health = HealthAnswer::Refused);
@@ -81,8 +92,17 @@ async fn live(trial: &Trial, demo: &Product) {
     for user in ["ada", "nobody", "nobody"] {
         demo.call("POST", &format!("/engines/{user}/admit"), json!({})).await;
     }
-    assert_eq!(trial.admin("PUT", "/products/demo/policy", json!({"policy": {"max_engines": 50}})).await.status, 200);
-    assert_eq!(trial.admin("POST", "/products/demo/rotate-platform-key", json!({"overlap_seconds": 60})).await.status, 200);
+    assert_eq!(
+        trial.admin("PUT", "/products/demo/policy", json!({"policy": {"max_engines": 50}})).await.status,
+        200
+    );
+    assert_eq!(
+        trial
+            .admin("POST", "/products/demo/rotate-platform-key", json!({"overlap_seconds": 60}))
+            .await
+            .status,
+        200
+    );
     trial.product("other", json!({})).await;
     assert_eq!(trial.admin("DELETE", "/products/other", Value::Null).await.status, 200);
 }
@@ -109,12 +129,15 @@ async fn metadata_matches_its_shape() {
     }
     let expected: BTreeSet<&str> = AuditAction::ALL
         .iter()
-        .filter(|a| !required(**a, false).is_empty() && !matches!(a, AuditAction::OrphanRemoved | AuditAction::Adopt))
+        .filter(|a| {
+            !required(**a, false).is_empty() && !matches!(a, AuditAction::OrphanRemoved | AuditAction::Adopt)
+        })
         .map(|a| a.as_str())
         .collect();
     let missing: Vec<_> = expected.difference(&seen).collect();
     assert!(missing.is_empty(), "this life has no rows of {missing:?}");
-    for (action, actor) in [("policy_register", "admin"), ("provision", "demo"), ("health_failed", "system")] {
+    for (action, actor) in [("policy_register", "admin"), ("provision", "demo"), ("health_failed", "system")]
+    {
         let row = rows.iter().find(|r| r["action"] == action).expect("is there");
         assert_eq!(row["actor"], actor, "{row}");
     }
@@ -135,7 +158,9 @@ async fn denials_are_coalesced() {
     let rows = trial.rows("action=admit_denied").await;
     let told: BTreeMap<&str, (&Value, &Value)> = rows
         .iter()
-        .map(|r| (r["user_id"].as_str().expect("has one"), (&r["metadata"]["reason"], &r["metadata"]["count"])))
+        .map(|r| {
+            (r["user_id"].as_str().expect("has one"), (&r["metadata"]["reason"], &r["metadata"]["count"]))
+        })
         .collect();
     assert_eq!(rows.len(), 2, "{rows:?}");
     assert_eq!(told["ada"], (&json!("engine_stopped"), &json!(30)));
@@ -176,15 +201,26 @@ async fn filters_and_scopes_of_the_log() {
     let other = trial.product("other", json!({})).await;
     let (ada, bob) = (demo.engine("ada").await, other.engine("bob").await);
     assert_eq!(demo.post("ada", "stop").await.status, 200);
-    let actions = |rows: &[Value]| -> Vec<String> { rows.iter().map(|r| r["action"].as_str().unwrap_or_default().to_owned()).collect() };
+    let actions = |rows: &[Value]| -> Vec<String> {
+        rows.iter().map(|r| r["action"].as_str().unwrap_or_default().to_owned()).collect()
+    };
     assert_eq!(actions(&trial.rows(&format!("engine={ada}")).await), ["stop", "provision"]);
     assert_eq!(actions(&trial.rows("user=bob").await), ["provision"]);
-    assert_eq!(actions(&trial.rows("action=stop&action=policy_register").await), ["stop", "policy_register", "policy_register"]);
+    assert_eq!(
+        actions(&trial.rows("action=stop&action=policy_register").await),
+        ["stop", "policy_register", "policy_register"]
+    );
     assert_eq!(actions(&trial.rows("product=other").await), ["provision", "policy_register"]);
     let own = demo.call("GET", "/audit", Value::Null).await.body;
-    assert!(own["entries"].as_array().expect("is a list").iter().all(|r| r["engine_id"] != json!(bob)), "{own}");
+    assert!(
+        own["entries"].as_array().expect("is a list").iter().all(|r| r["engine_id"] != json!(bob)),
+        "{own}"
+    );
     assert_eq!(own["next_cursor"], Value::Null);
-    let since = trial.rows(&format!("engine={ada}&action=stop")).await[0]["timestamp"].as_str().expect("is a time").to_owned();
+    let since = trial.rows(&format!("engine={ada}&action=stop")).await[0]["timestamp"]
+        .as_str()
+        .expect("is a time")
+        .to_owned();
     assert_eq!(actions(&trial.rows(&format!("engine={ada}&since={since}")).await), ["stop"]);
     assert_eq!(actions(&trial.rows(&format!("engine={ada}&until={since}")).await), ["provision"]);
     for wrong in ["action=dance", "engine=7", "limit=0", "limit=1001", "since=yesterday", "cursor=x"] {
@@ -200,7 +236,8 @@ async fn metrics_json_equals_sql() {
     let other = trial.product("second", json!({})).await;
     other.engine("ada").await;
     live(&trial, &demo).await;
-    let rotated = trial.admin("POST", "/products/demo/rotate-platform-key", json!({"overlap_seconds": 60})).await.body;
+    let rotated =
+        trial.admin("POST", "/products/demo/rotate-platform-key", json!({"overlap_seconds": 60})).await.body;
     let demo = demo.with_key(rotated["platform_api_key"].as_str().expect("is shown"));
     // Nothing moves any more.
     for user in ["ada", "eve", "sick"] {
@@ -230,7 +267,10 @@ async fn metrics_json_equals_sql() {
     assert_eq!(told["total_provisions"], 3, "ada, bob and sick booted, eve never did: {told}");
     assert!(told["crashes_1h"].as_i64().is_some_and(|n| n >= 3), "{told}");
     let fresh = trial.product("fresh", json!({})).await.call("GET", "/metrics", Value::Null).await.body;
-    assert_eq!(fresh, json!({"provisions_1h": 0, "crashes_1h": 0, "restarts_1h": 0, "avg_boot_ms": null, "total_provisions": 0, "total_destroys": 0}));
+    assert_eq!(
+        fresh,
+        json!({"provisions_1h": 0, "crashes_1h": 0, "restarts_1h": 0, "avg_boot_ms": null, "total_provisions": 0, "total_destroys": 0})
+    );
 }
 
 /// A change whose row cannot be written does not happen.
@@ -267,7 +307,8 @@ async fn a_request_id_travels_into_the_log() {
     // What the system does has no request.
     trial.world.fault(Fault::new(FaultKind::Latency(Duration::from_millis(1))).times(1));
     trial.world.crash(id, 1, false);
-    until("it was restarted", async || trial.actions(id).await.contains(&"auto_restart_success".to_owned())).await;
+    until("it was restarted", async || trial.actions(id).await.contains(&"auto_restart_success".to_owned()))
+        .await;
     let row = trial.row(id, "auto_restart_success").await;
     assert_eq!(row["metadata"].get("request_id"), None, "{row}");
 }

@@ -9,7 +9,12 @@ use std::time::{Duration, Instant};
 
 /// A trial whose failed engines are not restarted while a test looks at them.
 async fn patient() -> (Trial, Product) {
-    Trial::new().await.set("ORCH_RESTART_BACKOFF_BASE_S", "200").set("ORCH_RESTART_BACKOFF_MAX_S", "300").ready().await
+    Trial::new()
+        .await
+        .set("ORCH_RESTART_BACKOFF_BASE_S", "200")
+        .set("ORCH_RESTART_BACKOFF_MAX_S", "300")
+        .ready()
+        .await
 }
 
 /// The place brings crashed processes back by itself, as Docker does.
@@ -57,7 +62,11 @@ async fn three_failures_make_failed_two_do_not_and_one_healthy_resets() {
     demo.until_status("ada", "failed").await;
     assert!(trial.world.probes(id) >= before + 3);
     let row = trial.row(id, "health_failed").await;
-    assert_eq!((&row["metadata"]["reason"], &row["metadata"]["failures"]), (&json!("probe_refused"), &json!(3)), "{row:?}");
+    assert_eq!(
+        (&row["metadata"]["reason"], &row["metadata"]["failures"]),
+        (&json!("probe_refused"), &json!(3)),
+        "{row:?}"
+    );
     let told = demo.explain("ada").await;
     assert_eq!(told["health"]["failures"], 3, "{told}");
     let summary = told["summary"].as_str().expect("there is one");
@@ -106,7 +115,8 @@ async fn database_error_is_a_failure_and_a_degraded_provider_is_not() {
     }
     trial.world.edit(brain, |p| p.subsystems.database = SubsystemState::Error);
     demo.until_status("brain", "failed").await;
-    until("the other is shown as degraded", async || demo.get("provider").await.body["degraded"] == true).await;
+    until("the other is shown as degraded", async || demo.get("provider").await.body["degraded"] == true)
+        .await;
     assert_eq!(demo.status("provider").await, "running");
     let told = demo.explain("provider").await;
     assert_eq!(told["health"]["degraded_subsystems"], json!(["llm_provider"]), "{told}");
@@ -149,7 +159,11 @@ async fn degraded_provider_never_restarts_the_fleet() {
         more_probes(&trial, id, 4).await;
     }
     let status = demo.call("GET", "/status", Value::Null).await.body;
-    assert_eq!((&status["by_status"]["running"], &status["health"]), (&json!(FLEET), &json!("ok")), "{status}");
+    assert_eq!(
+        (&status["by_status"]["running"], &status["health"]),
+        (&json!(FLEET), &json!("ok")),
+        "{status}"
+    );
     assert!(ids.iter().all(|id| trial.world.starts(*id) == 1), "an engine was restarted");
     assert_eq!(trial.rows("action=health_failed").await, Vec::<Value>::new());
     assert_eq!(demo.admit("u7").await.body["admitted"], true);
@@ -170,7 +184,10 @@ async fn exit_code_two_fails_fast_also_where_the_place_restarts() {
         let told = demo.explain("ada").await;
         assert_eq!(told["health"]["next_restart_at"], Value::Null, "{told}");
         assert!(told["summary"].as_str().is_some_and(|s| s.contains("exit code 2")), "{told}");
-        until("it is given up", async || trial.actions(id).await.contains(&"auto_restart_gave_up".to_owned())).await;
+        until("it is given up", async || {
+            trial.actions(id).await.contains(&"auto_restart_gave_up".to_owned())
+        })
+        .await;
         let rows = trial.actions(id).await;
         assert_eq!(rows, ["provision", "health_failed", "auto_restart_gave_up"], "by itself: {by_itself}");
         assert_eq!(trial.row(id, "health_failed").await["metadata"]["reason"], "config_refused");
@@ -191,7 +208,10 @@ async fn oom_is_named() {
     demo.until_status("ada", "failed").await;
     let row = trial.row(id, "health_failed").await;
     let metadata = &row["metadata"];
-    assert_eq!((&metadata["reason"], &metadata["oom"], &metadata["exit_code"]), (&json!("oom_killed"), &json!(true), &json!(137)));
+    assert_eq!(
+        (&metadata["reason"], &metadata["oom"], &metadata["exit_code"]),
+        (&json!("oom_killed"), &json!(true), &json!(137))
+    );
     let told = demo.explain("ada").await;
     assert!(told["summary"].as_str().is_some_and(|s| s.contains("lack of memory")), "{told}");
     assert_eq!(told["reasons"][0]["because"], "oom_killed");
@@ -219,7 +239,8 @@ async fn docker_restart_counts_as_one_crash() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_at_the_limit_gives_up_at_once() {
-    let trial = Trial::new().await.set("ORCH_RESTART_BACKOFF_BASE_S", "100").set("ORCH_RESTART_MAX_ATTEMPTS", "1");
+    let trial =
+        Trial::new().await.set("ORCH_RESTART_BACKOFF_BASE_S", "100").set("ORCH_RESTART_MAX_ATTEMPTS", "1");
     let trial = trial.set("ORCH_RESTART_BACKOFF_MAX_S", "100");
     let (trial, demo) = trial.ready().await;
     restarts_by_itself(&trial);
@@ -232,14 +253,19 @@ async fn a_crash_at_the_limit_gives_up_at_once() {
     until("the object is down", async || trial.world.truth(id).word() == "exited").await;
     assert_eq!(trial.actions(id).await[3..], ["health_failed", "auto_restart_gave_up"]);
     assert_eq!(demo.standing("ada").await, "failed-running");
-    assert!(demo.explain("ada").await["summary"].as_str().is_some_and(|s| s.contains("given up after one restart")));
+    assert!(
+        demo.explain("ada").await["summary"]
+            .as_str()
+            .is_some_and(|s| s.contains("given up after one restart"))
+    );
     assert_eq!(demo.post("ada", "start").await.status, 200);
     assert_eq!(demo.explain("ada").await["health"]["restart_attempts"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recovered_engine_is_not_restarted() {
-    let trial = Trial::new().await.set("ORCH_RESTART_BACKOFF_BASE_S", "3").set("ORCH_RESTART_BACKOFF_MAX_S", "3");
+    let trial =
+        Trial::new().await.set("ORCH_RESTART_BACKOFF_BASE_S", "3").set("ORCH_RESTART_BACKOFF_MAX_S", "3");
     let (trial, demo) = trial.ready().await;
     let id = demo.engine("ada").await;
     health(&trial, id, HealthAnswer::TimedOut);
@@ -250,7 +276,9 @@ async fn recovered_engine_is_not_restarted() {
     let rows = trial.actions(id).await;
     assert_eq!(rows, ["provision", "health_failed", "auto_restart_start", "auto_restart_success"]);
     assert_eq!(trial.row(id, "auto_restart_success").await["metadata"]["by"], "none");
-    assert!(!trial.world.calls().iter().any(|c| matches!(c.call, backends::Call::Stop | backends::Call::Start)));
+    assert!(
+        !trial.world.calls().iter().any(|c| matches!(c.call, backends::Call::Stop | backends::Call::Start))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -259,14 +287,20 @@ async fn gives_up_after_the_last_attempt_stops_the_object_and_start_recovers() {
     let (trial, demo) = trial.ready().await;
     let id = demo.engine("ada").await;
     health(&trial, id, HealthAnswer::TimedOut);
-    until("it is given up", async || trial.actions(id).await.contains(&"auto_restart_gave_up".to_owned())).await;
+    until("it is given up", async || trial.actions(id).await.contains(&"auto_restart_gave_up".to_owned()))
+        .await;
     let rows = trial.actions(id).await;
     let tried = ["auto_restart_start", "auto_restart_failed"];
-    let expected = ["provision", "health_failed", tried[0], tried[1], tried[0], tried[1], "auto_restart_gave_up"];
+    let expected =
+        ["provision", "health_failed", tried[0], tried[1], tried[0], tried[1], "auto_restart_gave_up"];
     assert_eq!(rows, expected);
     until("the object is down", async || trial.world.truth(id).word() == "exited").await;
     let told = demo.explain("ada").await;
-    assert_eq!((&told["health"]["restart_attempts"], &told["health"]["next_restart_at"]), (&json!(2), &Value::Null), "{told}");
+    assert_eq!(
+        (&told["health"]["restart_attempts"], &told["health"]["next_restart_at"]),
+        (&json!(2), &Value::Null),
+        "{told}"
+    );
     assert!(told["summary"].as_str().is_some_and(|s| s.contains("given up after two restarts")), "{told}");
     assert_eq!(trial.row(id, "auto_restart_gave_up").await["metadata"]["attempts"], 2);
     assert_eq!(trial.row(id, "auto_restart_failed").await["metadata"]["reason"], "boot_timeout");
@@ -275,13 +309,18 @@ async fn gives_up_after_the_last_attempt_stops_the_object_and_start_recovers() {
     let started = demo.post("ada", "start").await;
     assert_eq!(started.status, 200, "{:?}", started.body);
     let told = demo.explain("ada").await;
-    assert_eq!((&told["status"], &told["health"]["restart_attempts"]), (&json!("running"), &json!(0)), "{told}");
+    assert_eq!(
+        (&told["status"], &told["health"]["restart_attempts"]),
+        (&json!("running"), &json!(0)),
+        "{told}"
+    );
     assert_eq!(told["summary"].as_str().map(|s| s.ends_with(": serving")), Some(true), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attempts_wait_longer_each_time_up_to_the_cap() {
-    let trial = Trial::new().await.set("ORCH_RESTART_BACKOFF_BASE_S", "1").set("ORCH_RESTART_BACKOFF_MAX_S", "3");
+    let trial =
+        Trial::new().await.set("ORCH_RESTART_BACKOFF_BASE_S", "1").set("ORCH_RESTART_BACKOFF_MAX_S", "3");
     let (trial, demo) = trial.ready().await;
     let id = demo.engine("ada").await;
     trial.world.edit(id, |p| p.dies = Some(Death::after(Duration::from_millis(1))));
@@ -294,14 +333,18 @@ async fn attempts_wait_longer_each_time_up_to_the_cap() {
     assert_eq!(delays, [1, 2, 3], "{rows:?}");
     let attempts: Vec<&Value> = rows.iter().map(|r| &r["metadata"]["attempt"]).collect();
     assert_eq!(attempts, [1, 2, 3]);
-    let gaps: Vec<i64> = rows.windows(2).map(|w| time(&w[1]["timestamp"]).millis() - time(&w[0]["timestamp"]).millis()).collect();
+    let gaps: Vec<i64> = rows
+        .windows(2)
+        .map(|w| time(&w[1]["timestamp"]).millis() - time(&w[0]["timestamp"]).millis())
+        .collect();
     assert!(gaps[0] >= 2000 && gaps[1] >= 3000 && gaps[1] < 6000, "{gaps:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failure_brake_limits_mass_verdicts() {
     const FLEET: usize = 30;
-    let trial = Trial::new().await.set("ORCH_HEALTH_CHECK_INTERVAL_S", "4").set("ORCH_HEALTH_MAX_FAILURES", "1");
+    let trial =
+        Trial::new().await.set("ORCH_HEALTH_CHECK_INTERVAL_S", "4").set("ORCH_HEALTH_MAX_FAILURES", "1");
     let trial = trial.set("ORCH_RESTART_BACKOFF_BASE_S", "200").set("ORCH_RESTART_BACKOFF_MAX_S", "300");
     let (trial, demo) = trial.ready().await;
     let mut herd = tokio::task::JoinSet::new();
@@ -314,7 +357,8 @@ async fn failure_brake_limits_mass_verdicts() {
     let probed = |least: u64| ids.iter().all(|id| trial.world.probes(*id) >= least);
     let before: Vec<u64> = ids.iter().map(|id| trial.world.probes(*id)).collect();
     until("two sweeps are over", async || {
-        ids.iter().zip(&before).filter(|(id, before)| trial.world.probes(**id) >= **before + 2).count() >= FLEET - 12
+        ids.iter().zip(&before).filter(|(id, before)| trial.world.probes(**id) >= **before + 2).count()
+            >= FLEET - 12
     })
     .await;
     assert!(probed(1));
@@ -331,7 +375,8 @@ async fn failure_brake_limits_mass_verdicts() {
     for id in &ids {
         assert_eq!(trial.world.starts(*id), 1);
     }
-    let running: Vec<EngineId> = ids.iter().copied().filter(|id| !rows.iter().any(|r| r["engine_id"] == json!(id))).collect();
+    let running: Vec<EngineId> =
+        ids.iter().copied().filter(|id| !rows.iter().any(|r| r["engine_id"] == json!(id))).collect();
     all_probed(&trial, &running, 2).await;
     let status = demo.call("GET", "/status", Value::Null).await.body;
     assert_eq!(status["by_status"]["running"], json!(FLEET - at.len()), "one that waited failed: {status}");
@@ -358,7 +403,8 @@ async fn crashes_are_not_braked() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hung_engine_holds_one_slot() {
-    let trial = Trial::new().await.set("ORCH_HEALTH_CHECK_TIMEOUT_S", "0.9").set("ORCH_HEALTH_MAX_FAILURES", "100");
+    let trial =
+        Trial::new().await.set("ORCH_HEALTH_CHECK_TIMEOUT_S", "0.9").set("ORCH_HEALTH_MAX_FAILURES", "100");
     let (trial, demo) = trial.ready().await;
     let hung = demo.engine("hung").await;
     let mut ids = Vec::new();
@@ -408,7 +454,8 @@ async fn attempts_reset_after_ten_minutes() {
     let (mut trial, demo) = Trial::with_product().await;
     let id = demo.engine("ada").await;
     trial.world.crash(id, 1, false);
-    until("it was restarted", async || trial.actions(id).await.contains(&"auto_restart_success".to_owned())).await;
+    until("it was restarted", async || trial.actions(id).await.contains(&"auto_restart_success".to_owned()))
+        .await;
     assert_eq!(demo.explain("ada").await["health"]["restart_attempts"], 1);
     more_probes(&trial, id, 3).await;
     assert_eq!(demo.explain("ada").await["health"]["restart_attempts"], 1, "not after seconds");
@@ -432,7 +479,11 @@ async fn start_joins_the_restart_under_way_and_clears_the_counters() {
     assert_eq!(demo.explain("ada").await["health"]["restart_attempts"], 1);
     assert_eq!(demo.post("ada", "start").await.status, 200);
     let told = demo.explain("ada").await;
-    assert_eq!((&told["status"], &told["health"]["restart_attempts"]), (&json!("running"), &json!(0)), "{told}");
+    assert_eq!(
+        (&told["status"], &told["health"]["restart_attempts"]),
+        (&json!("running"), &json!(0)),
+        "{told}"
+    );
     assert_eq!(trial.world.starts(id), 2, "one start for both");
     assert!(!trial.actions(id).await.contains(&"start".to_owned()));
 }
@@ -442,13 +493,15 @@ async fn a_lost_object_is_made_anew_and_a_lost_brain_is_not() {
     let (trial, demo) = Trial::with_product().await;
     let (object, brain) = (demo.engine("object").await, demo.engine("brain").await);
     trial.world.lose_object(object);
-    until("it is back", async || trial.actions(object).await.contains(&"auto_restart_success".to_owned())).await;
+    until("it is back", async || trial.actions(object).await.contains(&"auto_restart_success".to_owned()))
+        .await;
     assert_eq!(trial.row(object, "health_failed").await["metadata"]["reason"], "object_missing");
     assert_eq!(trial.row(object, "auto_restart_success").await["metadata"]["recreated"], true);
 
     trial.world.lose_storage(brain);
     trial.world.lose_object(brain);
-    until("it is given up", async || trial.actions(brain).await.contains(&"auto_restart_gave_up".to_owned())).await;
+    until("it is given up", async || trial.actions(brain).await.contains(&"auto_restart_gave_up".to_owned()))
+        .await;
     assert_eq!(trial.row(brain, "auto_restart_gave_up").await["metadata"]["reason"], "storage_missing");
     assert!(!trial.world.has_storage(brain), "an empty brain was made");
     let told = demo.explain("brain").await;
@@ -462,9 +515,13 @@ async fn a_restart_that_recreates_and_fails_is_written_down() {
     let id = demo.engine("ada").await;
     health(&trial, id, HealthAnswer::TimedOut);
     trial.world.lose_object(id);
-    until("it is given up", async || trial.actions(id).await.contains(&"auto_restart_gave_up".to_owned())).await;
+    until("it is given up", async || trial.actions(id).await.contains(&"auto_restart_gave_up".to_owned()))
+        .await;
     let rows = trial.actions(id).await;
-    assert_eq!(rows[1..], ["health_failed", "auto_restart_start", "auto_restart_failed", "auto_restart_gave_up"]);
+    assert_eq!(
+        rows[1..],
+        ["health_failed", "auto_restart_start", "auto_restart_failed", "auto_restart_gave_up"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -485,7 +542,8 @@ async fn sleeping_stopped_and_failed_engines_are_not_probed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn probe_is_spread_and_bounded_at_fifty() {
     const FLEET: usize = 160;
-    let trial = Trial::new().await.set("ORCH_HEALTH_CHECK_INTERVAL_S", "2").set("ORCH_HEALTH_CHECK_TIMEOUT_S", "1.5");
+    let trial =
+        Trial::new().await.set("ORCH_HEALTH_CHECK_INTERVAL_S", "2").set("ORCH_HEALTH_CHECK_TIMEOUT_S", "1.5");
     let (trial, demo) = trial.ready().await;
     let mut herd = tokio::task::JoinSet::new();
     for n in 0..FLEET {
@@ -502,7 +560,10 @@ async fn probe_is_spread_and_bounded_at_fifty() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         quarters.push(probes() - before);
     }
-    assert!(quarters.iter().all(|n| *n > 0 && *n < FLEET as u64 * 3 / 4), "the sweep comes in bursts: {quarters:?}");
+    assert!(
+        quarters.iter().all(|n| *n > 0 && *n < FLEET as u64 * 3 / 4),
+        "the sweep comes in bursts: {quarters:?}"
+    );
 
     // Slow engines: fifty places, and everybody still gets a turn.
     let most = &trial.probing.most;

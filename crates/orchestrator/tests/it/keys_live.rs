@@ -10,7 +10,8 @@ use std::time::Duration;
 async fn takes(trial: &Trial, id: EngineId, key: &Value) -> bool {
     let key = key.as_str().expect("a key is a text");
     let limit = Duration::from_secs(2);
-    let reply = trial.world.call(trial.world.address(id), "GET", "/version", key, Default::default(), limit).await;
+    let reply =
+        trial.world.call(trial.world.address(id), "GET", "/version", key, Default::default(), limit).await;
     match reply.status() {
         Some(200) => true,
         Some(401) => false,
@@ -32,7 +33,8 @@ async fn old_key_works_in_the_window_only() {
     let rotated = demo.post("ada", "rotate-key").await;
     assert_eq!(rotated.status, 200, "{:?}", rotated.body);
     assert_eq!(rotated.body["overlap_seconds"], 2, "{:?}", rotated.body);
-    let until_at = rotated.body["previous_key_valid_until"].as_str().and_then(Timestamp::parse).expect("has an end");
+    let until_at =
+        rotated.body["previous_key_valid_until"].as_str().and_then(Timestamp::parse).expect("has an end");
     assert!((0..=2_500).contains(&(until_at.millis() - Timestamp::now().millis())), "{:?}", rotated.body);
     let second = rotated.body["api_key"].clone();
     assert!(takes(&trial, id, &first).await && takes(&trial, id, &second).await, "both work in the window");
@@ -71,7 +73,8 @@ async fn a_rotated_key_outlives_stop_sleep_and_a_new_object() {
     }
     trial.world.lose_object(id);
     until("it is back", async || {
-        demo.status("ada").await == "running" && trial.actions(id).await.contains(&"auto_restart_success".to_owned())
+        demo.status("ada").await == "running"
+            && trial.actions(id).await.contains(&"auto_restart_success".to_owned())
     })
     .await;
     assert_eq!(key_of(&demo, "ada").await, rotated);
@@ -119,7 +122,8 @@ async fn an_engine_that_fails_during_its_rotation_is_restarted_with_a_key_that_w
         assert_eq!((answer.status, answer.code()), (502, "BACKEND_ERROR"), "{:?}", answer.body);
     }
     for (user, id) in [("dead", dead), ("sick", sick)] {
-        until("it is found failed", async || trial.actions(id).await.contains(&"health_failed".to_owned())).await;
+        until("it is found failed", async || trial.actions(id).await.contains(&"health_failed".to_owned()))
+            .await;
         trial.world.edit(id, |p| {
             p.refuses_calls = false;
             p.health = backends::HealthAnswer::Normal;
@@ -133,7 +137,12 @@ async fn an_engine_that_fails_during_its_rotation_is_restarted_with_a_key_that_w
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rotate_key_crash_between_engine_and_store() {
-    for point in ["rotate_key.engine.before", "rotate_key.engine.after", "rotate_key.finish.before", "rotate_key.finish.after"] {
+    for point in [
+        "rotate_key.engine.before",
+        "rotate_key.engine.after",
+        "rotate_key.finish.before",
+        "rotate_key.finish.after",
+    ] {
         let (mut trial, demo) = Trial::with_product().await;
         let id = demo.engine("ada").await;
         let before = key_of(&demo, "ada").await;
@@ -163,7 +172,8 @@ async fn keys_open_only_their_own_doors() {
     let engine_key = key_of(&demo, "ada").await.as_str().expect("is a text").to_owned();
     for wrong in [engine_key.as_str(), ADMIN_KEY, "pk-sept-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", ""] {
         let stranger = demo.clone().with_key(wrong);
-        for answer in [stranger.get("ada").await, stranger.admit("ada").await, stranger.destroy("ada").await] {
+        for answer in [stranger.get("ada").await, stranger.admit("ada").await, stranger.destroy("ada").await]
+        {
             assert_eq!((answer.status, answer.code()), (401, "INVALID_PLATFORM_KEY"), "{:?}", answer.body);
         }
         let admin = demo.call_with("GET", "/products", ("x-admin-key", wrong), Value::Null).await;
@@ -190,7 +200,11 @@ async fn inspect_shows_only_the_contract() {
         assert!(!text.contains(secret), "an object shows a secret");
     }
     let hash = orchestrator::keys::hash_hex(&key);
-    assert_eq!(environment.get(contract::env::ENGINE_KEY_HASH), Some(&hash), "the engine knows the hash only");
+    assert_eq!(
+        environment.get(contract::env::ENGINE_KEY_HASH),
+        Some(&hash),
+        "the engine knows the hash only"
+    );
     assert!(environment.keys().all(|name| !name.starts_with("ORCH_")), "{:?}", environment.keys());
 }
 
@@ -265,7 +279,10 @@ async fn issued_keys_never_appear_in_logs_or_in_the_audit_log() {
     demo.until_standing("bob", "running-running").await;
     keep(&key_of(&demo, "bob").await);
     trial.world.crash(ids[1], 1, false);
-    until("it was restarted", async || trial.actions(ids[1]).await.contains(&"auto_restart_success".to_owned())).await;
+    until("it was restarted", async || {
+        trial.actions(ids[1]).await.contains(&"auto_restart_success".to_owned())
+    })
+    .await;
     keep(&json!("sk-sept-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"));
     let rotated = trial.admin("POST", "/products/demo/rotate-platform-key", json!({})).await.body;
     keep(&rotated["platform_api_key"]);
@@ -280,7 +297,8 @@ async fn issued_keys_never_appear_in_logs_or_in_the_audit_log() {
     trial.stop(0).await;
     let log = captured.text();
     assert!(log.lines().count() > 20 && log.contains(&ids[0].to_string()), "nothing was heard");
-    let log_and_rows = [("log", log), ("audit log", json!(rows).to_string()), ("explanation", told.to_string())];
+    let log_and_rows =
+        [("log", log), ("audit log", json!(rows).to_string()), ("explanation", told.to_string())];
     for secret in &secrets {
         let hash = orchestrator::keys::hash_hex(secret);
         for (place, text) in &log_and_rows {

@@ -21,7 +21,10 @@ async fn unrecognised_policy_key_is_400() {
     for (policy, named) in [
         (json!({"max_engine": 3}), vec!["policy.max_engine"]),
         (json!({"resources": {"memory": 512}}), vec!["policy.resources.memory"]),
-        (json!({"max_engines": -1, "rate_limit_rpm": 0}), vec!["policy.max_engines", "policy.rate_limit_rpm"]),
+        (
+            json!({"max_engines": -1, "rate_limit_rpm": 0}),
+            vec!["policy.max_engines", "policy.rate_limit_rpm"],
+        ),
         (json!({"max_engines": "3"}), vec!["policy.max_engines"]),
         (json!({"resources": {"memory_mb": 1}}), vec!["policy.resources.memory_mb"]),
     ] {
@@ -48,7 +51,11 @@ async fn lowered_quota_destroys_nothing() {
     let set = set(&trial, "demo", json!({"max_engines": 1})).await;
     assert_eq!((set.status, &set.body["policy"]), (200, &json!({"max_engines": 1})));
     let row = &trial.rows("action=policy_update").await[0];
-    assert_eq!((&row["metadata"]["before"], &row["metadata"]["after"]), (&json!({}), &json!({"max_engines": 1})), "{row}");
+    assert_eq!(
+        (&row["metadata"]["before"], &row["metadata"]["after"]),
+        (&json!({}), &json!({"max_engines": 1})),
+        "{row}"
+    );
     for user in ["a", "b", "c"] {
         assert_eq!(demo.admit(user).await.body["admitted"], true);
     }
@@ -65,7 +72,8 @@ async fn lowered_quota_destroys_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_six_states_count() {
-    let trial = Trial::new().await.set("ORCH_RESTART_BACKOFF_BASE_S", "200").set("ORCH_RESTART_BACKOFF_MAX_S", "300");
+    let trial =
+        Trial::new().await.set("ORCH_RESTART_BACKOFF_BASE_S", "200").set("ORCH_RESTART_BACKOFF_MAX_S", "300");
     let (trial, _) = trial.ready().await;
     let six = trial.product("six", json!({"max_engines": 6})).await;
     for user in ["running", "sleeping", "stopped", "failed", "destroying"] {
@@ -79,7 +87,9 @@ async fn all_six_states_count() {
     six.until_status("failed", "failed").await;
     trial.world.fault(Fault::new(FaultKind::Hang).on(Call::Destroy));
     trial.world.fault(Fault::new(FaultKind::Hang).on(Call::EnsureImage));
-    let held = |request: fn(Product) -> futures::future::BoxFuture<'static, Answer>| tokio::spawn(request(six.clone()));
+    let held = |request: fn(Product) -> futures::future::BoxFuture<'static, Answer>| {
+        tokio::spawn(request(six.clone()))
+    };
     let going = held(|p| Box::pin(async move { p.destroy("destroying").await }));
     let coming = held(|p| Box::pin(async move { p.provision("provisioning").await }));
     six.until_status("destroying", "destroying").await;
@@ -123,7 +133,10 @@ async fn the_rate_limit_says_when_to_come_back_and_refused_calls_do_not_consume(
         }
         let seconds = again.retry_after.expect("every 429 says when");
         assert!((1..=2).contains(&seconds), "one is free every two seconds, not in {seconds}");
-        assert_eq!(again.body["error"]["message"], format!("Rate limit exceeded. Retry in {seconds} seconds."));
+        assert_eq!(
+            again.body["error"]["message"],
+            format!("Rate limit exceeded. Retry in {seconds} seconds.")
+        );
     }
     let wait = demo.admit("ada").await.retry_after.unwrap_or(1);
     tokio::time::sleep(Duration::from_secs(wait)).await;
@@ -176,7 +189,12 @@ async fn versions_are_limited_to_the_repository_or_to_the_list() {
     assert!(!ask("b", "evil/september-engine:2.3.0").await);
     assert!(!ask("b", "registry.example/september-engine:2.3.0").await);
     assert!(!ask("b", "september-engine-x:2.3.0").await);
-    assert_eq!(set(&trial, "demo", json!({"allowed_versions": ["september-engine:2.5*", "own/image:1"]})).await.status, 200);
+    assert_eq!(
+        set(&trial, "demo", json!({"allowed_versions": ["september-engine:2.5*", "own/image:1"]}))
+            .await
+            .status,
+        200
+    );
     assert!(ask("c", "september-engine:2.5.1").await);
     assert!(ask("d", "own/image:1").await);
     assert!(!ask("e", "own/image:10").await, "only a trailing star is a prefix");
@@ -206,7 +224,11 @@ async fn resources_reach_the_object_at_its_next_start_and_change_nothing_running
     assert_eq!(demo.post("ada", "stop").await.status, 200);
     assert_eq!(demo.post("ada", "start").await.status, 200);
     let told = demo.explain("ada").await;
-    assert_eq!((&told["backend"]["drift"], &told["backend"]["generation"]), (&json!([]), &json!(2)), "{told}");
+    assert_eq!(
+        (&told["backend"]["drift"], &told["backend"]["generation"]),
+        (&json!([]), &json!(2)),
+        "{told}"
+    );
     assert_eq!(trial.row(id, "start").await["metadata"]["recreated"], true);
     let fresh = demo.engine("bob").await;
     assert_eq!(demo.explain("bob").await["backend"]["drift"], json!([]));

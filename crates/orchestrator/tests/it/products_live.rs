@@ -22,7 +22,8 @@ fn with_key(product: &Product, key: &Value) -> Product {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn products_are_registered_listed_shown_and_deleted() {
     let (trial, demo) = Trial::with_product().await;
-    let again = trial.admin("POST", "/products/register", json!({"slug": "demo", "display_name": "Other"})).await;
+    let again =
+        trial.admin("POST", "/products/register", json!({"slug": "demo", "display_name": "Other"})).await;
     assert_eq!((again.status, again.code()), (409, "PRODUCT_SLUG_EXISTS"), "{:?}", again.body);
     for slug in ["one", "two"] {
         trial.product(slug, json!({"max_engines": 5})).await;
@@ -44,8 +45,15 @@ async fn products_are_registered_listed_shown_and_deleted() {
     assert_eq!(seen, expected);
     let shown = trial.admin("GET", "/products/one", Value::Null).await.body;
     let id = shown["product_id"].as_str().expect("has an id").to_owned();
-    assert_eq!(trial.admin("GET", &format!("/products/{id}"), Value::Null).await.body, shown, "by id as by slug");
-    assert_eq!((&shown["policy"], &shown["previous_key_expires_at"]), (&json!({"max_engines": 5}), &Value::Null));
+    assert_eq!(
+        trial.admin("GET", &format!("/products/{id}"), Value::Null).await.body,
+        shown,
+        "by id as by slug"
+    );
+    assert_eq!(
+        (&shown["policy"], &shown["previous_key_expires_at"]),
+        (&json!({"max_engines": 5}), &Value::Null)
+    );
     let text = trial.admin("GET", "/products", Value::Null).await.body.to_string();
     assert!(!text.contains("hash") && !text.contains("pk-sept-"), "{text}");
 
@@ -56,7 +64,11 @@ async fn products_are_registered_listed_shown_and_deleted() {
         assert_eq!((gone.status, gone.code()), (404, "PRODUCT_NOT_FOUND"));
     }
     let row = &trial.rows("action=product_delete").await[0];
-    assert_eq!((&row["metadata"]["slug"], &row["metadata"]["engines_destroyed"]), (&json!("one"), &json!(0)), "{row}");
+    assert_eq!(
+        (&row["metadata"]["slug"], &row["metadata"]["engines_destroyed"]),
+        (&json!("one"), &json!(0)),
+        "{row}"
+    );
     trial.product("one", json!({})).await;
 }
 
@@ -95,7 +107,12 @@ async fn a_product_with_engines_goes_only_when_asked_for_and_its_key_is_dead_at_
         trial.world.heal();
     };
     let (deleted, ()) = tokio::join!(deleting, watching);
-    assert_eq!((&deleted.body["status"], &deleted.body["engines_left"]), (&json!("deleted"), &json!(0)), "{:?}", deleted.body);
+    assert_eq!(
+        (&deleted.body["status"], &deleted.body["engines_left"]),
+        (&json!("deleted"), &json!(0)),
+        "{:?}",
+        deleted.body
+    );
     assert_eq!(trial.world.objects(), [kept], "of the other product nothing was touched");
     assert!(ids.iter().all(|id| !trial.world.has_storage(*id)), "storage is left");
     for id in ids {
@@ -114,7 +131,8 @@ async fn platform_key_overlap_and_second_rotation() {
     let rotate = async |body: Value| trial.admin("POST", "/products/demo/rotate-platform-key", body).await;
     let answer = rotate(json!({"overlap_seconds": 3600})).await;
     assert_eq!(answer.status, 200, "{:?}", answer.body);
-    let until = answer.body["previous_key_expires_at"].as_str().and_then(Timestamp::parse).expect("it has an end");
+    let until =
+        answer.body["previous_key_expires_at"].as_str().and_then(Timestamp::parse).expect("it has an end");
     let rest = until.millis() - Timestamp::now().millis();
     assert!((3_590_000..=3_601_000).contains(&rest), "{rest} ms");
     let second = with_key(&first, &answer.body["platform_api_key"]);
@@ -137,12 +155,19 @@ async fn platform_key_overlap_and_second_rotation() {
     assert!(works(&fifth).await);
 
     let default = rotate(json!({})).await.body;
-    let until = default["previous_key_expires_at"].as_str().and_then(Timestamp::parse).expect("it has an end");
+    let until =
+        default["previous_key_expires_at"].as_str().and_then(Timestamp::parse).expect("it has an end");
     assert!((86_390_000..=86_401_000).contains(&(until.millis() - Timestamp::now().millis())), "{default}");
-    let overlaps: Vec<Value> =
-        trial.rows("action=rotate_platform_key").await.iter().map(|r| r["metadata"]["overlap_s"].clone()).collect();
+    let overlaps: Vec<Value> = trial
+        .rows("action=rotate_platform_key")
+        .await
+        .iter()
+        .map(|r| r["metadata"]["overlap_s"].clone())
+        .collect();
     assert_eq!(overlaps, [86_400, 1, 0, 3600, 3600]);
-    for wrong in [json!({"overlap_seconds": -1}), json!({"overlap_seconds": 604_801}), json!({"overlap_seconds": "1"})] {
+    for wrong in
+        [json!({"overlap_seconds": -1}), json!({"overlap_seconds": 604_801}), json!({"overlap_seconds": "1"})]
+    {
         assert_eq!(rotate(wrong).await.code(), "INVALID_REQUEST");
     }
     let gone = trial.admin("POST", "/products/nobody/rotate-platform-key", json!({})).await;
@@ -164,7 +189,10 @@ async fn a_removal_that_was_cut_off_goes_on_when_it_is_said_again() {
             let _ = request.send().await;
         }
     });
-    crate::trial::until("a removal is under way", async || trial.world.calls().iter().any(|c| c.call == Call::Destroy)).await;
+    crate::trial::until("a removal is under way", async || {
+        trial.world.calls().iter().any(|c| c.call == Call::Destroy)
+    })
+    .await;
     trial.kill(0).await;
     cut.abort();
     trial.world.heal();
@@ -174,6 +202,33 @@ async fn a_removal_that_was_cut_off_goes_on_when_it_is_said_again() {
     assert_eq!(deleted.body["status"], "deleted", "{:?}", deleted.body);
     assert!(trial.world.objects().is_empty());
     assert_eq!(trial.admin("DELETE", path, Value::Null).await.code(), "PRODUCT_NOT_FOUND");
+}
+
+/// The row of the product remembers that it is to go, whoever dies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_whose_replica_is_gone_is_finished_by_another() {
+    let (mut trial, demo) = Trial::with_product().await;
+    let empty = trial.product("empty", json!({})).await;
+    let id = demo.engine("ada").await;
+    trial.kill(0).await;
+    trial
+        .sql()
+        .await
+        .execute("UPDATE products SET deleting = TRUE", &[])
+        .await
+        .expect("both deletions have begun");
+    trial.replica().await;
+    for product in [&demo, &empty] {
+        assert!(!works(&product.clone().at(trial.base(0))).await);
+    }
+    let gone =
+        async |slug: &str| trial.admin("GET", &format!("/products/{slug}"), Value::Null).await.status == 404;
+    crate::trial::until("the empty one is gone", async || gone("empty").await).await;
+    crate::trial::until("the engine is gone", async || trial.world.objects().is_empty()).await;
+    crate::trial::until("its storage is gone", async || !trial.world.has_storage(id)).await;
+    let deleted = trial.admin("DELETE", "/products/demo?destroy_engines=true", Value::Null).await;
+    assert_eq!(deleted.status, 200, "{:?}", deleted.body);
+    assert_eq!(trial.rows("action=product_delete").await.len(), 2, "one row each");
 }
 
 fn reqwest_of() -> reqwest::Client {

@@ -13,7 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 fn busy(turns: u64, streams: u64) -> Option<Activity> {
-    Some(Activity { in_flight_turns: turns, open_streams: streams, last_activity_at: None, next_scheduled_at: None })
+    Some(Activity {
+        in_flight_turns: turns,
+        open_streams: streams,
+        last_activity_at: None,
+        next_scheduled_at: None,
+    })
 }
 
 /// A deployment that puts engines to sleep as soon as it may.
@@ -65,10 +70,12 @@ async fn sleep_admit_race() {
                 let demo = &replicas[dice.random_range(0..2)];
                 let answer = demo.admit(&user).await;
                 assert_eq!(answer.body["admitted"], true, "{user}: {:?}", answer.body);
-                let lease = answer.body["lease_expires_at"].as_str().and_then(Timestamp::parse).expect("has a lease");
+                let lease =
+                    answer.body["lease_expires_at"].as_str().and_then(Timestamp::parse).expect("has a lease");
                 let rest = u64::try_from(lease.millis() - Timestamp::now().millis()).expect("has not ended");
                 // The last moment to begin a request is the best one to find a hole.
-                let begins = Instant::now() + Duration::from_millis(rest.saturating_sub(dice.random_range(10..400)));
+                let begins =
+                    Instant::now() + Duration::from_millis(rest.saturating_sub(dice.random_range(10..400)));
                 while Instant::now() < begins {
                     assert!(awake(&trial, id), "{user} sleeps under a lease");
                     tokio::time::sleep(Duration::from_millis(15)).await;
@@ -98,10 +105,13 @@ async fn sleep_admit_race() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn background_work_and_silent_streams_keep_awake() {
     let (trial, demo) = sleepy().await;
-    let (turn, stream, idle) = (demo.engine("turn").await, demo.engine("stream").await, demo.engine("idle").await);
+    let (turn, stream, idle) =
+        (demo.engine("turn").await, demo.engine("stream").await, demo.engine("idle").await);
     trial.world.set_activity(turn, busy(1, 0));
     trial.world.set_activity(stream, busy(0, 2));
-    for (user, id, field, value) in [("turn", turn, "in_flight_turns", 1), ("stream", stream, "open_streams", 2)] {
+    for (user, id, field, value) in
+        [("turn", turn, "in_flight_turns", 1), ("stream", stream, "open_streams", 2)]
+    {
         let refused = demo.post(user, "sleep").await;
         assert_eq!((refused.status, refused.code()), (409, "ENGINE_BUSY"), "{:?}", refused.body);
         let details = &refused.body["error"]["details"];
@@ -113,7 +123,10 @@ async fn background_work_and_silent_streams_keep_awake() {
     // Two further rounds of the idle loop.
     let probes = trial.world.probes(turn);
     until("ten more probes", async || trial.world.probes(turn) >= probes + 10).await;
-    assert_eq!((demo.status("turn").await, demo.status("stream").await), ("running".to_owned(), "running".to_owned()));
+    assert_eq!(
+        (demo.status("turn").await, demo.status("stream").await),
+        ("running".to_owned(), "running".to_owned())
+    );
     let blocked = demo.explain("turn").await["sleep"]["blocked_by"].to_string();
     assert!(blocked.contains("turn"), "{blocked}");
     trial.world.set_activity(turn, busy(0, 0));
@@ -194,7 +207,8 @@ async fn policy_overrides_idle_time_and_zero_disables() {
     assert!(awake(&trial, a) && awake(&trial, b) && !awake(&trial, c));
     assert_eq!(never.explain("u").await["sleep"]["idle_after_s"], 0);
     assert_eq!(long.explain("u").await["sleep"]["idle_after_s"], 3600);
-    let changed = trial.admin("PUT", "/products/long/policy", json!({"policy": {"idle_sleep_after_s": 5}})).await;
+    let changed =
+        trial.admin("PUT", "/products/long/policy", json!({"policy": {"idle_sleep_after_s": 5}})).await;
     assert_eq!(changed.status, 200, "{:?}", changed.body);
     long.until_status("u", "sleeping").await;
     assert_eq!(never.status("u").await, "running");
@@ -229,13 +243,19 @@ async fn reads_probes_and_refused_admits_are_not_activity() {
 async fn failed_freeze_restores_running() {
     let (trial, demo) = Trial::with_product().await;
     let id = demo.engine("ada").await;
-    trial.world.fault(Fault::fail(BackendError::Refused("no freezer".into())).on(Call::Freeze).of(id).times(1));
+    trial
+        .world
+        .fault(Fault::fail(BackendError::Refused("no freezer".into())).on(Call::Freeze).of(id).times(1));
     let refused = demo.post("ada", "sleep").await;
     assert_eq!((refused.status, refused.code()), (502, "BACKEND_ERROR"), "{:?}", refused.body);
     assert_eq!(demo.standing("ada").await, "running-running");
     assert!(awake(&trial, id));
     let row = trial.row(id, "sleep").await;
-    assert_eq!((&row["metadata"]["outcome"], &row["metadata"]["to"]), (&json!("failed"), &json!("running")), "{row:?}");
+    assert_eq!(
+        (&row["metadata"]["outcome"], &row["metadata"]["to"]),
+        (&json!("failed"), &json!("running")),
+        "{row:?}"
+    );
 
     // The answer is lost, the freeze is not: it is thawed again.
     trial.world.fault(Fault::new(FaultKind::LoseReply).on(Call::Freeze).of(id).times(1));
@@ -267,7 +287,9 @@ async fn refreeze_never_meets_an_admitted_engine() {
     let id = demo.engine("ada").await;
     for round in 0..12 {
         until("it sleeps", async || demo.post("ada", "sleep").await.status == 200).await;
-        trial.world.fault(Fault::new(FaultKind::Latency(Duration::from_millis(60))).on(Call::Freeze).of(id).times(1));
+        trial.world.fault(
+            Fault::new(FaultKind::Latency(Duration::from_millis(60))).on(Call::Freeze).of(id).times(1),
+        );
         trial.world.wake(id);
         trial.replicas[0].core.nudge.look_at(id);
         tokio::time::sleep(Duration::from_millis(round * 8)).await;
@@ -289,7 +311,9 @@ async fn refreeze_never_meets_an_admitted_engine() {
 async fn wake_during_sleep_is_immediate() {
     let (trial, demo) = Trial::with_product().await;
     let id = demo.engine("ada").await;
-    trial.world.fault(Fault::new(FaultKind::Latency(Duration::from_millis(700))).on(Call::Freeze).of(id).times(1));
+    trial
+        .world
+        .fault(Fault::new(FaultKind::Latency(Duration::from_millis(700))).on(Call::Freeze).of(id).times(1));
     let sleep = tokio::spawn({
         let demo = demo.clone();
         async move { demo.post("ada", "sleep").await }
@@ -307,12 +331,18 @@ async fn wake_during_sleep_is_immediate() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scheduled_work_wakes_in_time() {
-    let trial = Trial::new().await.set("ORCH_WAKE_LEAD_S", "2").set("ORCH_WAKE_GRACE_S", "6").set("ORCH_IDLE_SLEEP_AFTER_S", "5");
+    let trial = Trial::new()
+        .await
+        .set("ORCH_WAKE_LEAD_S", "2")
+        .set("ORCH_WAKE_GRACE_S", "6")
+        .set("ORCH_IDLE_SLEEP_AFTER_S", "5");
     let (trial, demo) = trial.ready().await;
     let (soon, far) = (demo.engine("soon").await, demo.engine("far").await);
     let plan = |id, seconds: i64| {
         let at = Timestamp::now().plus_millis(seconds * 1000);
-        trial.world.set_activity(id, Some(Activity { next_scheduled_at: Some(at), ..busy(0, 0).expect("is some") }));
+        trial
+            .world
+            .set_activity(id, Some(Activity { next_scheduled_at: Some(at), ..busy(0, 0).expect("is some") }));
         at
     };
     // lead + 60 s: nearer work keeps it awake
@@ -321,7 +351,10 @@ async fn scheduled_work_wakes_in_time() {
     assert_eq!(refused.code(), "ENGINE_BUSY", "{:?}", refused.body);
     let work = plan(far, 600);
     assert_eq!(demo.post("far", "sleep").await.status, 200);
-    let told = demo.explain("far").await["sleep"]["wake_at"].as_str().and_then(Timestamp::parse).expect("it has a time");
+    let told = demo.explain("far").await["sleep"]["wake_at"]
+        .as_str()
+        .and_then(Timestamp::parse)
+        .expect("it has a time");
     assert!((work.millis() - 2000 - told.millis()).abs() < 50, "work at {work:?}, wake at {told:?}");
     assert!(trial.row(far, "sleep").await["metadata"]["wake_at"].is_string());
 
@@ -344,11 +377,20 @@ async fn scheduled_work_wakes_in_time() {
     assert!(woke.millis() >= due.millis(), "it woke before its time");
     assert!(woke.millis() < due.millis() + 2000, "the lead of two seconds was used up");
     let row = trial.row(far, "wake").await;
-    assert_eq!((&row["metadata"]["reason"], &row["actor"]), (&json!("schedule"), &json!("system")), "{row:?}");
+    assert_eq!(
+        (&row["metadata"]["reason"], &row["actor"]),
+        (&json!("schedule"), &json!("system")),
+        "{row:?}"
+    );
     // wake_at + lead 2 s + grace 6 s + idle 5 s
     demo.until_status("far", "sleeping").await;
-    let slept = trial.row(far, "sleep").await["timestamp"].as_str().and_then(Timestamp::parse).expect("has a time");
-    assert!(slept.millis() >= due.millis() + 12_900, "the grace was not honoured: {} ms", slept.millis() - due.millis());
+    let slept =
+        trial.row(far, "sleep").await["timestamp"].as_str().and_then(Timestamp::parse).expect("has a time");
+    assert!(
+        slept.millis() >= due.millis() + 12_900,
+        "the grace was not honoured: {} ms",
+        slept.millis() - due.millis()
+    );
     assert_eq!(demo.status("soon").await, "running");
 }
 
@@ -367,7 +409,8 @@ async fn idle_clocks_survive_a_restart() {
     trial.replica().await;
     let demo = demo.at(trial.base(0));
     demo.until_status("ada", "sleeping").await;
-    let slept = trial.row(id, "sleep").await["timestamp"].as_str().and_then(Timestamp::parse).expect("has a time");
+    let slept =
+        trial.row(id, "sleep").await["timestamp"].as_str().and_then(Timestamp::parse).expect("has a time");
     // lease 5 s + idle 15 s, and the period of the loop
     let after = slept.millis() - admitted.millis();
     assert!((19_500..=27_500).contains(&after), "it slept {after} ms after the admit");
@@ -379,11 +422,17 @@ async fn idle_clocks_survive_a_restart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scheduled_wake_keeps_its_grace_across_a_restart() {
-    let trial = Trial::new().await.set("ORCH_WAKE_LEAD_S", "2").set("ORCH_WAKE_GRACE_S", "12").set("ORCH_IDLE_SLEEP_AFTER_S", "5");
+    let trial = Trial::new()
+        .await
+        .set("ORCH_WAKE_LEAD_S", "2")
+        .set("ORCH_WAKE_GRACE_S", "12")
+        .set("ORCH_IDLE_SLEEP_AFTER_S", "5");
     let (mut trial, demo) = trial.ready().await;
     let id = demo.engine("ada").await;
     let work = Timestamp::now().plus_millis(600_000);
-    trial.world.set_activity(id, Some(Activity { next_scheduled_at: Some(work), ..busy(0, 0).expect("is some") }));
+    trial
+        .world
+        .set_activity(id, Some(Activity { next_scheduled_at: Some(work), ..busy(0, 0).expect("is some") }));
     assert_eq!(demo.post("ada", "sleep").await.status, 200);
     let sql = trial.sql().await;
     let due = "UPDATE engines SET wake_at = clock_timestamp(), revision = revision + 1";
@@ -395,7 +444,8 @@ async fn a_scheduled_wake_keeps_its_grace_across_a_restart() {
     trial.replica().await;
     let demo = demo.at(trial.base(0));
     demo.until_status("ada", "sleeping").await;
-    let slept = trial.row(id, "sleep").await["timestamp"].as_str().and_then(Timestamp::parse).expect("has a time");
+    let slept =
+        trial.row(id, "sleep").await["timestamp"].as_str().and_then(Timestamp::parse).expect("has a time");
     let after = slept.millis() - woke.millis();
     assert!(after >= 17_500, "asleep {after} ms after a scheduled wake, within lead, grace and idle time");
 }

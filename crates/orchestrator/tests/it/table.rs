@@ -83,7 +83,8 @@ async fn ask(demo: &Product, user: &str, request: &str) -> Answer {
     match request.split(' ').collect::<Vec<_>>().as_slice() {
         ["provision"] => demo.provision(user).await,
         ["admit", flags @ ..] => {
-            let body = json!({"auto_provision": flags.contains(&"provision"), "auto_wake": flags.contains(&"wake")});
+            let body =
+                json!({"auto_provision": flags.contains(&"provision"), "auto_wake": flags.contains(&"wake")});
             demo.call("POST", &format!("/engines/{user}/admit"), body).await
         }
         ["destroy"] => demo.destroy(user).await,
@@ -236,7 +237,8 @@ async fn check_stand(trial: &Trial, demo: &Product, stand: &Stand) {
         // The refused are answered; the others wait, and beside them those who asked for what is still open.
         let at_once = if stand.name == "rotate_key" { 4 } else { 0 };
         let held = stand.cells.iter().filter(|cell| cell.starts_with("ok")).count() - at_once;
-        let left = if askers > 0 { stand.cells.iter().filter(|cell| !cell.starts_with("ok: ")).count() } else { 0 };
+        let left =
+            if askers > 0 { stand.cells.iter().filter(|cell| !cell.starts_with("ok: ")).count() } else { 0 };
         until(&format!("{} requests at {} are held", held + left, stand.name), async || {
             requests.iter().filter(|r| !r.is_finished()).count() == held && trial.waiting(0) == held + left
         })
@@ -253,13 +255,18 @@ async fn check_stand(trial: &Trial, demo: &Product, stand: &Stand) {
         let (cell, place) = (stand.cells[at], format!("{request} at {}", stand.name));
         let answer = answer.await.expect("a request is answered");
         check_answer(&place, request, cell, &answer);
-        let (pair, rows): (&str, Vec<&str>) = match cell.strip_prefix("ok: ").map(|c| c.split(' ').collect::<Vec<_>>()) {
-            Some(told) => (told[0], told[1..].to_vec()),
-            None => (stand.alone.0, stand.alone.1.to_vec()),
-        };
+        let (pair, rows): (&str, Vec<&str>) =
+            match cell.strip_prefix("ok: ").map(|c| c.split(' ').collect::<Vec<_>>()) {
+                Some(told) => (told[0], told[1..].to_vec()),
+                None => (stand.alone.0, stand.alone.1.to_vec()),
+            };
         until(&format!("{place}: {pair}"), async || demo.standing(user).await == pair).await;
-        let Some(id) = id.or_else(|| answer.body["engine_id"].as_str().or(answer.body["engine"]["engine_id"].as_str()).and_then(|t| EngineId::parse(t).ok()))
-        else {
+        let Some(id) = id.or_else(|| {
+            answer.body["engine_id"]
+                .as_str()
+                .or(answer.body["engine"]["engine_id"].as_str())
+                .and_then(|t| EngineId::parse(t).ok())
+        }) else {
             continue;
         };
         let after = trial.actions(id).await;
@@ -273,7 +280,8 @@ async fn check_stand(trial: &Trial, demo: &Product, stand: &Stand) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_cell_of_the_table() {
-    let mut trial = Trial::new().await.set("ORCH_RESTART_BACKOFF_BASE_S", "300").set("ORCH_RESTART_BACKOFF_MAX_S", "300");
+    let mut trial =
+        Trial::new().await.set("ORCH_RESTART_BACKOFF_BASE_S", "300").set("ORCH_RESTART_BACKOFF_MAX_S", "300");
     trial.call_timeout = Duration::from_secs(20);
     let (trial, demo) = trial.ready().await;
     for stand in &STANDS {
@@ -320,7 +328,11 @@ async fn stop_has_a_deadline_and_start_supersedes_it() {
     let began = std::time::Instant::now();
     let started = demo.post("ada", "start").await;
     assert_eq!(started.status, 200, "{:?}", started.body);
-    assert!(began.elapsed() < Duration::from_secs(12), "the start waited {:?} for a deaf engine", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(12),
+        "the start waited {:?} for a deaf engine",
+        began.elapsed()
+    );
     assert_eq!(stop.await.expect("is answered").code(), "ENGINE_BUSY");
     assert_eq!(demo.standing("ada").await, "running-running");
     assert_eq!(trial.actions(id).await, ["provision", "start"]);
@@ -360,7 +372,9 @@ async fn every_status_can_be_destroyed_while_the_backend_fails() {
 async fn a_sleep_that_is_superseded_by_a_start_does_not_come_back() {
     let (trial, demo) = Trial::with_product().await;
     let id = demo.engine("ada").await;
-    trial.world.fault(Fault::new(FaultKind::Latency(Duration::from_millis(600))).on(Call::Freeze).of(id).times(1));
+    trial
+        .world
+        .fault(Fault::new(FaultKind::Latency(Duration::from_millis(600))).on(Call::Freeze).of(id).times(1));
     let sleep = tokio::spawn({
         let demo = demo.clone();
         async move { demo.post("ada", "sleep").await }

@@ -160,7 +160,8 @@ impl Trial {
     pub async fn replica(&mut self) -> &Replica {
         let replica = self.start().await.unwrap_or_else(|stop| panic!("{}", stop.message));
         let core = Arc::clone(&replica.core);
-        until("a supervisor with a backend", async || core.pulse.backend_ok() && core.pulse.supervisor_ok()).await;
+        until("a supervisor with a backend", async || core.pulse.backend_ok() && core.pulse.supervisor_ok())
+            .await;
         self.replicas.push(replica);
         self.replicas.last().expect("was just pushed")
     }
@@ -323,7 +324,12 @@ impl Product {
     }
 
     pub async fn admit(&self, user: &str) -> Answer {
-        self.call("POST", &format!("/engines/{user}/admit"), json!({"auto_provision": true, "auto_wake": true})).await
+        self.call(
+            "POST",
+            &format!("/engines/{user}/admit"),
+            json!({"auto_provision": true, "auto_wake": true}),
+        )
+        .await
     }
 
     pub async fn post(&self, user: &str, what: &str) -> Answer {
@@ -349,7 +355,13 @@ impl Product {
 
     /// Provisions an engine that serves.
     pub async fn engine(&self, user: &str) -> EngineId {
-        let answer = self.provision(user).await;
+        let began = Instant::now();
+        let mut answer = self.provision(user).await;
+        // As a product does: a burst that waits too long for a lock is told to come back.
+        while answer.code() == "DATABASE_UNAVAILABLE" && began.elapsed() < PATIENCE {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            answer = self.provision(user).await;
+        }
         assert_eq!(answer.status, 200, "{:?}", answer.body);
         EngineId::parse(answer.body["engine_id"].as_str().unwrap_or_default()).expect("an engine has an id")
     }
@@ -366,7 +378,9 @@ async fn answered(mut request: reqwest::RequestBuilder, body: &Value) -> Answer 
     }
     let response = match request.send().await {
         Ok(response) => response,
-        Err(error) => return Answer { status: 0, body: json!({"broken": error.to_string()}), retry_after: None },
+        Err(error) => {
+            return Answer { status: 0, body: json!({"broken": error.to_string()}), retry_after: None };
+        }
     };
     let status = response.status().as_u16();
     let retry_after =

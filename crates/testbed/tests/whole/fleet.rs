@@ -13,4 +13,5 @@ mod replicas;
 mod sleeping;
 mod steps;
 mod story;
+mod up;
 mod wrong;

@@ -8,7 +8,7 @@
 //! `FAKE_EXIT_CODE` (end at once), `FAKE_CRASH_AFTER_MS` (end later, with `FAKE_CRASH_CODE`, default 1),
 //! `FAKE_BOOT_MS` (503 `starting` until then), `FAKE_IGNORE_SIGTERM=1`, `FAKE_DRAIN_MS` (how long a drain takes),
 //! `FAKE_HEALTH_STATUS` (any status word), `FAKE_IN_FLIGHT_TURNS`, `FAKE_ALLOC_MB` (touch that much memory),
-//! `FAKE_SAY` (a line on stderr at the start), `FAKE_VERSION`, `FAKE_SCHEMA_VERSION`, `FAKE_MIGRATE_CODE`.
+//! `FAKE_HANG_FILE` (while it exists, `/health` is not answered), `FAKE_SAY` (a line on stderr at the start), `FAKE_VERSION`, `FAKE_SCHEMA_VERSION`, `FAKE_MIGRATE_CODE`.
 //!
 //! The one invariant: two of them never write one brain, and an older generation never opens a newer one's.
 
@@ -332,6 +332,11 @@ fn schema() -> u64 {
 }
 
 fn health(born: Instant) -> (u16, String) {
+    if let Ok(file) = env::var("FAKE_HANG_FILE") {
+        while Path::new(&file).exists() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
     let booting = born.elapsed() < Duration::from_millis(number("FAKE_BOOT_MS").unwrap_or(0));
     let told = env::var("FAKE_HEALTH_STATUS").ok();
     let word = if DRAINING.load(Ordering::SeqCst) {

@@ -20,7 +20,7 @@ pub const MASTER_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 /// First port of the first deployment. All lie below the ephemeral ports, so that nobody takes them by chance.
 const PORTS_FROM: u16 = 12_000;
 /// Ports of one deployment: two listeners for each of [`REPLICAS`] replicas, the rest for engines.
-const PORTS_EACH: u16 = 60;
+pub const PORTS_EACH: u16 = 60;
 /// Replicas with an address of their own.
 const REPLICAS: u16 = 4;
 /// Deployments at once on this host. More reaches into the ephemeral ports; fewer makes tests wait for each other.
@@ -463,7 +463,7 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Ports nobody else on this host uses while the file is open, and the first of them.
-fn own_ports() -> (File, u16) {
+pub fn own_ports() -> (File, u16) {
     let me = rustix::process::geteuid().as_raw();
     let folder = std::env::temp_dir().join(format!("bap-test-ports-{me}"));
     fs::create_dir_all(&folder).expect("a temporary directory");

@@ -72,9 +72,6 @@ async fn stop_start_and_destroy_do_to_the_process_what_they_say() {
     assert_eq!(fleet.get("ada").await.code(), "ENGINE_NOT_FOUND");
     assert_eq!(fleet.actions(&engine.id).await, ["provision", "stop", "start", "destroy"]);
     let stop = &fleet.audit(&engine.id).await[1];
-    assert_eq!(
-        (&stop["metadata"]["killed"], &stop["metadata"]["exit_code"]),
-        (&false.into(), &0.into()),
-        "{stop}"
-    );
+    assert_ne!(stop["metadata"]["killed"], true, "it drained in its grace: {stop}");
+    assert_eq!(stop["metadata"]["exit_code"], 0, "{stop}");
 }

@@ -1,8 +1,7 @@
 //! What goes wrong in operation, each with the code and the words an operator finds in the documentation.
 
 use super::deployment::{ADMIN_KEY, Fleet};
-use super::process::{self, signal, until};
-use rustix::process::Signal;
+use super::process::{self, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -71,31 +70,40 @@ async fn a_database_older_than_a_registration_answers_invalid_platform_key_and_r
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_engine_that_does_not_answer_fails_after_three_probes_and_is_restarted() {
-    // A relist would thaw what a stranger froze: here the probes are to find it.
-    let fleet = Fleet::new().await.with("ORCH_RECONCILE_INTERVAL_S", "600").ready().await;
+    let mut fleet = Fleet::new().await;
+    let hang = fleet.folder.path().join("hang");
+    // A frozen process would be thawed at once; this one lives and does not answer.
+    fleet.set("ORCH_ENGINE_BINARY", &process::program("fake-engine").display().to_string());
+    fleet.set("ORCH_ENGINE_ENV_PASSTHROUGH", "FAKE_HANG_FILE");
+    fleet.set("FAKE_HANG_FILE", &hang.display().to_string());
+    let fleet = fleet.ready().await;
     let engine = fleet.engine("ada").await;
     let pid = fleet.process_of(&engine.id);
-    signal(pid, Signal::STOP);
+    fs::write(&hang, "").expect("our own directory");
     until("failures climb", async || {
         fleet.explain("ada").await["health"]["failures"].as_u64().is_some_and(|n| n >= 1)
     })
     .await;
-    until("it is restarted", async || {
-        fleet.actions(&engine.id).await.last().is_some_and(|a| a == "auto_restart_success")
-    })
-    .await;
+    until("it has failed", async || fleet.actions(&engine.id).await.iter().any(|a| a == "health_failed"))
+        .await;
+    fs::remove_file(&hang).expect("our own file");
+    fleet.until_status("ada", "running").await;
     let trail = fleet.audit(&engine.id).await;
-    let failed = trail.iter().find(|row| row["action"] == "health_failed").expect("it failed");
-    assert_eq!(
-        (&failed["metadata"]["reason"], &failed["metadata"]["failures"]),
-        (&"probe_timeout".into(), &3.into())
-    );
-    assert_ne!(fleet.process_of(&engine.id), pid);
-    assert_eq!(process::state(pid).filter(|s| *s != 'Z'), None, "the frozen process is gone");
+    let actions: Vec<&str> = trail.iter().filter_map(|row| row["action"].as_str()).collect();
+    assert_eq!(actions[..2], ["provision", "health_failed"], "{actions:?}");
+    assert_eq!(actions.last(), Some(&"auto_restart_success"), "{actions:?}");
+    let failed = &trail[1]["metadata"];
+    assert_eq!((&failed["reason"], &failed["failures"]), (&"probe_timeout".into(), &3.into()), "{failed}");
+    // Answering again before its restart, it is recovered and left alone; else it is another process.
+    let restarted =
+        actions.contains(&"auto_restart_start") && trail[trail.len() - 1]["metadata"]["by"] == "orchestrator";
+    assert_eq!(fleet.process_of(&engine.id) != pid, restarted, "{trail:?}");
     let told = fleet.explain("ada").await;
-    let reasons: Vec<&str> =
-        told["reasons"].as_array().expect("reasons").iter().filter_map(|r| r["what"].as_str()).collect();
-    assert!(reasons.contains(&"health_failed"), "{told}");
+    let reasons = told["reasons"].as_array().expect("reasons");
+    assert!(
+        reasons.iter().any(|r| r["what"] == "health_failed" && r["because"] == "probe_timeout"),
+        "{told}"
+    );
 }
 
 /// Runs a program that came with the server.
