@@ -13,7 +13,7 @@ give_notice() {
 
 remove_what_we_made() {
     compose -p "$project" down --volumes --timeout 1 >/dev/null 2>&1 || true
-    docker rm -f "$project-minimal" >/dev/null 2>&1 || true
+    docker rm -fv "$project-minimal" >/dev/null 2>&1 || true
     docker rmi -f "$ENGINE_IMAGE" "$project:minimal" "$project:builder" "$project:base" >/dev/null 2>&1 || true
     [ -z "$work" ] || rm -rf "$work"
 }
@@ -116,7 +116,7 @@ check() {
     expect "$(ask "The name of my boat is Windrose.")" '"phase":"completed"'
     expect "$(ask "What did I say the name of my boat is?")" Windrose
     wait_container_healthy "$project-minimal"
-    docker rm -f "$project-minimal" >/dev/null
+    docker rm -fv "$project-minimal" >/dev/null
     docker network rm "$project" >/dev/null
     say "docker: both targets run"
 }

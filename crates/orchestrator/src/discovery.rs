@@ -477,7 +477,7 @@ impl Core {
                 Ok(None) => {
                     return Err(FleetError::new(FleetCode::InvalidPlatformKey, "X-Platform-Key is absent or matches no product"));
                 }
-                Err(error) if error.is_unavailable() => return self.from_memory(&hash, user, error.into()),
+                Err(error) if error.is_unavailable() => return self.remembered(&hash, user, error.into()),
                 Err(error) => return Err(error.into()),
             };
             let policy = parse_policy(&product)?;
@@ -502,7 +502,7 @@ impl Core {
                         Ok(None) => continue,
                         // The lease cannot be renewed; what is left of it may be enough.
                         Err(error) if error.code == FleetCode::DatabaseUnavailable => {
-                            return self.from_memory(&hash, user, error);
+                            return self.remembered(&hash, user, error);
                         }
                         Err(error) => return Err(error),
                     }
@@ -595,7 +595,7 @@ impl Core {
         Ok(Some(AdmitResponse::admitted(engine, until)))
     }
 
-    fn from_memory(&self, hash: &str, user: &UserId, error: FleetError) -> Result<Held<AdmitResponse>, FleetError> {
+    fn remembered(&self, hash: &str, user: &UserId, error: FleetError) -> Result<Held<AdmitResponse>, FleetError> {
         let Some((product, found, _)) = self.memory.recall(hash, user) else {
             return Err(error);
         };
@@ -616,7 +616,7 @@ impl Core {
             && let Some(due) = found.engine.next_restart_at
         {
             let boots = self.registry.last_boots(BOOTS_AVERAGED).await?;
-            let mean = boots.iter().map(|ms| u64::from(ms.unsigned_abs())).sum::<u64>() / (boots.len() as u64).max(1);
+            let mean = boots.iter().map(|ms| ms.unsigned_abs()).sum::<u64>() / (boots.len() as u64).max(1);
             retry_after_ms = self.restart_rules().retry_after_ms(Some(due), mean, found.now);
         }
         Ok(AdmitResponse::refused(refusal_word(reason), retry_after_ms))

@@ -229,10 +229,7 @@ impl Work {
             };
             match read.await {
                 Ok(Some((found, product))) => {
-                    let policy = match crate::discovery::parse_policy(&product) {
-                        Ok(policy) => policy,
-                        Err(_) => Policy::default(),
-                    };
+                    let policy = crate::discovery::parse_policy(&product).unwrap_or_default();
                     return Some(Work {
                         core: Arc::clone(core),
                         claim: Arc::clone(claim),

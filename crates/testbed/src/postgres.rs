@@ -6,7 +6,7 @@
 
 mod programs;
 mod server;
-mod shared;
+mod run_server;
 
 pub use programs::Version;
 pub use server::PostgresServer;
@@ -34,20 +34,20 @@ impl TestDatabase {
 
     /// An empty database on this version.
     pub async fn create_on(version: Version) -> Self {
-        let server = shared::server(version).await;
+        let server = run_server::server(version).await;
         Self::make(server, "").await
     }
 
     /// A copy of the template with this name. Whoever comes first makes the template: `fill` gets the URL of an empty
     /// database. The name must change with the contents.
     pub async fn cloned(version: Version, template: &str, fill: impl AsyncFnOnce(String)) -> Self {
-        let server = shared::server(version).await;
+        let server = run_server::server(version).await;
         let template = format!("template_{template}");
         assert!(
             template.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
             "{template:?} is no plain name"
         );
-        let _alone = shared::lock(version, &template).await;
+        let _alone = run_server::lock(version, &template).await;
         let client = connect(&server, "postgres").await;
         let known = client.query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&template]).await;
         if known.expect("the server lists its databases").is_none() {

@@ -101,9 +101,9 @@ mod tests {
 
     #[test]
     fn only_paths_below_data_are_translated() {
-        let dir = Path::new("/root/of/ada");
-        assert_eq!(argument("/data/backups/x", dir), Ok("/root/of/ada/backups/x".into()));
-        assert_eq!(argument("/data", dir), Ok("/root/of/ada".into()));
+        let dir = Path::new("/srv/brains/ada");
+        assert_eq!(argument("/data/backups/x", dir), Ok("/srv/brains/ada/backups/x".into()));
+        assert_eq!(argument("/data", dir), Ok("/srv/brains/ada".into()));
         assert_eq!(argument("/database", dir), Ok("/database".into()));
         assert_eq!(argument("verify", dir), Ok("verify".into()));
         assert!(argument("/data/../bob/brain.sqlite", dir).is_err());

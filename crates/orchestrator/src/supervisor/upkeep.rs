@@ -29,7 +29,7 @@ pub(super) async fn run(supervisor: Arc<Supervisor>) {
         let n = round.fetch_add(1, Ordering::Relaxed);
         gauges(&supervisor).await?;
         finish_deletions(&supervisor).await?;
-        if n % ROUNDS_PER_HOUR == 0 {
+        if n.is_multiple_of(ROUNDS_PER_HOUR) {
             let registry = &supervisor.core.registry;
             registry.ensure_partitions(MONTHS_AHEAD).await?;
             registry.housekeeping().await?;

@@ -23,8 +23,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Deployment {
     pub replica: Replica,
     pub api: SocketAddr,
-    pub database: TestDatabase,
-    pub world: Option<SimulatedWorld>,
+    _database: TestDatabase,
 }
 
 /// The configuration of a replica on this database.
@@ -59,7 +58,7 @@ impl Deployment {
             urls_by_network: false,
         });
         let replica = start(config(&database, more), Some(maker)).await;
-        Self { api: replica.api, replica, database, world: Some(world) }
+        Self { api: replica.api, replica, _database: database }
     }
 
     /// Engines where the configuration says.
@@ -68,7 +67,7 @@ impl Deployment {
         let replica = start(config(&database, more), None).await;
         let core = Arc::clone(&replica.core);
         until("the backend answers", || core.pulse.backend_ok() && core.pulse.is_supervisor()).await;
-        Self { api: replica.api, replica, database, world: None }
+        Self { api: replica.api, replica, _database: database }
     }
 
     /// Registers a product; the answer is its key.

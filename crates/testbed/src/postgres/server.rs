@@ -1,7 +1,7 @@
 //! One server: its data directory, its port, its start and its ends, the gentle and the brutal.
 
 use super::programs::{self, Version};
-use super::{connect, run, shared, url};
+use super::{connect, run, run_server, url};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::net::TcpListener;
@@ -115,7 +115,7 @@ impl PostgresServer {
                 .tempdir()
                 .map_err(|e| format!("temporary directory: {e}"))?;
             let port = initialise(&programs, folder.path(), Durability::Kill)?;
-            let users = shared::watched(folder.path(), shared::Afterwards::RemoveFolder)?;
+            let users = run_server::watched(folder.path(), run_server::Afterwards::RemoveFolder)?;
             Ok::<_, String>(Self { folder, programs, port, _users: users })
         });
         match made.await {

@@ -111,3 +111,31 @@ async fn exit_codes_say_what_kind_of_no_it_is() {
     assert_eq!(wrong, Some(2), "{said}");
     assert!(said.contains("ORCH_PORT_MIN") && said.contains("ORCH_LEASE_TTL_S"), "both are named: {said}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn issued_keys_never_appear_in_logs() {
+    let fleet = Fleet::new().await.ready().await;
+    let ada = fleet.engine("ada").await;
+    ada.turn("thread-1", "run env").await;
+    // Keys where they are not expected: in paths, bodies, headers of others, and arguments that are refused.
+    fleet.call("GET", &format!("/engines/{}", ada.key), &Value::Null).await;
+    fleet.provision(&ada.key).await;
+    let wrong = serde_json::json!({"user_id": "bob", "engine_version": ada.key});
+    fleet.call("POST", "/engines/provision", &wrong).await;
+    fleet.ask(0, "GET", "/products", ("x-admin-key", &ada.key), &Value::Null).await;
+    fleet.post("ada", "rotate-key").await;
+    fleet.run(&["engines", "reissue-key", "demo/ada", "--json"]).await;
+    assert!(fleet.issued().len() >= 4, "{}", fleet.issued().len());
+    // Whoever names a user like a key has it in the rows of that user; nowhere else does it stand.
+    let elsewhere: Vec<String> = fleet
+        .leaks()
+        .into_iter()
+        .filter(|leak| leak.contains(".log") || leak.contains("arguments"))
+        .collect();
+    assert!(elsewhere.is_empty(), "{elsewhere:?}");
+    // The search finds what there is to find.
+    let planted = fleet.folder.path().join("planted.log");
+    std::fs::write(&planted, format!("key={}", ada.key)).expect("writable");
+    assert!(fleet.leaks().iter().any(|leak| leak.contains("planted.log")));
+    std::fs::remove_file(&planted).expect("our own file");
+}

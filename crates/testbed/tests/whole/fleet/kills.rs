@@ -63,6 +63,52 @@ async fn kill_9_of_the_orchestrator_touches_none_of_twenty_engines() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn provisions_cut_by_kill_9_end_as_one_engine_each() {
+    const USERS: usize = 12;
+    let fleet = Arc::new(Fleet::new().await.ready().await);
+    let callers: Vec<_> = (0..USERS)
+        .map(|n| {
+            let fleet = Arc::clone(&fleet);
+            tokio::spawn(async move {
+                let mut tries = 0;
+                loop {
+                    tries += 1;
+                    assert!(tries < 2000, "user-{n} is never admitted");
+                    let answer = fleet.admit_at(0, &format!("user-{n}")).await;
+                    if answer.body["admitted"] == true {
+                        return Engine::of(&answer.body["engine"]);
+                    }
+                    // Away, booting, or the engine is on its way: a caller asks again.
+                    assert!([0, 200, 503].contains(&answer.status), "{answer:?}");
+                    tokio::time::sleep(process::LOOK).await;
+                }
+            })
+        })
+        .collect();
+    let begun = async || {
+        let entries = std::fs::read_dir(fleet.root()).expect("the data root").flatten();
+        entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.')).count()
+    };
+    for cut in [1, 4, 8] {
+        until("provisions are under way", async || begun().await >= cut).await;
+        fleet.kill(0).await;
+        fleet.spawn(0, &[]);
+    }
+    let mut engines = Vec::new();
+    for caller in callers {
+        engines.push(caller.await.expect("every caller is served"));
+    }
+    for engine in &engines {
+        assert_eq!(engine.opens(&engine.key).await, Some(true));
+        fleet.process_of(&engine.id);
+    }
+    assert_eq!(begun().await, USERS, "directories of engines that nobody has");
+    let listed = fleet.call("GET", "/engines", &Value::Null).await;
+    assert_eq!(listed.body["total"], USERS, "{listed:?}");
+    super::steps::complete(&fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_while_nobody_watches_is_found_by_the_next_process() {
     let fleet = Fleet::new().await.ready().await;
     let engines = many(&fleet, 3).await;

@@ -90,7 +90,7 @@ async fn dies_and_converges(fleet: &Fleet, case: &Case, user: &str, (step, momen
 
 /// The caller loses its connection with the process; what it asked for is not lost.
 async fn ask_for(fleet: &Fleet, kind: OperationKind, user: &str, id: Option<&str>) {
-    match kind {
+    let answer = match kind {
         OperationKind::Provision => fleet.provision(user).await,
         OperationKind::Start => fleet.post(user, "start").await,
         OperationKind::Stop => fleet.post(user, "stop").await,
@@ -98,14 +98,14 @@ async fn ask_for(fleet: &Fleet, kind: OperationKind, user: &str, id: Option<&str
         OperationKind::Wake => fleet.admit_at(0, user).await,
         OperationKind::RotateKey => fleet.post(user, "rotate-key").await,
         OperationKind::Destroy => fleet.call("DELETE", &format!("/engines/{user}"), &Value::Null).await,
-        OperationKind::Restart => {
-            signal(fleet.process_of(id.expect("it runs")), Signal::KILL);
-            return;
-        }
+        // Nobody asks for it: the engine crashes.
+        OperationKind::Restart => return signal(fleet.process_of(id.expect("it runs")), Signal::KILL),
         OperationKind::Upgrade | OperationKind::Recreate | OperationKind::Restore => {
             panic!("this version does not open {kind}")
         }
     };
+    // After the last commit the answer may still have left; anything else is a connection that broke.
+    assert!([0, 200].contains(&answer.status), "{kind}: {answer:?}");
 }
 
 async fn open_operations(fleet: &Fleet) -> i64 {
