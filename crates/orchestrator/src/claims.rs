@@ -28,7 +28,8 @@ pub struct Claim {
 impl Claim {
     /// True while this process may act under it.
     pub fn holds(&self) -> bool {
-        !self.lost.is_cancelled() && Instant::now() < *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+        !self.lost.is_cancelled()
+            && Instant::now() < *self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the claim is known to be lost.

@@ -20,8 +20,8 @@ use chassis::drain::Drain;
 use contract::{EngineId, FleetCode, FleetError, ReplicaId, Timestamp};
 use fleet::lifecycle::BackendKind;
 use fleet::policy::Policy;
-use fleet::restart::RestartRules;
 use fleet::policy::PolicyEngine;
+use fleet::restart::RestartRules;
 use fleet::spec::{self, EngineSpec, Mount, Resources, Shape};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
@@ -300,8 +300,11 @@ impl From<RegistryError> for FleetError {
     fn from(error: RegistryError) -> Self {
         if error.is_unavailable() {
             tracing::warn!(error = %error, "the database cannot be reached");
-            return FleetError::new(FleetCode::DatabaseUnavailable, "the database cannot be reached; try again")
-                .retry_after(1);
+            return FleetError::new(
+                FleetCode::DatabaseUnavailable,
+                "the database cannot be reached; try again",
+            )
+            .retry_after(1);
         }
         tracing::error!(error = %error, "the registry refused a statement");
         FleetError::new(FleetCode::Internal, "the registry refused a statement; the log has the details")
@@ -311,7 +314,9 @@ impl From<RegistryError> for FleetError {
 /// A backend error as callers see it. Transient ones say so.
 pub fn backend_error(error: &BackendError) -> FleetError {
     let (code, message) = match error {
-        BackendError::Capacity(limit) => (FleetCode::CapacityExhausted, format!("the backend is full: {limit}")),
+        BackendError::Capacity(limit) => {
+            (FleetCode::CapacityExhausted, format!("the backend is full: {limit}"))
+        }
         BackendError::Unreachable(_) => (FleetCode::BackendError, "the backend cannot be reached".to_owned()),
         other => (FleetCode::BackendError, other.to_string()),
     };

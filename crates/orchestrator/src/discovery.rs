@@ -8,12 +8,14 @@ use crate::core::{Core, between};
 use crate::hub::News;
 use crate::keys;
 use crate::registry::RegistryError;
-use crate::registry::change::{EnginePatch, NewOperation, Open, OpenOutcome, Outcome, Reserve, ReserveOutcome};
+use crate::registry::change::{
+    EnginePatch, NewOperation, Open, OpenOutcome, Outcome, Reserve, ReserveOutcome,
+};
 use crate::registry::rows::{Engine, Found, Operation, Product, SealedKey, Vitals};
 use crate::work;
 use contract::fleet_api::{
-    AdmitRefusal, AdmitRequest, AdmitResponse, DestroyResponse, EngineRecord, IssuedKey, ProvisionResponse, RotateKeyResponse,
-    SleepResponse, StartResponse, StopResponse,
+    AdmitRefusal, AdmitRequest, AdmitResponse, DestroyResponse, EngineRecord, IssuedKey, ProvisionResponse,
+    RotateKeyResponse, SleepResponse, StartResponse, StopResponse,
 };
 use contract::{EngineId, FleetCode, FleetError, OperationId, RequestId, Timestamp, UserId};
 use fleet::lifecycle::{Desired, Status};
@@ -152,8 +154,11 @@ impl Core {
     /// Waits until an operation ended, holding one of the bounded places for waiters.
     async fn wait(&self, id: OperationId) -> Result<Ended, FleetError> {
         let Ok(_place) = Arc::clone(&self.waiters).try_acquire_owned() else {
-            return Err(FleetError::new(FleetCode::CapacityExhausted, "too many requests wait on this replica")
-                .retry_after(1));
+            return Err(FleetError::new(
+                FleetCode::CapacityExhausted,
+                "too many requests wait on this replica",
+            )
+            .retry_after(1));
         };
         crate::telemetry::waiters(self.config.admit_waiters_max - self.waiters.available_permits());
         let news = tokio::select! {
@@ -175,7 +180,10 @@ impl Core {
     }
 
     /// Opens an operation owned by this replica and starts its executor.
-    pub(crate) async fn begin(self: &Arc<Self>, open: Open) -> Result<Option<Box<(Engine, Operation)>>, FleetError> {
+    pub(crate) async fn begin(
+        self: &Arc<Self>,
+        open: Open,
+    ) -> Result<Option<Box<(Engine, Operation)>>, FleetError> {
         let core = Arc::clone(self);
         // Under `tasks`, so that a caller that hangs up between the commit and the executor changes nothing.
         self.to_the_end(async move {
@@ -198,7 +206,14 @@ impl Core {
         .await
     }
 
-    fn new_operation(&self, kind: OperationKind, supersedes: bool, params: Value, actor: &str, request_id: Option<&RequestId>) -> NewOperation {
+    fn new_operation(
+        &self,
+        kind: OperationKind,
+        supersedes: bool,
+        params: Value,
+        actor: &str,
+        request_id: Option<&RequestId>,
+    ) -> NewOperation {
         let first = kind.steps().iter().copied().find(|s| supersedes || *s != Step::Settle);
         NewOperation {
             id: OperationId::generate(),
@@ -264,7 +279,14 @@ impl Core {
                 Meeting::Join => (self.joined(&found).await, false),
                 Meeting::JoinClearingCounters => (self.joined(&found).await, true),
                 Meeting::Open(kind) => {
-                    let mut open = self.opening(&found, kind, false, params.clone(), caller.product.slug.as_str(), Some(&caller.request_id));
+                    let mut open = self.opening(
+                        &found,
+                        kind,
+                        false,
+                        params.clone(),
+                        caller.product.slug.as_str(),
+                        Some(&caller.request_id),
+                    );
                     // A key that was told to the engine and not confirmed is told again: it may be the one it takes.
                     if kind == OperationKind::RotateKey && found.engine.next_key.is_none() {
                         open = work::with_new_key(self, open);
@@ -275,7 +297,14 @@ impl Core {
                     }
                 }
                 Meeting::Supersede(kind) => {
-                    let open = self.opening(&found, kind, true, params.clone(), caller.product.slug.as_str(), Some(&caller.request_id));
+                    let open = self.opening(
+                        &found,
+                        kind,
+                        true,
+                        params.clone(),
+                        caller.product.slug.as_str(),
+                        Some(&caller.request_id),
+                    );
                     match self.begin(open).await? {
                         Some(opened) => (Some(opened.1.id), false),
                         None => continue,
@@ -294,7 +323,10 @@ impl Core {
                         Some(now) => now,
                         None => found,
                     };
-                    return Ok(Held { answer: answer(self, &found, Some(&operation))?, timings: operation.timings.clone() });
+                    return Ok(Held {
+                        answer: answer(self, &found, Some(&operation))?,
+                        timings: operation.timings.clone(),
+                    });
                 }
                 Ended::Superseded => displaced = true,
                 Ended::Badly(error) => return Err(error),
@@ -325,7 +357,11 @@ impl Core {
                 engine_id: engine.id,
                 revision: engine.revision,
                 only_without_operation: false,
-                patch: EnginePatch { restart_attempts: Some(0), reset_vitals: true, ..EnginePatch::default() },
+                patch: EnginePatch {
+                    restart_attempts: Some(0),
+                    reset_vitals: true,
+                    ..EnginePatch::default()
+                },
                 audit: Vec::new(),
             };
             if let Outcome::Changed(_) = self.registry.change(&change).await? {
@@ -357,7 +393,12 @@ impl Core {
         }
     }
 
-    async fn provisioned(self: &Arc<Self>, caller: &Caller, user: &UserId, operation: OperationId) -> Result<Held<ProvisionResponse>, FleetError> {
+    async fn provisioned(
+        self: &Arc<Self>,
+        caller: &Caller,
+        user: &UserId,
+        operation: OperationId,
+    ) -> Result<Held<ProvisionResponse>, FleetError> {
         match self.wait(operation).await? {
             Ended::Well(operation) => {
                 let found = self.registry.find(caller.product.id, user).await?.ok_or_else(no_engine)?;
@@ -383,8 +424,14 @@ impl Core {
     }
 
     /// The same `Idempotency-Key` with the same body again.
-    async fn replayed(self: &Arc<Self>, caller: &Caller, user: &UserId, engine: EngineId) -> Result<Held<ProvisionResponse>, FleetError> {
-        let found = self.registry.found(engine).await?.filter(|f| f.engine.user_id == *user).ok_or_else(no_engine)?;
+    async fn replayed(
+        self: &Arc<Self>,
+        caller: &Caller,
+        user: &UserId,
+        engine: EngineId,
+    ) -> Result<Held<ProvisionResponse>, FleetError> {
+        let found =
+            self.registry.found(engine).await?.filter(|f| f.engine.user_id == *user).ok_or_else(no_engine)?;
         match replay(Some(standing(&found))) {
             Replay::Join => match self.joined(&found).await {
                 Some(id) => self.provisioned(caller, user, id).await,
@@ -404,8 +451,11 @@ impl Core {
         idempotency: Option<Idempotency>,
         via: &str,
     ) -> Result<Reserved, FleetError> {
-        let decision =
-            self.policy_engine().check_provision(&caller.policy, caller.product.deleting, engine_version.as_deref());
+        let decision = self.policy_engine().check_provision(
+            &caller.policy,
+            caller.product.deleting,
+            engine_version.as_deref(),
+        );
         if let Err(denial) = decision.into_result() {
             self.denials.note(&caller.product, user, denial.code().as_str());
             return Err(denial.error());
@@ -423,7 +473,13 @@ impl Core {
             engine_version: version,
             key: SealedKey { hash, sealed },
             ports: self.ports(),
-            operation: self.new_operation(OperationKind::Provision, false, params, caller.product.slug.as_str(), Some(&caller.request_id)),
+            operation: self.new_operation(
+                OperationKind::Provision,
+                false,
+                params,
+                caller.product.slug.as_str(),
+                Some(&caller.request_id),
+            ),
             idempotency: idempotency.map(|i| (i.key, i.request_hash)),
         };
         let core = Arc::clone(self);
@@ -441,10 +497,15 @@ impl Core {
                     FleetCode::InvalidRequest,
                     "this Idempotency-Key was used with another body",
                 )
-                .with(json!({"fields": [{"field": "Idempotency-Key", "problem": "used with another body"}]}))),
+                .with(
+                    json!({"fields": [{"field": "Idempotency-Key", "problem": "used with another body"}]}),
+                )),
                 ReserveOutcome::QuotaExceeded(limit) => {
                     core.denials.note(&product, &user, FleetCode::QuotaExceeded.as_str());
-                    Err(fleet::policy::Denial::QuotaExceeded(fleet::quota::QuotaExceeded { limit: u64::try_from(limit).unwrap_or(0) }).error())
+                    Err(fleet::policy::Denial::QuotaExceeded(fleet::quota::QuotaExceeded {
+                        limit: u64::try_from(limit).unwrap_or(0),
+                    })
+                    .error())
                 }
                 ReserveOutcome::NoPort => Err(FleetError::new(
                     FleetCode::PortExhaustion,
@@ -475,7 +536,10 @@ impl Core {
             let (product, found) = match self.read_or_remember(&hash, user).await {
                 Ok(Some(read)) => read,
                 Ok(None) => {
-                    return Err(FleetError::new(FleetCode::InvalidPlatformKey, "X-Platform-Key is absent or matches no product"));
+                    return Err(FleetError::new(
+                        FleetCode::InvalidPlatformKey,
+                        "X-Platform-Key is absent or matches no product",
+                    ));
                 }
                 Err(error) if error.is_unavailable() => return self.remembered(&hash, user, error.into()),
                 Err(error) => return Err(error.into()),
@@ -489,7 +553,11 @@ impl Core {
                 return Err(rate_limited(seconds));
             }
             let request = Request::Admit { auto_provision: wish.auto_provision, auto_wake: wish.auto_wake };
-            let caller = || Caller { product: product.clone(), policy: policy.clone(), request_id: request_id.clone() };
+            let caller = || Caller {
+                product: product.clone(),
+                policy: policy.clone(),
+                request_id: request_id.clone(),
+            };
             let slug = product.slug.as_str();
             let operation = match (meet(request, found.as_ref().map(standing)), &found) {
                 (Meeting::Answer(Answer::Admitted), Some(found)) => {
@@ -509,7 +577,9 @@ impl Core {
                 }
                 (Meeting::NotAdmitted(reason), found) => {
                     self.memory.forget(&hash, user);
-                    return Ok(Held::at_once(self.not_admitted(&product, user, reason, found.as_ref()).await?));
+                    return Ok(Held::at_once(
+                        self.not_admitted(&product, user, reason, found.as_ref()).await?,
+                    ));
                 }
                 (Meeting::Open(OperationKind::Provision), None) => {
                     match self.reserve(&caller(), user, None, None, "admit").await.inspect_err(|e| {
@@ -523,7 +593,14 @@ impl Core {
                     }
                 }
                 (Meeting::Open(to_open), Some(found)) => {
-                    let open = self.opening(found, to_open, false, json!({"reason": "admit"}), slug, Some(request_id));
+                    let open = self.opening(
+                        found,
+                        to_open,
+                        false,
+                        json!({"reason": "admit"}),
+                        slug,
+                        Some(request_id),
+                    );
                     match self.begin(open).await? {
                         Some(opened) => {
                             kind = AdmitKind::Wake;
@@ -533,7 +610,14 @@ impl Core {
                     }
                 }
                 (Meeting::Supersede(to_open), Some(found)) => {
-                    let open = self.opening(found, to_open, true, json!({"reason": "admit"}), slug, Some(request_id));
+                    let open = self.opening(
+                        found,
+                        to_open,
+                        true,
+                        json!({"reason": "admit"}),
+                        slug,
+                        Some(request_id),
+                    );
                     match self.begin(open).await? {
                         Some(opened) => {
                             kind = AdmitKind::Wake;
@@ -568,7 +652,11 @@ impl Core {
 
     /// Product and engine as the row says. Where memory could answer, a database that is slow to speak is not waited
     /// for longer than [`SLOW_DATABASE`].
-    async fn read_or_remember(&self, hash: &str, user: &UserId) -> Result<Option<(Product, Option<Found>)>, RegistryError> {
+    async fn read_or_remember(
+        &self,
+        hash: &str,
+        user: &UserId,
+    ) -> Result<Option<(Product, Option<Found>)>, RegistryError> {
         let read = self.registry.admit_read(hash, user);
         if self.memory.recall(hash, user).is_none() {
             return read.await;
@@ -580,7 +668,12 @@ impl Core {
     }
 
     /// Admits a running engine: with the lease in the row if enough of it is left, else with a new one.
-    async fn grant(&self, hash: &str, product: &Product, found: &Found) -> Result<Option<AdmitResponse>, FleetError> {
+    async fn grant(
+        &self,
+        hash: &str,
+        product: &Product,
+        found: &Found,
+    ) -> Result<Option<AdmitResponse>, FleetError> {
         let lease = self.config.admit_lease_s;
         let rest = found.engine.admit_lease_until.map_or(Duration::ZERO, |until| between(found.now, until));
         let until = match found.engine.admit_lease_until {
@@ -595,19 +688,30 @@ impl Core {
         Ok(Some(AdmitResponse::admitted(engine, until)))
     }
 
-    fn remembered(&self, hash: &str, user: &UserId, error: FleetError) -> Result<Held<AdmitResponse>, FleetError> {
+    fn remembered(
+        &self,
+        hash: &str,
+        user: &UserId,
+        error: FleetError,
+    ) -> Result<Held<AdmitResponse>, FleetError> {
         let Some((product, found, _)) = self.memory.recall(hash, user) else {
             return Err(error);
         };
         let policy = parse_policy(&product)?;
-        self.rates.check(product.id, policy.rate_limit_rpm, Timestamp::now()).map_err(|seconds| {
-            rate_limited(seconds)
-        })?;
+        self.rates
+            .check(product.id, policy.rate_limit_rpm, Timestamp::now())
+            .map_err(rate_limited)?;
         let until = found.engine.admit_lease_until.ok_or(error)?;
         Ok(Held::at_once(AdmitResponse::admitted(self.record(&found, true)?, until)))
     }
 
-    async fn not_admitted(&self, product: &Product, user: &UserId, reason: Reason, found: Option<&Found>) -> Result<AdmitResponse, FleetError> {
+    async fn not_admitted(
+        &self,
+        product: &Product,
+        user: &UserId,
+        reason: Reason,
+        found: Option<&Found>,
+    ) -> Result<AdmitResponse, FleetError> {
         crate::telemetry::admitted(product.slug.as_str(), reason.as_str());
         self.denials.note(product, user, reason.as_str());
         let mut retry_after_ms = None;
@@ -623,7 +727,11 @@ impl Core {
     }
 
     /// Endpoint 4.
-    pub async fn start(self: &Arc<Self>, caller: &Caller, user: &UserId) -> Result<Held<StartResponse>, FleetError> {
+    pub async fn start(
+        self: &Arc<Self>,
+        caller: &Caller,
+        user: &UserId,
+    ) -> Result<Held<StartResponse>, FleetError> {
         self.settle(caller, user, Request::Start, json!({}), |core, found, _| {
             Ok(StartResponse { status: Status::Running.to_string(), url: core.url_of(&found.engine) })
         })
@@ -631,7 +739,11 @@ impl Core {
     }
 
     /// Endpoint 5.
-    pub async fn stop(self: &Arc<Self>, caller: &Caller, user: &UserId) -> Result<Held<StopResponse>, FleetError> {
+    pub async fn stop(
+        self: &Arc<Self>,
+        caller: &Caller,
+        user: &UserId,
+    ) -> Result<Held<StopResponse>, FleetError> {
         self.settle(caller, user, Request::Stop, json!({}), |_, found, _| {
             Ok(StopResponse { status: Status::Stopped.to_string(), engine_id: found.engine.id })
         })
@@ -639,7 +751,11 @@ impl Core {
     }
 
     /// Endpoint 9.
-    pub async fn destroy(self: &Arc<Self>, caller: &Caller, user: &UserId) -> Result<Held<DestroyResponse>, FleetError> {
+    pub async fn destroy(
+        self: &Arc<Self>,
+        caller: &Caller,
+        user: &UserId,
+    ) -> Result<Held<DestroyResponse>, FleetError> {
         self.settle(caller, user, Request::Destroy, json!({}), |_, found, _| {
             Ok(DestroyResponse { status: "destroyed".to_owned(), engine_id: found.engine.id })
         })
@@ -647,11 +763,16 @@ impl Core {
     }
 
     /// Endpoint 7.
-    pub async fn rotate_key(self: &Arc<Self>, caller: &Caller, user: &UserId) -> Result<Held<RotateKeyResponse>, FleetError> {
+    pub async fn rotate_key(
+        self: &Arc<Self>,
+        caller: &Caller,
+        user: &UserId,
+    ) -> Result<Held<RotateKeyResponse>, FleetError> {
         self.settle(caller, user, Request::RotateKey, json!({}), |core, found, operation| {
             let params = operation.map(|o| &o.params);
             let number = |name: &str| params.and_then(|p| p[name].as_u64());
-            let valid_until = params.and_then(|p| p["previous_key_valid_until"].as_str()).and_then(Timestamp::parse);
+            let valid_until =
+                params.and_then(|p| p["previous_key_valid_until"].as_str()).and_then(Timestamp::parse);
             Ok(RotateKeyResponse {
                 engine_id: found.engine.id,
                 user_id: found.engine.user_id.clone(),
@@ -664,7 +785,11 @@ impl Core {
     }
 
     /// Endpoint 6: what the idle loop does, without asking for idle time.
-    pub async fn sleep(self: &Arc<Self>, caller: &Caller, user: &UserId) -> Result<Held<SleepResponse>, FleetError> {
+    pub async fn sleep(
+        self: &Arc<Self>,
+        caller: &Caller,
+        user: &UserId,
+    ) -> Result<Held<SleepResponse>, FleetError> {
         let mut displaced = false;
         for _ in 0..ROUNDS_MAX {
             let found = self.registry.find(caller.product.id, user).await?.ok_or_else(no_engine)?;
@@ -680,7 +805,16 @@ impl Core {
                 Meeting::Open(_) if displaced => return Err(refusal(FleetCode::EngineBusy, &found)),
                 Meeting::Open(_) => {
                     let idle = crate::idle::rules(self, &caller.policy);
-                    match crate::idle::put_to_sleep(self, &found, &idle, crate::idle::Asked::ByCaller, caller.product.slug.as_str(), Some(&caller.request_id)).await? {
+                    match crate::idle::put_to_sleep(
+                        self,
+                        &found,
+                        &idle,
+                        crate::idle::Asked::ByCaller,
+                        caller.product.slug.as_str(),
+                        Some(&caller.request_id),
+                    )
+                    .await?
+                    {
                         crate::idle::Slept::Opened(id) => id,
                         crate::idle::Slept::Changed => continue,
                         crate::idle::Slept::Active(error) => return Err(error),
@@ -761,7 +895,8 @@ pub fn parse_policy(product: &Product) -> Result<Policy, FleetError> {
 }
 
 pub(crate) fn queue_full(retry_after_s: u64) -> FleetError {
-    FleetError::new(FleetCode::CapacityExhausted, "too many starts wait on this replica").retry_after(retry_after_s)
+    FleetError::new(FleetCode::CapacityExhausted, "too many starts wait on this replica")
+        .retry_after(retry_after_s)
 }
 
 /// A refusal with what the caller needs to know.

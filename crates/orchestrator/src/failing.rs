@@ -72,7 +72,8 @@ pub(crate) async fn fail(
     let mut audit = vec![row];
     if gave_up {
         let attempts = found.engine.restart_attempts;
-        let metadata = json!({"attempts": attempts, "reason": reason, "from": Status::Failed, "to": Status::Failed});
+        let metadata =
+            json!({"attempts": attempts, "reason": reason, "from": Status::Failed, "to": Status::Failed});
         audit.push(entry(found, AuditAction::AutoRestartGaveUp, metadata));
     }
     let change = Change {

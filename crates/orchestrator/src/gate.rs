@@ -23,7 +23,8 @@ impl Inner {
     /// Those who wait or may still come fill every place and every free permit.
     fn is_full(&self) -> bool {
         // While somebody waits, free permits are those that are not for everybody.
-        let free = if self.queue.waiting() > 0 { 0 } else { self.permits.saturating_sub(self.queue.running()) };
+        let free =
+            if self.queue.waiting() > 0 { 0 } else { self.permits.saturating_sub(self.queue.running()) };
         self.queue.waiting() + self.promised >= self.places + free
     }
 }

@@ -4,8 +4,8 @@
 //! notification, or from looking once per second: a lost notification costs time, never an answer. One look serves
 //! everybody in the room.
 
-use crate::registry::rows::Operation;
 use crate::registry::Registry;
+use crate::registry::rows::Operation;
 use contract::OperationId;
 use fleet::operation::OperationStatus;
 use std::collections::HashMap;

@@ -63,7 +63,11 @@ pub(crate) fn rules(core: &Core, policy: &Policy) -> IdleRules {
 }
 
 /// The facts the rules judge. `activity` is what a probe made now says, or what was last seen.
-pub(crate) fn facts(found: &Found, activity: Option<Activity>, scheduled_wake_at: Option<Timestamp>) -> IdleFacts {
+pub(crate) fn facts(
+    found: &Found,
+    activity: Option<Activity>,
+    scheduled_wake_at: Option<Timestamp>,
+) -> IdleFacts {
     let engine = &found.engine;
     IdleFacts {
         status: engine.status,
@@ -129,7 +133,14 @@ pub(crate) async fn put_to_sleep(
     }
     let wake_at = fleet::idle::wake_at(activity.and_then(|a| a.next_scheduled_at), rules.wake_lead);
     let idle_s = fleet::idle::idle_since(&facts, rules).map_or(0, |at| between(at, t0).as_secs());
-    let mut open = core.opening(found, OperationKind::Sleep, false, json!({"reason": asked.word(), "idle_s": idle_s}), actor, request_id);
+    let mut open = core.opening(
+        found,
+        OperationKind::Sleep,
+        false,
+        json!({"reason": asked.word(), "idle_s": idle_s}),
+        actor,
+        request_id,
+    );
     open.fence = Some(t0);
     open.patch = EnginePatch {
         desired: Some(Desired::Sleeping),

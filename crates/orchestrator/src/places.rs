@@ -68,8 +68,10 @@ pub async fn place(config: &Settings, instance: &Instance) -> Result<Place, Stri
                 .iter()
                 .filter_map(|name| process.get(name).map(|value| ((*name).to_owned(), value)))
                 .collect();
-            let data_root: PathBuf =
-                config.data_root_path.clone().ok_or("ORCH_DATA_ROOT_PATH is needed by the subprocess backend")?;
+            let data_root: PathBuf = config
+                .data_root_path
+                .clone()
+                .ok_or("ORCH_DATA_ROOT_PATH is needed by the subprocess backend")?;
             let backend = SubprocessBackend::new(SubprocessSettings {
                 instance: instance.id,
                 binary: config.engine_binary.clone(),

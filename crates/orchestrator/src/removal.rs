@@ -7,8 +7,8 @@ use contract::fleet_api::DeleteProductResponse;
 use contract::{FleetCode, FleetError, RequestId};
 use fleet::audit::AuditAction;
 use fleet::lifecycle::Status;
-use fleet::request::{Meeting, Request, Standing, meet};
 use fleet::operation::OperationKind;
+use fleet::request::{Meeting, Request, Standing, meet};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,7 +65,10 @@ impl Core {
     ) -> Result<DeleteProductResponse, FleetError> {
         loop {
             if self.halt.is_cancelled() {
-                return Err(FleetError::new(FleetCode::Draining, "this replica is going down; say it again to go on"));
+                return Err(FleetError::new(
+                    FleetCode::Draining,
+                    "this replica is going down; say it again to go on",
+                ));
             }
             if self.removal_pass(product, request_id, destroyed).await? {
                 return Ok(DeleteProductResponse {
@@ -131,7 +134,8 @@ impl Core {
             Meeting::Supersede(OperationKind::Destroy) => true,
             _ => return Ok(()),
         };
-        let open = self.opening(found, OperationKind::Destroy, supersedes, json!({}), "admin", Some(request_id));
+        let open =
+            self.opening(found, OperationKind::Destroy, supersedes, json!({}), "admin", Some(request_id));
         match self.begin(open).await {
             Ok(_) => Ok(()),
             Err(error) if error.code == FleetCode::EngineNotFound => Ok(()),

@@ -103,7 +103,8 @@ pub fn run(config: Config, report: Report) -> i32 {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(async {
-            let drain = Drain::on_signals().map_err(|e| Stop::new(FAILURE, format!("listen for signals: {e}")))?;
+            let drain =
+                Drain::on_signals().map_err(|e| Stop::new(FAILURE, format!("listen for signals: {e}")))?;
             let replica = Replica::start(config, drain.clone(), None).await?;
             replica.until_drained().await;
             Ok(())
@@ -113,7 +114,13 @@ pub fn run(config: Config, report: Report) -> i32 {
     match outcome {
         Ok(()) => OK,
         Err(stop) => {
-            last_words(LogLevel::Error, "orchestrator.serve", &stop.message, &json!({"code": stop.code}), Some(&scrub));
+            last_words(
+                LogLevel::Error,
+                "orchestrator.serve",
+                &stop.message,
+                &json!({"code": stop.code}),
+                Some(&scrub),
+            );
             stop.code
         }
     }
@@ -144,7 +151,13 @@ impl Replica {
         telemetry::build(version::VERSION, 0);
         let listeners = bind(config.bind, config.internal_bind).await;
         let listeners = listeners.map_err(|e| {
-            Stop::new(FAILURE, format!("listen on {} and {}: {e}; set ORCH_BIND and ORCH_INTERNAL_BIND to free ports", config.bind, config.internal_bind))
+            Stop::new(
+                FAILURE,
+                format!(
+                    "listen on {} and {}: {e}; set ORCH_BIND and ORCH_INTERNAL_BIND to free ports",
+                    config.bind, config.internal_bind
+                ),
+            )
         })?;
         let (api, internal) = listeners.addresses().map_err(|e| Stop::new(FAILURE, e.to_string()))?;
         let app = App::new(ApiSettings::of(&config), drain.clone());
@@ -229,10 +242,8 @@ fn serve_listeners(listeners: Listeners, app: Arc<App>) -> tokio::task::JoinHand
 async fn build(config: Config, drain: &Drain, maker: Option<PlaceMaker>) -> Result<(Arc<Core>, Trust), Stop> {
     let replica = ReplicaId::generate();
     let replica_name = format!("{}/{}", host_name(), std::process::id());
-    let url = config
-        .database_url
-        .clone()
-        .ok_or_else(|| Stop::new(CONFIGURATION, "ORCH_DATABASE_URL is needed"))?;
+    let url =
+        config.database_url.clone().ok_or_else(|| Stop::new(CONFIGURATION, "ORCH_DATABASE_URL is needed"))?;
     let settings = DatabaseSettings {
         url,
         max_connections: config.database_max_connections,
@@ -342,7 +353,11 @@ async fn migrate(registry: &Registry, config: &Config, by: &str, drain: &Drain) 
             return Ok(());
         }
         if !told {
-            tracing::warn!(database = status.database, program = status.program, "waiting for `bap-engine migrate` (ORCH_MIGRATIONS=gate)");
+            tracing::warn!(
+                database = status.database,
+                program = status.program,
+                "waiting for `bap-engine migrate` (ORCH_MIGRATIONS=gate)"
+            );
             told = true;
         }
         tokio::select! {

@@ -130,7 +130,11 @@ pub(crate) async fn every<E, R, S>(
         if late > period * 2 {
             telemetry::loop_lag(name, late);
             if !lag_told {
-                tracing::warn!(name, late_ms = late.as_millis() as u64, "Loop {name} missed its period twice");
+                tracing::warn!(
+                    name,
+                    late_ms = late.as_millis() as u64,
+                    "Loop {name} missed its period twice"
+                );
             }
             lag_told = true;
         } else if lag_told {

@@ -108,7 +108,8 @@ async fn up(env_file: Option<&Path>, options: &UpOptions) -> Result<(), Stop> {
     let url = match source.get("ORCH_DATABASE_URL") {
         Some(url) => url,
         None => {
-            let bin = options.postgres_bin.clone().or_else(|| source.get("ORCH_PG_BIN_DIR").map(PathBuf::from));
+            let bin =
+                options.postgres_bin.clone().or_else(|| source.get("ORCH_PG_BIN_DIR").map(PathBuf::from));
             let server = Postgres::start(&data_dir, bin.as_deref(), &source).await?;
             let url = server.url();
             postgres = Some(server);
@@ -175,7 +176,9 @@ fn data_dir(source: &Layered, options: &UpOptions) -> Result<PathBuf, Stop> {
             let share = source.get("XDG_DATA_HOME").map(PathBuf::from);
             let home = source.get("HOME").map(|home| PathBuf::from(home).join(".local/share"));
             let share = share.or(home);
-            share.ok_or_else(|| stop(CONFIGURATION, "say where to keep data: --data-dir DIR"))?.join("bap-engine")
+            share
+                .ok_or_else(|| stop(CONFIGURATION, "say where to keep data: --data-dir DIR"))?
+                .join("bap-engine")
         }
     };
     std::path::absolute(&dir).map_err(|e| stop(CONFIGURATION, format!("{}: {e}", dir.display())))
@@ -196,7 +199,10 @@ fn lock(data_dir: &Path) -> Result<File, Stop> {
         Ok(Some(file)) => Ok(file),
         Ok(None) => Err(stop(
             REFUSED,
-            format!("another `bap-engine up` runs on {}; stop it first, or say another --data-dir", data_dir.display()),
+            format!(
+                "another `bap-engine up` runs on {}; stop it first, or say another --data-dir",
+                data_dir.display()
+            ),
         )),
         Err(error) => Err(stop(FAILURE, format!("{}: {error}", path.display()))),
     }
@@ -226,7 +232,8 @@ fn defaults(
     if let Some(program) = beside.filter(|p| p.is_file()) {
         set("ORCH_ENGINE_BINARY", program.display().to_string());
     }
-    let mut forwarded: Vec<&str> = FORWARDED.iter().copied().filter(|name| source.get(name).is_some()).collect();
+    let mut forwarded: Vec<&str> =
+        FORWARDED.iter().copied().filter(|name| source.get(name).is_some()).collect();
     if PROVIDERS.iter().all(|name| source.get(name).is_none()) {
         set("LLM_PROVIDER", "offline".to_owned());
         forwarded.push("LLM_PROVIDER");
@@ -256,7 +263,9 @@ async fn demo_product(registry: &Registry, data_dir: &Path) -> Result<(), Stop> 
     let slug = Slug::parse(DEMO).map_err(|e| stop(FAILURE, e.to_string()))?;
     let path = data_dir.join("demo.key");
     let stored = std::fs::read_to_string(&path).map(|text| text.trim().to_owned()).unwrap_or_default();
-    if !stored.is_empty() && registry.product_by_key(&crate::keys::hash_hex(&stored)).await.map_err(failed)?.is_some() {
+    if !stored.is_empty()
+        && registry.product_by_key(&crate::keys::hash_hex(&stored)).await.map_err(failed)?.is_some()
+    {
         return Ok(());
     }
     let key = crate::keys::new_platform_key();
@@ -292,7 +301,8 @@ async fn demo_user(core: &Arc<Core>) -> Result<(), Stop> {
     let failed = |e: contract::FleetError| stop(FAILURE, e.to_string());
     let slug = Slug::parse(DEMO).map_err(|e| stop(FAILURE, e.to_string()))?;
     let user = UserId::parse(DEMO_USER).map_err(|e| stop(FAILURE, e.to_string()))?;
-    let product = core.registry.product(&ProductRef::Slug(slug)).await.map_err(|e| stop(FAILURE, e.to_string()))?;
+    let product =
+        core.registry.product(&ProductRef::Slug(slug)).await.map_err(|e| stop(FAILURE, e.to_string()))?;
     let product = product.ok_or_else(|| stop(FAILURE, "the demo product vanished"))?;
     let found = core.registry.find(product.id, &user).await.map_err(|e| stop(FAILURE, e.to_string()))?;
     if found.is_some() {
@@ -345,7 +355,8 @@ async fn open(core: &Arc<Core>, found: &Found, kind: OperationKind) {
 /// Stops every engine and writes down which of them ran.
 async fn stop_engines(core: &Arc<Core>, data_dir: &Path) {
     let engines = all(core).await;
-    let ran: Vec<EngineId> = engines.iter().filter(|f| f.engine.status == Status::Running).map(|f| f.engine.id).collect();
+    let ran: Vec<EngineId> =
+        engines.iter().filter(|f| f.engine.status == Status::Running).map(|f| f.engine.id).collect();
     let list: String = ran.iter().map(|id| format!("{id}\n")).collect();
     if let Err(error) = secrets::write_private(&data_dir.join(RAN), &list) {
         tracing::warn!(%error, "cannot write down which engines ran");
@@ -356,7 +367,11 @@ async fn stop_engines(core: &Arc<Core>, data_dir: &Path) {
     let began = Instant::now();
     let limit = core.config.engine_stop_grace_s + READY_LIMIT / 6;
     loop {
-        let left = all(core).await.into_iter().filter(|f| ran.contains(&f.engine.id) && f.engine.status != Status::Stopped).count();
+        let left = all(core)
+            .await
+            .into_iter()
+            .filter(|f| ran.contains(&f.engine.id) && f.engine.status != Status::Stopped)
+            .count();
         if left == 0 || began.elapsed() > limit {
             break;
         }
@@ -369,4 +384,3 @@ async fn stop_engines(core: &Arc<Core>, data_dir: &Path) {
         }
     }
 }
-

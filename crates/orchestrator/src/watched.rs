@@ -43,7 +43,11 @@ impl Watched {
         (Arc::new(Self { inner, trusted: Arc::clone(&trusted) }), Trust(trusted))
     }
 
-    async fn call<T: Send>(&self, name: &'static str, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    async fn call<T: Send>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
         if !self.trusted.load(Ordering::Acquire) {
             return Err(BackendError::Unreachable(
                 "its identity is not confirmed (see `bap-engine engines adopt-backend`)".to_owned(),
@@ -52,7 +56,11 @@ impl Watched {
         self.measured(name, work).await
     }
 
-    async fn measured<T: Send>(&self, name: &'static str, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    async fn measured<T: Send>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
         let began = Instant::now();
         let outcome = work.await;
         let word = outcome.as_ref().map_or_else(|e| e.word(), |_| "ok");

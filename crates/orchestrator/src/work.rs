@@ -13,10 +13,10 @@ mod starting;
 use crate::claims::Claim;
 use crate::core::{Core, backend_error};
 use crate::gate::Promise;
+use crate::registry::ProductRef;
 use crate::registry::RegistryError;
 use crate::registry::change::{EnginePatch, Finish, Outcome};
 use crate::registry::rows::{AuditEntry, Engine, Found, Operation};
-use crate::registry::ProductRef;
 use crate::telemetry::{self, Phase, Transition};
 use backends::BackendError;
 use contract::{FleetCode, FleetError, Timestamp};
@@ -144,7 +144,12 @@ pub(crate) fn spawn(core: &Arc<Core>, operation: Operation, sent: Instant) {
 }
 
 /// The same, with the place in the start queue that was kept for it.
-pub(crate) fn spawn_promised(core: &Arc<Core>, operation: Operation, sent: Instant, promise: Option<Promise>) {
+pub(crate) fn spawn_promised(
+    core: &Arc<Core>,
+    operation: Operation,
+    sent: Instant,
+    promise: Option<Promise>,
+) {
     let Some(claim) = core.claims.take(operation.id, operation.claim, sent) else {
         return;
     };
@@ -187,7 +192,13 @@ async fn run(core: Arc<Core>, operation: Operation, claim: Arc<Claim>, promise: 
         if core.fail_points.pass(kind.as_str(), step.as_str(), "after") {
             return;
         }
-        telemetry::step_ended(work.operation.id, work.operation.engine_id, kind, step.as_str(), began.elapsed());
+        telemetry::step_ended(
+            work.operation.id,
+            work.operation.engine_id,
+            kind,
+            step.as_str(),
+            began.elapsed(),
+        );
         match flow {
             Ok(Flow::Next(next)) => {
                 if !work.advance(next).await {
@@ -375,9 +386,10 @@ impl Work {
             OperationKind::Wake => Class::Interactive,
             OperationKind::Restart => Class::Restart,
             OperationKind::Upgrade | OperationKind::Recreate | OperationKind::Restore => Class::Upgrade,
-            OperationKind::Stop | OperationKind::Sleep | OperationKind::RotateKey | OperationKind::Destroy => {
-                Class::Removal
-            }
+            OperationKind::Stop
+            | OperationKind::Sleep
+            | OperationKind::RotateKey
+            | OperationKind::Destroy => Class::Removal,
         }
     }
 
@@ -390,7 +402,13 @@ impl Work {
     // ---- ends
 
     /// The closing row of the log.
-    fn entry(&self, action: AuditAction, to: Option<Status>, error: Option<&FleetError>, more: Value) -> AuditEntry {
+    fn entry(
+        &self,
+        action: AuditAction,
+        to: Option<Status>,
+        error: Option<&FleetError>,
+        more: Value,
+    ) -> AuditEntry {
         // Notes were taken for the row that was hoped for; the row that is written may know fewer keys.
         let mut metadata = self.notes.clone();
         metadata.retain(|key, _| action.metadata_keys().contains(&key.as_str()));
@@ -437,9 +455,8 @@ impl Work {
                 Ok(Outcome::Missing) => return Ok(Flow::Lost),
                 Ok(Outcome::Unchanged) => {
                     let current = self.core.registry.operation(self.operation.id).await?;
-                    let ours = current.is_some_and(|o| {
-                        o.status == OperationStatus::Open && o.claim == self.claim.number
-                    });
+                    let ours = current
+                        .is_some_and(|o| o.status == OperationStatus::Open && o.claim == self.claim.number);
                     if !ours || !self.refresh().await? {
                         return Ok(Flow::Lost);
                     }
@@ -585,7 +602,9 @@ impl StepError {
                 FleetCode::BackendError,
                 "the engine's port was taken by another program and no other is free; raise ORCH_PORT_MAX",
             ),
-            StepError::Registry(_) | StepError::Lost => FleetError::new(FleetCode::Internal, "the operation broke off"),
+            StepError::Registry(_) | StepError::Lost => {
+                FleetError::new(FleetCode::Internal, "the operation broke off")
+            }
         }
     }
 

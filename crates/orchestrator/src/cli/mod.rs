@@ -168,9 +168,11 @@ enum Command {
     #[command(after_help = "Runs until SIGTERM or Ctrl-C, then drains for at most ORCH_DRAIN_TIMEOUT_S.")]
     Serve,
     /// Run the whole fleet on this machine: PostgreSQL, engines as processes, a demo product
-    #[command(after_help = "Needs no network, no Docker and no key of anyone. Ctrl-C stops everything; the next `up` on the \
+    #[command(
+        after_help = "Needs no network, no Docker and no key of anyone. Ctrl-C stops everything; the next `up` on the \
         same directory goes on with it. Exit 3 when the directory is in use or was made by another PostgreSQL, 4 when \
-        there is no PostgreSQL.")]
+        there is no PostgreSQL."
+    )]
     Up {
         /// Where PostgreSQL, keys and brains are kept [default: ORCH_DATA_DIR]
         #[arg(long, value_name = "DIR")]
@@ -188,8 +190,10 @@ enum Command {
     /// Bring the database to this program's schema
     Migrate(migrations::Options),
     /// Show the effective configuration and all its problems at once
-    #[command(after_help = "Secrets are masked. Exit 0 when a replica could serve with this, else 2; with --connect \
-        also 1 when something does not answer as it should.")]
+    #[command(
+        after_help = "Secrets are masked. Exit 0 when a replica could serve with this, else 2; with --connect \
+        also 1 when something does not answer as it should."
+    )]
     CheckConfig {
         /// Also try PostgreSQL, the backend, the image, the data root and the stored keys
         #[arg(long)]
@@ -231,8 +235,10 @@ enum Command {
     #[command(subcommand)]
     Audit(Audit),
     /// Seal all engine keys with the first key of ORCH_MASTER_KEY
-    #[command(after_help = "Set ORCH_MASTER_KEY=<new>,<old> on all replicas and restart them first. Safe to interrupt \
-        and to repeat.")]
+    #[command(
+        after_help = "Set ORCH_MASTER_KEY=<new>,<old> on all replicas and restart them first. Safe to interrupt \
+        and to repeat."
+    )]
     RotateMasterKey,
     /// Write the reference pages that are made from declarations
     #[command(hide = true)]
@@ -314,7 +320,9 @@ fn run(cli: Cli) -> ExitCode {
         Command::Serve => return serve(&source),
         Command::Up { data_dir, port, postgres_bin, keep_engines } => {
             let options = crate::up::UpOptions { data_dir, port, postgres_bin, keep_engines };
-            return ExitCode::from(u8::try_from(crate::up::run(cli.env_file.as_deref(), &options)).unwrap_or(Exit::Failed as u8));
+            return ExitCode::from(
+                u8::try_from(crate::up::run(cli.env_file.as_deref(), &options)).unwrap_or(Exit::Failed as u8),
+            );
         }
         Command::Migrate(options) => migrate(&source, options, json),
         Command::CheckConfig { connect } => {
@@ -329,21 +337,26 @@ fn run(cli: Cli) -> ExitCode {
                     if !json {
                         let _ = emit(&text);
                     }
-                    let found = with_runtime(|| async { Ok(doctor::connections(&source, json, paint).await) }, json);
+                    let found =
+                        with_runtime(|| async { Ok(doctor::connections(&source, json, paint).await) }, json);
                     if code == 0 { found } else { Exit::Configuration }
                 }
             }
         }
         Command::Doctor => with_runtime(|| async { Ok(doctor::run(&source, json, paint).await) }, json),
-        Command::Products(command) => with_api(&source, json, |api| async move {
-            products::run(&api, &command, json, paint).await
-        }),
+        Command::Products(command) => {
+            with_api(&source, json, |api| async move { products::run(&api, &command, json, paint).await })
+        }
         Command::Engines(Engines::Get { user, show_key }) => {
             with_api(&source, json, |api| async move { calls::get(&api, &user, show_key, json).await })
         }
         Command::Engines(Engines::Admit { user, auto_provision, auto_wake, show_key }) => {
             let wish = AdmitRequest { auto_provision, auto_wake };
-            with_api(&source, json, |api| async move { calls::admit(&api, &user, wish, show_key, json).await })
+            with_api(
+                &source,
+                json,
+                |api| async move { calls::admit(&api, &user, wish, show_key, json).await },
+            )
         }
         Command::Audit(Audit::List(filter)) => {
             with_api(&source, json, |api| async move { calls::audit_list(&api, &filter, json, paint).await })
@@ -352,10 +365,18 @@ fn run(cli: Cli) -> ExitCode {
             with_database(&source, json, |db| async move { engines::run(&db, command, json, paint).await })
         }
         Command::Explain { engine } => {
-            with_database(&source, json, |db| async move { explaining::explain(&db, &engine, json, paint).await })
+            with_database(
+                &source,
+                json,
+                |db| async move { explaining::explain(&db, &engine, json, paint).await },
+            )
         }
         Command::Status { product } => {
-            with_database(&source, json, |db| async move { engines::status(&db, product.as_deref(), json).await })
+            with_database(
+                &source,
+                json,
+                |db| async move { engines::status(&db, product.as_deref(), json).await },
+            )
         }
         Command::Audit(Audit::Export(export)) => {
             with_database(&source, json, |db| async move { audit_files::export(&db, &export, json).await })
@@ -493,11 +514,16 @@ mod tests {
             assert!(sub.get_about().is_some(), "{path}");
             seen.push(path.to_owned());
         });
-        for path in [" serve", " products rotate-platform-key", " engines destroy", " audit prune", " explain"] {
+        for path in
+            [" serve", " products rotate-platform-key", " engines destroy", " audit prune", " explain"]
+        {
             assert!(seen.iter().any(|s| s == path), "{path} is missing from {seen:?}");
         }
         for absent in ["upgrade", "recreate", "restore", "backup", "restore-drill", "rollout", "remove"] {
-            assert!(!seen.iter().any(|s| s.ends_with(&format!(" {absent}"))), "{absent} is not in this version");
+            assert!(
+                !seen.iter().any(|s| s.ends_with(&format!(" {absent}"))),
+                "{absent} is not in this version"
+            );
         }
     }
 

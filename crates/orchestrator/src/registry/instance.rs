@@ -12,8 +12,7 @@ const SET_BACKEND_IDENTITY: Query = Query::new(
     "UPDATE instance SET backend_identity = $2 WHERE backend_identity IS NOT DISTINCT FROM $1 RETURNING id",
 );
 
-const DATABASE_EXISTS: Query =
-    Query::new("database_exists", "SELECT 1 FROM pg_database WHERE datname = $1");
+const DATABASE_EXISTS: Query = Query::new("database_exists", "SELECT 1 FROM pg_database WHERE datname = $1");
 
 /// Names cannot be parameters of this statement; the caller's name is checked to be a plain word.
 const CREATE_DATABASE: &str = "CREATE DATABASE ";

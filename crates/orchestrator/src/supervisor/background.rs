@@ -151,7 +151,9 @@ async fn lease(core: Arc<Core>, over: CancellationToken) {
     let mut believed_until = Instant::now();
     loop {
         let sent = Instant::now();
-        let attempt = tokio::time::timeout(period, core.registry.try_lease(core.replica, &core.replica_name, ttl)).await;
+        let attempt =
+            tokio::time::timeout(period, core.registry.try_lease(core.replica, &core.replica_name, ttl))
+                .await;
         match attempt {
             Ok(Ok(Some(epoch))) => {
                 believed_until = sent + ttl.saturating_sub(DISTRUST);
@@ -175,7 +177,8 @@ async fn lease(core: Arc<Core>, over: CancellationToken) {
         }
         // Wakes in time to stop acting when renewals fail.
         let pause = if tenure_now.is_some() {
-            period.min(believed_until.saturating_duration_since(Instant::now()).max(Duration::from_millis(10)))
+            period
+                .min(believed_until.saturating_duration_since(Instant::now()).max(Duration::from_millis(10)))
         } else {
             period
         };
@@ -239,7 +242,10 @@ async fn pulse(core: Arc<Core>, trust: Trust, over: CancellationToken) {
                 core.nudge.claims.notify_one();
                 core.nudge.reconcile.notify_one();
             } else {
-                tracing::warn!(backend = core.backend.kind().as_str(), "the backend cannot be reached, or is not the one it was");
+                tracing::warn!(
+                    backend = core.backend.kind().as_str(),
+                    "the backend cannot be reached, or is not the one it was"
+                );
             }
         }
         telemetry::health(up && backend && core.pulse.supervisor_ok(), up, core.backend.kind(), backend);

@@ -22,8 +22,12 @@ pub(super) async fn run(supervisor: Arc<Supervisor>) {
                     Ok(Some(found)) if found.operation.is_none() => {
                         let is_due = |at: Option<contract::Timestamp>| at.is_some_and(|at| at <= found.now);
                         match found.engine.status {
-                            Status::Failed if is_due(found.engine.next_restart_at) => look::open_restart(&inner, &found).await,
-                            Status::Sleeping if is_due(found.engine.wake_at) => look::open_wake(&inner, &found).await,
+                            Status::Failed if is_due(found.engine.next_restart_at) => {
+                                look::open_restart(&inner, &found).await
+                            }
+                            Status::Sleeping if is_due(found.engine.wake_at) => {
+                                look::open_wake(&inner, &found).await
+                            }
                             _ => {}
                         }
                     }

@@ -71,7 +71,8 @@ async fn attempt(supervisor: &Arc<Supervisor>, id: EngineId) -> Result<(), Fleet
         Slept::Opened(_) => {}
         Slept::Changed | Slept::Active(_) => {
             if let Some(entry) = supervisor.view.lock().get_mut(&id) {
-                entry.no_sleep_before = Instant::now() + BUSY_PAUSE.min(rules.idle_after.unwrap_or(BUSY_PAUSE));
+                entry.no_sleep_before =
+                    Instant::now() + BUSY_PAUSE.min(rules.idle_after.unwrap_or(BUSY_PAUSE));
             }
         }
     }

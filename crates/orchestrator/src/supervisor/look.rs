@@ -2,6 +2,7 @@
 
 use super::view::Entry;
 use super::{Supervisor, never};
+use crate::core::Core;
 use crate::discovery::parse_policy;
 use crate::failing;
 use crate::registry::change::{Change, EnginePatch};
@@ -88,7 +89,11 @@ pub(super) async fn read(supervisor: &Arc<Supervisor>, id: EngineId) -> Result<O
 }
 
 /// Performs one step without choices.
-pub(super) async fn perform(supervisor: &Arc<Supervisor>, entry: &Entry, step: PlanStep) -> Result<(), RegistryError> {
+pub(super) async fn perform(
+    supervisor: &Arc<Supervisor>,
+    entry: &Entry,
+    step: PlanStep,
+) -> Result<(), RegistryError> {
     if !supervisor.holds() {
         return Ok(());
     }
@@ -101,16 +106,31 @@ pub(super) async fn perform(supervisor: &Arc<Supervisor>, entry: &Entry, step: P
         PlanStep::OpenRestart => open_restart(supervisor, &entry.found).await,
         PlanStep::OpenWake => open_wake(supervisor, &entry.found).await,
         PlanStep::Crashed { reason, exit_code, oom, restarts } => {
-            crashed(supervisor, entry, reason, json!({"exit_code": exit_code, "oom": oom.then_some(true)}), restarts)
-                .await?;
+            crashed(
+                supervisor,
+                entry,
+                reason,
+                json!({"exit_code": exit_code, "oom": oom.then_some(true)}),
+                restarts,
+            )
+            .await?;
         }
         // One look is not enough: a backend that lost much of the fleet is met in the list (§12.3).
         PlanStep::ObjectMissing if !entry.absent_in_list => {}
         PlanStep::ObjectMissing => {
             let message = "the backend object is gone";
-            if failing::fail(core, &entry.found, FailureReason::ObjectMissing, message, json!({})).await?.is_some() {
+            if failing::fail(core, &entry.found, FailureReason::ObjectMissing, message, json!({}))
+                .await?
+                .is_some()
+            {
                 core.nudge.look_at(id);
             }
+        }
+        // What was seen may be the work of an operation that was opened after the row was read.
+        PlanStep::ThawStranger | PlanStep::StopGivenUp | PlanStep::StopStranger
+            if !is_as_read(core, &entry.found).await? =>
+        {
+            core.nudge.look_at(id);
         }
         PlanStep::ThawStranger => {
             tracing::warn!(engine_id = %id, "a running engine was frozen by somebody else; thawing it");
@@ -127,7 +147,8 @@ pub(super) async fn perform(supervisor: &Arc<Supervisor>, entry: &Entry, step: P
         PlanStep::Adopt { generation } => {
             let old = entry.found.engine.generation;
             let patch = EnginePatch { generation: Some(generation), ..EnginePatch::default() };
-            adopt(supervisor, entry, patch, json!({"field": "generation", "old": old, "new": generation})).await?;
+            adopt(supervisor, entry, patch, json!({"field": "generation", "old": old, "new": generation}))
+                .await?;
         }
         PlanStep::AdoptContainer { container_id } => {
             let old = entry.found.engine.container_id.clone();
@@ -137,6 +158,12 @@ pub(super) async fn perform(supervisor: &Arc<Supervisor>, entry: &Entry, step: P
         }
     }
     Ok(())
+}
+
+/// Whether the row is the one that was planned on: nobody has changed it, and nobody is at work.
+async fn is_as_read(core: &Core, found: &Found) -> Result<bool, RegistryError> {
+    let now = core.registry.found(found.engine.id).await?;
+    Ok(now.is_some_and(|now| now.engine.revision == found.engine.revision && now.operation.is_none()))
 }
 
 fn told(id: EngineId, call: &str, error: Option<backends::BackendError>) {
@@ -183,7 +210,13 @@ pub(super) async fn open_wake(supervisor: &Arc<Supervisor>, found: &Found) {
     if let Some(entry) = supervisor.view.lock().get_mut(&found.engine.id) {
         entry.scheduled_wake_at = found.engine.wake_at;
     }
-    open(supervisor, found, OperationKind::Wake, json!({"reason": "schedule", "wake_at": found.engine.wake_at})).await;
+    open(
+        supervisor,
+        found,
+        OperationKind::Wake,
+        json!({"reason": "schedule", "wake_at": found.engine.wake_at}),
+    )
+    .await;
 }
 
 fn row(found: &Found, action: AuditAction, metadata: Value) -> AuditEntry {
@@ -246,7 +279,11 @@ fn series(supervisor: &Arc<Supervisor>, id: EngineId, by_backend: bool) {
     });
 }
 
-async fn until_recovered(supervisor: &Arc<Supervisor>, id: EngineId, by_backend: bool) -> Result<(), RegistryError> {
+async fn until_recovered(
+    supervisor: &Arc<Supervisor>,
+    id: EngineId,
+    by_backend: bool,
+) -> Result<(), RegistryError> {
     let core = &supervisor.core;
     let began = Instant::now();
     let mut attempt = 0;
@@ -255,7 +292,9 @@ async fn until_recovered(supervisor: &Arc<Supervisor>, id: EngineId, by_backend:
         if found.engine.status != Status::Failed || found.operation.is_some() {
             return Ok(());
         }
-        if found.engine.next_restart_at.is_some_and(|due| due <= found.now) || began.elapsed() > core.config.boot_timeout_s {
+        if found.engine.next_restart_at.is_some_and(|due| due <= found.now)
+            || began.elapsed() > core.config.boot_timeout_s
+        {
             return Ok(());
         }
         let Ok(seen) = core.backend.observe(id).await else { return Ok(()) };
@@ -270,12 +309,17 @@ async fn until_recovered(supervisor: &Arc<Supervisor>, id: EngineId, by_backend:
                     entry.vitals.count(&verdict, found.now);
                     core.note_vitals(id, crate::vitals::to_row(&entry.vitals));
                 }
-                if failing::recover(core, &found, by_backend, Some(object.container_id.clone())).await?.is_some() {
+                if failing::recover(core, &found, by_backend, Some(object.container_id.clone()))
+                    .await?
+                    .is_some()
+                {
                     core.nudge.look_at(id);
                 }
                 return Ok(());
             }
-        } else if matches!(object.state, ObjectState::Exited { .. }) && !core.backend.capabilities().self_restarts {
+        } else if matches!(object.state, ObjectState::Exited { .. })
+            && !core.backend.capabilities().self_restarts
+        {
             return Ok(());
         }
         tokio::time::sleep(boot_probe_delay(attempt, began.elapsed())).await;
@@ -288,16 +332,23 @@ async fn until_recovered(supervisor: &Arc<Supervisor>, id: EngineId, by_backend:
 /// thaws it.
 async fn refreeze(supervisor: &Arc<Supervisor>, found: &Found) {
     let core = &supervisor.core;
-    let opening = core.opening(found, OperationKind::Sleep, false, json!({"reason": "refreeze"}), "system", None);
+    let opening =
+        core.opening(found, OperationKind::Sleep, false, json!({"reason": "refreeze"}), "system", None);
     begun(core.begin(opening).await.err(), found.engine.id);
 }
 
-async fn remove_stale(supervisor: &Arc<Supervisor>, entry: &Entry, generation: i64) -> Result<(), RegistryError> {
+async fn remove_stale(
+    supervisor: &Arc<Supervisor>,
+    entry: &Entry,
+    generation: i64,
+) -> Result<(), RegistryError> {
     let core = &supervisor.core;
     let id = entry.found.engine.id;
     // Looked at again right before: only the old object goes.
     match core.backend.observe(id).await {
-        Ok(Observation::Present(object)) if object.generation == generation && generation < entry.found.engine.generation => {
+        Ok(Observation::Present(object))
+            if object.generation == generation && generation < entry.found.engine.generation =>
+        {
             if let Err(error) = core.backend.stop(id, core.config.engine_stop_grace_s).await {
                 told(id, "stop", Some(error));
                 return Ok(());
@@ -309,13 +360,19 @@ async fn remove_stale(supervisor: &Arc<Supervisor>, entry: &Entry, generation: i
         }
         _ => return Ok(()),
     }
-    let metadata = json!({"object": format!("engine-{}", id.short()), "kind": "stale_generation", "brain": "kept"});
+    let metadata =
+        json!({"object": format!("engine-{}", id.short()), "kind": "stale_generation", "brain": "kept"});
     core.registry.append(&[row(&entry.found, AuditAction::OrphanRemoved, metadata)]).await?;
     core.nudge.look_at(id);
     Ok(())
 }
 
-async fn adopt(supervisor: &Arc<Supervisor>, entry: &Entry, patch: EnginePatch, facts: Value) -> Result<(), RegistryError> {
+async fn adopt(
+    supervisor: &Arc<Supervisor>,
+    entry: &Entry,
+    patch: EnginePatch,
+    facts: Value,
+) -> Result<(), RegistryError> {
     let change = Change {
         engine_id: entry.found.engine.id,
         revision: entry.found.engine.revision,
@@ -329,7 +386,11 @@ async fn adopt(supervisor: &Arc<Supervisor>, entry: &Entry, patch: EnginePatch, 
 }
 
 /// What the probe loop does with a verdict that is one failure too many.
-pub(super) async fn sick(supervisor: &Arc<Supervisor>, id: EngineId, reason: FailureReason) -> Result<(), RegistryError> {
+pub(super) async fn sick(
+    supervisor: &Arc<Supervisor>,
+    id: EngineId,
+    reason: FailureReason,
+) -> Result<(), RegistryError> {
     let Some(mut found) = read(supervisor, id).await? else { return Ok(()) };
     let Some(entry) = supervisor.view.lock().get(&id).cloned() else { return Ok(()) };
     found.vitals = crate::vitals::to_row(&entry.vitals);

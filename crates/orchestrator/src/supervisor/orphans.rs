@@ -19,10 +19,8 @@ pub(super) async fn pass(
     now: Timestamp,
 ) -> Result<(), RegistryError> {
     let core = &supervisor.core;
-    let objects: Vec<(EngineId, Option<Timestamp>)> = listed
-        .iter()
-        .filter_map(|(id, seen)| seen.object().map(|object| (*id, object.created_at)))
-        .collect();
+    let objects: Vec<(EngineId, Option<Timestamp>)> =
+        listed.iter().filter_map(|(id, seen)| seen.object().map(|object| (*id, object.created_at))).collect();
     let pass = {
         let mut memory = supervisor.orphans.lock().unwrap_or_else(PoisonError::into_inner);
         memory.pass(&objects, |id| rows.contains(&id), core.config.orphan_grace_s, now)

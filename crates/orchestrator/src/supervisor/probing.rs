@@ -86,7 +86,8 @@ async fn probe(supervisor: &Arc<Supervisor>, id: EngineId, address: SocketAddr) 
         let mut entries = supervisor.view.lock();
         let Some(entry) = entries.get_mut(&id) else { return Ok(()) };
         entry.next_probe = Some(Instant::now() + until_offset(id, interval).max(interval / 2));
-        if !crate::discovery::is_admittable(&entry.found.engine) || entry.vitals.backend_restarts == u32::MAX {
+        if !crate::discovery::is_admittable(&entry.found.engine) || entry.vitals.backend_restarts == u32::MAX
+        {
             return Ok(());
         }
         let changed = look::counted(entry, &verdict, now);

@@ -42,8 +42,15 @@ pub(super) async fn events(supervisor: Arc<Supervisor>) {
         };
         match event {
             Some(event) => match (event.engine, event.kind) {
-                (Some(id), BackendEventKind::Die | BackendEventKind::Oom | BackendEventKind::Destroy | BackendEventKind::Start
-                | BackendEventKind::Pause | BackendEventKind::Unpause) => supervisor.core.nudge.look_at(id),
+                (
+                    Some(id),
+                    BackendEventKind::Die
+                    | BackendEventKind::Oom
+                    | BackendEventKind::Destroy
+                    | BackendEventKind::Start
+                    | BackendEventKind::Pause
+                    | BackendEventKind::Unpause,
+                ) => supervisor.core.nudge.look_at(id),
                 (None, _) | (Some(_), BackendEventKind::Gap) => supervisor.core.nudge.reconcile.notify_one(),
             },
             // The stream ended: begin anew, and read everything.
@@ -57,7 +64,10 @@ pub(super) async fn events(supervisor: Arc<Supervisor>) {
 }
 
 /// Hands over every product, page by page.
-pub(super) async fn each_product(supervisor: &Supervisor, mut each: impl FnMut(&Product)) -> Result<(), RegistryError> {
+pub(super) async fn each_product(
+    supervisor: &Supervisor,
+    mut each: impl FnMut(&Product),
+) -> Result<(), RegistryError> {
     let mut after = None;
     loop {
         let page = supervisor.core.registry.products(PRODUCTS_PAGE, after).await?;
@@ -131,7 +141,12 @@ async fn pass(supervisor: &Arc<Supervisor>) -> Result<(), RegistryError> {
     };
     let planned = began.elapsed();
     crate::telemetry::loop_ran("plan", planned);
-    tracing::debug!(engines = rows.len(), steps = work.len(), plan_us = planned.as_micros() as u64, "pass over the fleet");
+    tracing::debug!(
+        engines = rows.len(),
+        steps = work.len(),
+        plan_us = planned.as_micros() as u64,
+        "pass over the fleet"
+    );
     for (id, entry, steps) in work {
         let inner = Arc::clone(supervisor);
         supervisor.spawn(async move {
@@ -177,7 +192,11 @@ fn see_all(
     let verdict = absence.judge(expected, &missing, asked);
     drop(absence);
     if verdict == ListVerdict::Doubted {
-        tracing::warn!(missing = missing.len(), expected, "the backend's list lacks much of the fleet; it is not believed yet");
+        tracing::warn!(
+            missing = missing.len(),
+            expected,
+            "the backend's list lacks much of the fleet; it is not believed yet"
+        );
     }
     let ids: Vec<EngineId> = supervisor.view.lock().keys().copied().collect();
     for id in ids.into_iter().filter(|id| rows.contains(id)) {

@@ -8,8 +8,8 @@ use fleet::lifecycle::Status;
 use fleet::policy::Policy;
 use fleet::spec::drift;
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// Period of the gauges (§12.2).
@@ -104,7 +104,11 @@ async fn gauges(supervisor: &Supervisor) -> Result<(), RegistryError> {
             let running = engine.status == Status::Running;
             fleet.degraded += u64::from(running && entry.vitals.degraded);
             fleet.drifted += u64::from(entry.drifted);
-            fleet.given_up += u64::from(engine.status == Status::Failed && engine.next_restart_at.is_none() && entry.found.operation.is_none());
+            fleet.given_up += u64::from(
+                engine.status == Status::Failed
+                    && engine.next_restart_at.is_none()
+                    && entry.found.operation.is_none(),
+            );
         }
     }
     fleet.keys_unreadable = supervisor.core.keys_unreadable.load(Ordering::Relaxed);

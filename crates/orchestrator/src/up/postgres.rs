@@ -54,20 +54,29 @@ impl Postgres {
     pub(super) async fn start(data_dir: &Path, bin: Option<&Path>, source: &Layered) -> Result<Self, Stop> {
         let found = find(bin, source)?;
         let owner = owner().map_err(|e| stop(FAILURE, e))?;
-        let home = home(data_dir, owner).map_err(|e| stop(FAILURE, format!("directory of PostgreSQL: {e}")))?;
-        let bin = reachable(&found, &home, owner).map_err(|e| stop(FAILURE, format!("copy PostgreSQL: {e}")))?;
+        let home =
+            home(data_dir, owner).map_err(|e| stop(FAILURE, format!("directory of PostgreSQL: {e}")))?;
+        let bin =
+            reachable(&found, &home, owner).map_err(|e| stop(FAILURE, format!("copy PostgreSQL: {e}")))?;
         let major = major(&bin)?;
         let cluster = home.join("data");
         check_version(&cluster, major)?;
         let socket = home.join(format!(".s.PGSQL.{PORT}"));
         if socket.as_os_str().len() > SOCKET_PATH_MAX {
-            return Err(stop(REFUSED, format!("the socket path {} is longer than {SOCKET_PATH_MAX} bytes; say a shorter --data-dir", socket.display())));
+            return Err(stop(
+                REFUSED,
+                format!(
+                    "the socket path {} is longer than {SOCKET_PATH_MAX} bytes; say a shorter --data-dir",
+                    socket.display()
+                ),
+            ));
         }
         if !cluster.join("PG_VERSION").exists() {
             tracing::debug!("making a database cluster");
             initialise(&bin, &cluster, owner).map_err(|e| stop(FAILURE, format!("initdb: {e}")))?;
         }
-        let child = launch(&bin, &cluster, &home, owner).map_err(|e| stop(FAILURE, format!("start PostgreSQL: {e}")))?;
+        let child = launch(&bin, &cluster, &home, owner)
+            .map_err(|e| stop(FAILURE, format!("start PostgreSQL: {e}")))?;
         let mut server = Self { child, socket_dir: home };
         server.until_ready().await?;
         Ok(server)
@@ -85,18 +94,25 @@ impl Postgres {
 
     async fn until_ready(&mut self) -> Result<(), Stop> {
         let url = Secret::new(self.url_of("postgres"));
-        let settings = DatabaseSettings { url, max_connections: 1, application_name: "bap-engine up".to_owned() };
+        let settings =
+            DatabaseSettings { url, max_connections: 1, application_name: "bap-engine up".to_owned() };
         let registry = Registry::connect(settings).map_err(|e| stop(FAILURE, e.to_string()))?;
         let began = Instant::now();
         loop {
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(stop(FAILURE, format!("PostgreSQL ended ({status}); see {}", self.log().display())));
+                return Err(stop(
+                    FAILURE,
+                    format!("PostgreSQL ended ({status}); see {}", self.log().display()),
+                ));
             }
             if registry.ping().await.is_ok() {
                 break;
             }
             if began.elapsed() > START_LIMIT {
-                return Err(stop(FAILURE, format!("PostgreSQL does not answer; see {}", self.log().display())));
+                return Err(stop(
+                    FAILURE,
+                    format!("PostgreSQL does not answer; see {}", self.log().display()),
+                ));
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -109,7 +125,9 @@ impl Postgres {
 
     /// Stops the server: no new connections, open ones ended, everything written.
     pub(super) async fn stop(mut self) {
-        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) else { return };
+        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) else {
+            return;
+        };
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
         let began = Instant::now();
         while began.elapsed() < STOP_LIMIT {
@@ -126,9 +144,10 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        if let (Ok(None), Some(pid)) =
-            (self.child.try_wait(), i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw))
-        {
+        if let (Ok(None), Some(pid)) = (
+            self.child.try_wait(),
+            i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw),
+        ) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
             let _ = self.child.wait();
         }
@@ -193,7 +212,9 @@ fn major(bin: &Path) -> Result<u32, Stop> {
     let said = Command::new(bin.join("postgres")).arg("--version").stdin(Stdio::null()).output();
     let text = said.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
     let number = text.split_whitespace().find_map(|word| word.split('.').next()?.parse().ok());
-    number.ok_or_else(|| stop(NOTHING_THERE, format!("{}/postgres does not run: {}", bin.display(), text.trim())))
+    number.ok_or_else(|| {
+        stop(NOTHING_THERE, format!("{}/postgres does not run: {}", bin.display(), text.trim()))
+    })
 }
 
 /// A cluster of another major version is never touched.

@@ -29,7 +29,8 @@ pub(super) fn keys(data_dir: &Path) -> io::Result<BTreeMap<String, String>> {
     match std::fs::read_to_string(&path) {
         Ok(text) => {
             let values = chassis::config::parse_env(&text).map_err(|problems| {
-                let lines: Vec<String> = problems.iter().map(|(line, why)| format!("line {line}: {why}")).collect();
+                let lines: Vec<String> =
+                    problems.iter().map(|(line, why)| format!("line {line}: {why}")).collect();
                 io::Error::new(io::ErrorKind::InvalidData, lines.join("; "))
             })?;
             Ok(values)

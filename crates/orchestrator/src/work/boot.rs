@@ -1,8 +1,8 @@
 //! From "the backend says started" to healthy, and what counts as not getting there.
 
-use crate::telemetry::Phase;
 use super::{Flow, StepError, Work};
 use crate::keys::mask_keys;
+use crate::telemetry::Phase;
 use backends::ProbeReply;
 use contract::{FleetCode, FleetError, Timestamp};
 use fleet::health::{BOOT_PROBE_TIMEOUT, ProbeOutcome, Verdict, Vitals, boot_probe_delay, verdict};
@@ -31,8 +31,13 @@ pub(super) struct BootFailure {
 
 impl BootFailure {
     pub(super) fn told(&self) -> FleetError {
-        let code = if self.reason == FailureReason::BootTimeout { FleetCode::BootTimeout } else { FleetCode::BackendError };
-        FleetError::new(code, self.message.clone()).with(json!({"reason": self.reason, "exit_code": self.exit_code}))
+        let code = if self.reason == FailureReason::BootTimeout {
+            FleetCode::BootTimeout
+        } else {
+            FleetCode::BackendError
+        };
+        FleetError::new(code, self.message.clone())
+            .with(json!({"reason": self.reason, "exit_code": self.exit_code}))
     }
 }
 
@@ -70,7 +75,10 @@ impl Work {
         loop {
             self.may_act()?;
             // The object is looked at first when its address or its start is not known, and now and then later.
-            if address.is_none() || started.is_none() || observed.is_some_and(|at| at.elapsed() >= OBSERVE_EVERY) {
+            if address.is_none()
+                || started.is_none()
+                || observed.is_some_and(|at| at.elapsed() >= OBSERVE_EVERY)
+            {
                 let seen = self.core.backend.observe(id).await?;
                 observed = Some(Instant::now());
                 match &seen {
@@ -127,7 +135,9 @@ impl Work {
             if clock.elapsed() >= limit {
                 let why = unhealthy.map_or("no address", FailureReason::as_str);
                 let message = format!("the engine was not healthy within {} s ({why})", limit.as_secs());
-                return Err(BootFailure { reason: FailureReason::BootTimeout, exit_code: None, message }.into());
+                return Err(
+                    BootFailure { reason: FailureReason::BootTimeout, exit_code: None, message }.into()
+                );
             }
             let delay = boot_probe_delay(attempt, clock.elapsed()).min(limit.saturating_sub(clock.elapsed()));
             attempt += 1;
@@ -149,7 +159,9 @@ impl Work {
 
     async fn exited(&self, code: Option<i32>, oom: bool) -> BootFailure {
         let reason = FailureReason::of_exit(code, oom);
-        let said = last_words(self.core.backend.tail(self.operation.engine_id, TAIL_LINES).await.unwrap_or_default());
+        let said = last_words(
+            self.core.backend.tail(self.operation.engine_id, TAIL_LINES).await.unwrap_or_default(),
+        );
         let exit = code.map_or("an unknown exit code".to_owned(), |c| format!("exit code {c}"));
         let message = match said {
             Some(line) => clip(format!("the engine ended with {exit}: {line}")),
@@ -178,8 +190,10 @@ fn since(at: Timestamp) -> Instant {
 
 /// The engine's last ERROR line (or its last line), without anything that looks like a key.
 pub(crate) fn last_words(log: String) -> Option<String> {
-    let is_error = |line: &&str| line.contains("ERROR") || line.contains("error:") || line.contains("CRITICAL");
-    let line = log.lines().rev().find(is_error).or_else(|| log.lines().rev().find(|l| !l.trim().is_empty()))?;
+    let is_error =
+        |line: &&str| line.contains("ERROR") || line.contains("error:") || line.contains("CRITICAL");
+    let line =
+        log.lines().rev().find(is_error).or_else(|| log.lines().rev().find(|l| !l.trim().is_empty()))?;
     let told = serde_json::from_str::<serde_json::Value>(line)
         .ok()
         .and_then(|v| v["message"].as_str().map(str::to_owned))

@@ -1,12 +1,12 @@
 //! Bringing an engine down: stop by hand, and removal for good.
 
-use crate::telemetry::Phase;
 use super::{Flow, StepError, Work};
 use crate::registry::change::EnginePatch;
+use crate::telemetry::Phase;
 use fleet::audit::AuditAction;
 use fleet::lifecycle::Status;
-use fleet::operation::Step;
 use fleet::observation::Observation;
+use fleet::operation::Step;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +20,8 @@ impl Work {
         let _place = Arc::clone(&self.core.stops).acquire_owned().await.map_err(|_| StepError::Lost)?;
         self.may_act()?;
         let began = Instant::now();
-        let stopped = self.core.backend.stop(self.operation.engine_id, self.core.config.engine_stop_grace_s).await?;
+        let stopped =
+            self.core.backend.stop(self.operation.engine_id, self.core.config.engine_stop_grace_s).await?;
         self.took(Phase::Stop, began);
         if stopped.killed {
             self.notes.insert("killed".to_owned(), json!(true));

@@ -1,9 +1,9 @@
 //! Putting an engine to rest, after the fence has been passed.
 
 use super::outcome;
-use crate::telemetry::Phase;
 use super::{Flow, StepError, Work};
 use crate::registry::change::EnginePatch;
+use crate::telemetry::Phase;
 use fleet::audit::AuditAction;
 use fleet::health::{Verdict, verdict};
 use fleet::lifecycle::{Desired, FailureReason, SleepMode, Status};
@@ -45,7 +45,8 @@ impl Work {
         self.end(|work| {
             let mut finish = work.finish(true);
             finish.patch = EnginePatch { status: Some(Status::Sleeping), ..EnginePatch::default() };
-            finish.audit = vec![work.entry(AuditAction::Sleep, Some(Status::Sleeping), None, work.facts_of_sleep())];
+            finish.audit =
+                vec![work.entry(AuditAction::Sleep, Some(Status::Sleeping), None, work.facts_of_sleep())];
             finish
         })
         .await
@@ -116,4 +117,3 @@ impl Work {
         .await
     }
 }
-

@@ -51,7 +51,8 @@ impl Work {
         let Some(next) = self.engine().next_key.clone() else {
             return self.refuse_rotation("there is no next key in the row").await;
         };
-        let (Ok(current), Ok(new)) = (self.core.keys.open(&self.engine().key.sealed), self.core.keys.open(&next.sealed))
+        let (Ok(current), Ok(new)) =
+            (self.core.keys.open(&self.engine().key.sealed), self.core.keys.open(&next.sealed))
         else {
             return self.refuse_rotation("the stored key cannot be decrypted").await;
         };
@@ -93,7 +94,10 @@ impl Work {
             // While the operation is open nobody else looks after the engine: a sick one must not be kept by it.
             None if !self.is_healthy(address).await => self.suspend_rotation().await,
             None => {
-                let told = FleetError::new(FleetCode::BackendError, format!("the engine did not take the new key: {silence}"));
+                let told = FleetError::new(
+                    FleetCode::BackendError,
+                    format!("the engine did not take the new key: {silence}"),
+                );
                 Ok(Flow::Later(self.retry_delay(AWAY_MAX), told))
             }
         }
@@ -121,16 +125,23 @@ impl Work {
 
     async fn rotate_call(&self, address: SocketAddr, key: &str, hash: &str) -> Told {
         let body = json!({"new_key_hash": hash, "overlap_seconds": self.overlap_s()}).to_string();
-        let reply =
-            self.core.prober.call(address, "POST", "/admin/rotate-key", key, Bytes::from(body), CALL_LIMIT).await;
+        let reply = self
+            .core
+            .prober
+            .call(address, "POST", "/admin/rotate-key", key, Bytes::from(body), CALL_LIMIT)
+            .await;
         match reply {
-            ProbeReply::Answer { status: 200, body } => match serde_json::from_slice::<RotateKeyResponse>(&body) {
-                Ok(answer) => Told::Taken(answer.old_key_valid_until),
-                Err(_) => Told::Silent("the engine's answer does not parse".to_owned()),
-            },
+            ProbeReply::Answer { status: 200, body } => {
+                match serde_json::from_slice::<RotateKeyResponse>(&body) {
+                    Ok(answer) => Told::Taken(answer.old_key_valid_until),
+                    Err(_) => Told::Silent("the engine's answer does not parse".to_owned()),
+                }
+            }
             ProbeReply::Answer { status: 401, .. } => Told::OtherKey,
             ProbeReply::Answer { status: 409, .. } => Told::Window,
-            ProbeReply::Answer { status, .. } if status >= 500 => Told::Silent(format!("the engine answered {status}")),
+            ProbeReply::Answer { status, .. } if status >= 500 => {
+                Told::Silent(format!("the engine answered {status}"))
+            }
             ProbeReply::Answer { status, .. } => Told::Refused(format!("the engine answered {status}")),
             ProbeReply::Refused => Told::Silent("the connection was refused".to_owned()),
             ProbeReply::TimedOut => Told::Silent("no answer in time".to_owned()),
@@ -175,18 +186,23 @@ impl Work {
     }
 
     async fn refuse_rotation(&mut self, why: &str) -> Result<Flow, StepError> {
-        let told = FleetError::new(FleetCode::BackendError, format!("the engine did not take the new key: {why}"));
+        let told =
+            FleetError::new(FleetCode::BackendError, format!("the engine did not take the new key: {why}"));
         self.end_rotation(told, json!({})).await
     }
 
     /// The engine stopped serving meanwhile. Whether it took the key is found out when it serves again
     /// ([`Work::settle_rotation`]), so the next key stays in the row and the restart gets its turn.
     async fn suspend_rotation(&mut self) -> Result<Flow, StepError> {
-        let told = FleetError::new(FleetCode::BackendError, "the engine stopped serving while its key was being replaced");
+        let told = FleetError::new(
+            FleetCode::BackendError,
+            "the engine stopped serving while its key was being replaced",
+        );
         self.end(move |work| {
             let mut finish = work.finish(false);
             finish.error = Some((told.code.as_str().to_owned(), told.message.clone()));
-            finish.audit = vec![work.entry(AuditAction::RotateKey, Some(work.engine().status), Some(&told), json!({}))];
+            finish.audit =
+                vec![work.entry(AuditAction::RotateKey, Some(work.engine().status), Some(&told), json!({}))];
             finish
         })
         .await
@@ -205,9 +221,15 @@ impl Work {
     async fn window_open(&mut self) -> Result<Flow, StepError> {
         let since = self.engine().key_rotated_at;
         let ends = since.map(|at| at.plus_millis(self.overlap_s() * 1000));
-        let wait = ends.map_or(self.overlap_s().unsigned_abs(), |at| crate::core::between(self.found.now, at).as_secs().max(1));
+        let wait = ends.map_or(self.overlap_s().unsigned_abs(), |at| {
+            crate::core::between(self.found.now, at).as_secs().max(1)
+        });
         let told = FleetError::new(FleetCode::EngineBusy, "the window of the last rotation is still open");
-        self.end_rotation(told, json!({"error_details": {"reason": "rotation_window"}, "retry_after_s": wait})).await
+        self.end_rotation(
+            told,
+            json!({"error_details": {"reason": "rotation_window"}, "retry_after_s": wait}),
+        )
+        .await
     }
 
     async fn end_rotation(&mut self, told: FleetError, params: Value) -> Result<Flow, StepError> {
@@ -216,7 +238,8 @@ impl Work {
             finish.error = Some((told.code.as_str().to_owned(), told.message.clone()));
             finish.params = Some(params.clone());
             finish.patch = EnginePatch { next_key: Some(None), ..EnginePatch::default() };
-            finish.audit = vec![work.entry(AuditAction::RotateKey, Some(work.engine().status), Some(&told), json!({}))];
+            finish.audit =
+                vec![work.entry(AuditAction::RotateKey, Some(work.engine().status), Some(&told), json!({}))];
             finish
         })
         .await

@@ -1,16 +1,16 @@
 //! Bringing an engine up: image, storage, exactly one object, and what follows when it does not come up.
 
 use super::boot::clip;
-use crate::telemetry::Phase;
 use super::{AWAY_MAX, Flow, StepError, Work};
 use crate::registry::RepickOutcome;
 use crate::registry::change::{Change, EnginePatch, Outcome};
 use crate::registry::rows::AuditEntry;
+use crate::telemetry::Phase;
+use crate::telemetry::RestartedBy;
 use backends::{BackendError, EngineEndpoint};
 use contract::{FleetError, Timestamp};
 use fleet::audit::AuditAction;
 use fleet::health::{Verdict, verdict};
-use crate::telemetry::RestartedBy;
 use fleet::lifecycle::{Desired, FailureReason, SleepMode, Status};
 use fleet::observation::{Object, ObjectState, Observation};
 use fleet::operation::{OperationKind, Step};
@@ -134,7 +134,8 @@ impl Work {
         let seen = self.core.backend.observe(id).await?;
         self.adopt_higher(&seen).await?;
         let wanted = self.core.spec(self.engine(), &self.policy).spec_hash;
-        let same = |object: &Object, generation: i64| object.generation == generation && object.spec_hash == wanted;
+        let same =
+            |object: &Object, generation: i64| object.generation == generation && object.spec_hash == wanted;
         match &seen {
             Observation::Present(object) if same(object, self.engine().generation) => match &object.state {
                 ObjectState::Running { .. } => {
@@ -154,7 +155,9 @@ impl Work {
                     if self.core.backend.capabilities().start_in_place =>
                 {
                     match self.start_in_place().await {
-                        Err(StepError::Backend(BackendError::PortTaken(port))) => self.other_port(port).await?,
+                        Err(StepError::Backend(BackendError::PortTaken(port))) => {
+                            self.other_port(port).await?
+                        }
                         other => return other,
                     }
                 }
@@ -165,7 +168,8 @@ impl Work {
             },
             // A drifted object that runs or is frozen is not replaced by a wake: drift waits for the next start.
             Observation::Present(object)
-                if self.operation.kind == OperationKind::Wake && object.generation == self.engine().generation =>
+                if self.operation.kind == OperationKind::Wake
+                    && object.generation == self.engine().generation =>
             {
                 match &object.state {
                     ObjectState::Running { .. } => return Ok(()),
@@ -253,7 +257,10 @@ impl Work {
         let stale = seen.object().is_some_and(|o| o.generation != self.engine().generation);
         if stale {
             self.may_act()?;
-            let running = matches!(seen.object().map(|o| &o.state), Some(ObjectState::Running { .. } | ObjectState::Paused));
+            let running = matches!(
+                seen.object().map(|o| &o.state),
+                Some(ObjectState::Running { .. } | ObjectState::Paused)
+            );
             if running {
                 self.core.backend.stop(id, self.core.config.engine_stop_grace_s).await?;
             }
@@ -266,7 +273,12 @@ impl Work {
     async fn raise_generation(&mut self) -> Result<(), StepError> {
         for _ in 0..RAISES_MAX {
             let (id, revision) = (self.operation.engine_id, self.engine().revision);
-            match self.core.registry.raise_generation(self.operation.id, self.claim.number, id, revision).await? {
+            match self
+                .core
+                .registry
+                .raise_generation(self.operation.id, self.claim.number, id, revision)
+                .await?
+            {
                 Outcome::Changed(engine) => {
                     self.operation.params["generation"] = json!(engine.generation);
                     self.found.engine = engine;
@@ -309,7 +321,8 @@ impl Work {
     pub(super) async fn stop_failing(&mut self) -> Result<Flow, StepError> {
         let id = self.operation.engine_id;
         let seen = self.core.backend.observe(id).await?;
-        if matches!(seen.object().map(|o| &o.state), Some(ObjectState::Running { .. } | ObjectState::Paused)) {
+        if matches!(seen.object().map(|o| &o.state), Some(ObjectState::Running { .. } | ObjectState::Paused))
+        {
             let began = Instant::now();
             self.may_act()?;
             self.core.backend.stop(id, self.core.config.engine_stop_grace_s).await?;
@@ -336,7 +349,9 @@ impl Work {
             finish.patch = EnginePatch {
                 status: Some(Status::Running),
                 boot_duration_ms: Some(boot_ms.max(1)),
-                container_id: Some(spec_hash.as_ref().map(|s| s.1.clone()).or_else(|| engine.container_id.clone())),
+                container_id: Some(
+                    spec_hash.as_ref().map(|s| s.1.clone()).or_else(|| engine.container_id.clone()),
+                ),
                 spec_hash: spec_hash.as_ref().map(|s| Some(s.0.clone())),
                 wake_at: Some(None),
                 next_restart_in: Some(None),
@@ -352,7 +367,8 @@ impl Work {
                 OperationKind::Restart => AuditAction::AutoRestartSuccess,
                 _ => AuditAction::Start,
             };
-            finish.audit = vec![work.entry(action, Some(Status::Running), None, work.facts_of_start(boot_ms))];
+            finish.audit =
+                vec![work.entry(action, Some(Status::Running), None, work.facts_of_start(boot_ms))];
             finish
         })
         .await
@@ -383,7 +399,10 @@ impl Work {
     }
 
     fn slept_since(&self) -> Timestamp {
-        self.operation.params["slept_since"].as_str().and_then(Timestamp::parse).unwrap_or(self.engine().status_since)
+        self.operation.params["slept_since"]
+            .as_str()
+            .and_then(Timestamp::parse)
+            .unwrap_or(self.engine().status_since)
     }
 
     /// How long a wake took beyond the engine's own boot.
@@ -399,7 +418,9 @@ impl Work {
         if error.is_transient() || matches!(error, StepError::Full(_)) {
             return match kind {
                 // The engine stays what it was; the caller may try again.
-                OperationKind::Start | OperationKind::Wake if self.is_at_rest() => self.give_back(&told).await,
+                OperationKind::Start | OperationKind::Wake if self.is_at_rest() => {
+                    self.give_back(&told).await
+                }
                 _ => Ok(Flow::Later(self.retry_delay(AWAY_MAX), told)),
             };
         }
@@ -438,7 +459,11 @@ impl Work {
         self.end(move |work| {
             let status = work.engine().status;
             let desired = if status == Status::Sleeping { Desired::Sleeping } else { Desired::Stopped };
-            let action = if work.operation.kind == OperationKind::Wake { AuditAction::Wake } else { AuditAction::Start };
+            let action = if work.operation.kind == OperationKind::Wake {
+                AuditAction::Wake
+            } else {
+                AuditAction::Start
+            };
             let more = if work.operation.kind == OperationKind::Wake {
                 json!({"reason": work.operation.params["reason"], "mode": work.engine().sleep_mode})
             } else {
@@ -470,7 +495,12 @@ impl Work {
         let (message, told) = (message.to_owned(), told.clone());
         if self.next(reason) == Next::GiveUp {
             let engine = self.engine();
-            crate::telemetry::given_up(engine.id, engine.product_id, engine.restart_attempts, reason.as_str());
+            crate::telemetry::given_up(
+                engine.id,
+                engine.product_id,
+                engine.restart_attempts,
+                reason.as_str(),
+            );
         }
         self.end(move |work| {
             let kind = work.operation.kind;
@@ -545,11 +575,13 @@ fn telemetry_of_start(work: &Work, boot_ms: i32) {
             let whole = crate::core::between(work.operation.started_at, Timestamp::now());
             crate::telemetry::wake_overhead(mode, whole.saturating_sub(boot));
         }
-        OperationKind::Restart => match work.notes.get("by").and_then(Value::as_str).unwrap_or("orchestrator") {
-            "none" => {}
-            "backend" => crate::telemetry::restarted(RestartedBy::Backend),
-            _ => crate::telemetry::restarted(RestartedBy::Orchestrator),
-        },
+        OperationKind::Restart => {
+            match work.notes.get("by").and_then(Value::as_str).unwrap_or("orchestrator") {
+                "none" => {}
+                "backend" => crate::telemetry::restarted(RestartedBy::Backend),
+                _ => crate::telemetry::restarted(RestartedBy::Orchestrator),
+            }
+        }
         _ => {}
     }
 }

@@ -84,12 +84,15 @@ async fn an_idle_engine_is_put_to_sleep_and_an_admitted_one_is_not() {
     assert_eq!(trial.actions(id).await, ["provision", "sleep"]);
     let woken = demo.admit("ada").await;
     assert_eq!(woken.body["admitted"], true);
-    trial.world.set_activity(id, Some(contract::engine_api::Activity {
-        in_flight_turns: 0,
-        open_streams: 1,
-        last_activity_at: None,
-        next_scheduled_at: None,
-    }));
+    trial.world.set_activity(
+        id,
+        Some(contract::engine_api::Activity {
+            in_flight_turns: 0,
+            open_streams: 1,
+            last_activity_at: None,
+            next_scheduled_at: None,
+        }),
+    );
     tokio::time::sleep(Duration::from_secs(8)).await;
     assert_eq!(demo.status("ada").await, "running", "an open stream keeps it awake");
 }

@@ -87,7 +87,6 @@ impl Answer {
 /// A product that calls the API of a replica.
 #[derive(Clone)]
 pub struct Product {
-    pub slug: String,
     pub key: String,
     pub base: String,
     pub http: reqwest::Client,
@@ -193,7 +192,6 @@ impl Trial {
         let answer = self.admin("POST", "/products/register", body).await;
         assert_eq!(answer.status, 200, "{:?}", answer.body);
         Product {
-            slug: slug.to_owned(),
             key: answer.body["platform_api_key"].as_str().expect("the key is shown once").to_owned(),
             base: self.base(0),
             http: self.http.clone(),
