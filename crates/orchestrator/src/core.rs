@@ -126,9 +126,10 @@ impl Nudge {
         }
     }
 
-    /// What was asked for since the last call.
-    pub fn take(&self) -> Vec<EngineId> {
-        std::mem::take(&mut self.engines.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The engine that has waited longest.
+    pub fn next(&self) -> Option<EngineId> {
+        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        (!engines.is_empty()).then(|| engines.remove(0))
     }
 }
 
@@ -140,6 +141,8 @@ pub struct Pulse {
     supervised: Mutex<Instant>,
     supervisor_patience: Duration,
     is_supervisor: AtomicBool,
+    /// Until when the supervisor lease is believed in.
+    supervises_until: Mutex<Instant>,
     epoch: AtomicI64,
 }
 
@@ -152,6 +155,7 @@ impl Pulse {
             supervised: Mutex::new(Instant::now()),
             supervisor_patience: lease_ttl * 3,
             is_supervisor: AtomicBool::new(false),
+            supervises_until: Mutex::new(Instant::now()),
             epoch: AtomicI64::new(0),
         }
     }
@@ -191,6 +195,16 @@ impl Pulse {
 
     pub(crate) fn saw_supervisor(&self) {
         *self.supervised.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// True before the moment up to which the lease is believed in, on the monotonic clock: also in a process that was
+    /// frozen in between.
+    pub fn may_supervise(&self) -> bool {
+        Instant::now() < *self.supervises_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn believe_until(&self, until: Instant) {
+        *self.supervises_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
     pub(crate) fn set_supervisor(&self, epoch: Option<i64>) {

@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// How often a decision is made anew because the row changed under it. More rounds hide a row that never settles;
 /// fewer refuse callers in an ordinary race.
@@ -151,15 +152,27 @@ impl Core {
 
     // ---- opening and waiting
 
-    /// Waits until an operation ended, holding one of the bounded places for waiters.
+    /// One of the bounded places for those who wait; taken before anything is written, so that who is sent away
+    /// leaves nothing behind.
+    fn place(&self) -> Result<OwnedSemaphorePermit, FleetError> {
+        Arc::clone(&self.waiters).try_acquire_owned().map_err(|_| {
+            FleetError::new(FleetCode::CapacityExhausted, "too many requests wait on this replica")
+                .retry_after(1)
+        })
+    }
+
+    /// The place a meeting needs: none when it is answered at once.
+    fn place_for(&self, meeting: &Meeting) -> Result<Option<OwnedSemaphorePermit>, FleetError> {
+        match meeting {
+            Meeting::Open(_) | Meeting::Supersede(_) | Meeting::Join | Meeting::JoinClearingCounters => {
+                self.place().map(Some)
+            }
+            Meeting::Answer(_) | Meeting::Refuse(_) | Meeting::NotAdmitted(_) => Ok(None),
+        }
+    }
+
+    /// Waits until an operation ended, in a place for waiters that the caller holds.
     async fn wait(&self, id: OperationId) -> Result<Ended, FleetError> {
-        let Ok(_place) = Arc::clone(&self.waiters).try_acquire_owned() else {
-            return Err(FleetError::new(
-                FleetCode::CapacityExhausted,
-                "too many requests wait on this replica",
-            )
-            .retry_after(1));
-        };
         crate::telemetry::waiters(self.config.admit_waiters_max - self.waiters.available_permits());
         let news = tokio::select! {
             news = self.hub.wait(id, &self.registry) => news,
@@ -185,6 +198,8 @@ impl Core {
         open: Open,
     ) -> Result<Option<Box<(Engine, Operation)>>, FleetError> {
         let core = Arc::clone(self);
+        let superseded = open.operation.params["superseded"].as_str().and_then(OperationKind::parse);
+        let began_at = open.operation.params["superseded_at"].as_str().and_then(Timestamp::parse);
         // Under `tasks`, so that a caller that hangs up between the commit and the executor changes nothing.
         self.to_the_end(async move {
             let sent = Instant::now();
@@ -193,6 +208,10 @@ impl Core {
                     if let Some(old) = open.supersede {
                         core.claims.lose(old);
                         core.hub.poke(old);
+                        if let Some(kind) = superseded {
+                            let took = between(began_at.unwrap_or(opened.1.started_at), opened.1.started_at);
+                            crate::telemetry::operation_ended(kind, OperationStatus::Superseded, took);
+                        }
                     }
                     if opened.1.owner == Some(core.replica) {
                         work::spawn(&core, opened.1.clone(), sent);
@@ -200,6 +219,11 @@ impl Core {
                     Ok(Some(opened))
                 }
                 OpenOutcome::Unchanged => Ok(None),
+                OpenOutcome::OtherBackend(kind) => Err(FleetError::new(
+                    FleetCode::BackendError,
+                    format!("the engine runs on the backend {kind}, which this deployment does not manage"),
+                )
+                .with(json!({"retrying": false}))),
                 OpenOutcome::Missing => Err(no_engine()),
             }
         })
@@ -243,6 +267,7 @@ impl Core {
         if let Some(old) = old {
             params["superseded"] = json!(old.kind);
             params["superseded_id"] = json!(old.id);
+            params["superseded_at"] = json!(old.started_at);
         }
         Open {
             engine_id: engine.id,
@@ -251,6 +276,7 @@ impl Core {
             operation: self.new_operation(kind, old.is_some(), params, actor, request_id),
             supersede: old.map(|o| o.id),
             fence: None,
+            backend: Some(self.backend.kind()),
             audit: Vec::new(),
         }
     }
@@ -267,7 +293,9 @@ impl Core {
         let mut displaced = false;
         for _ in 0..ROUNDS_MAX {
             let found = self.registry.find(caller.product.id, user).await?.ok_or_else(no_engine)?;
-            let (operation, forgive) = match meet(request, Some(standing(&found))) {
+            let meeting = meet(request, Some(standing(&found)));
+            let _place = self.place_for(&meeting)?;
+            let (operation, forgive) = match meeting {
                 // A later request took the place of this one: the last word stands, or the two would go on taking
                 // each other's place.
                 Meeting::Open(_) | Meeting::Supersede(_) if displaced => {
@@ -383,6 +411,7 @@ impl Core {
         engine_version: Option<String>,
         idempotency: Option<Idempotency>,
     ) -> Result<Held<ProvisionResponse>, FleetError> {
+        let _place = self.place()?;
         match self.reserve(caller, user, engine_version, idempotency, "endpoint").await? {
             Reserved::New(operation) => self.provisioned(caller, user, operation).await,
             Reserved::Replayed(engine) => self.replayed(caller, user, engine).await,
@@ -559,7 +588,11 @@ impl Core {
                 request_id: request_id.clone(),
             };
             let slug = product.slug.as_str();
-            let operation = match (meet(request, found.as_ref().map(standing)), &found) {
+            let meeting = meet(request, found.as_ref().map(standing));
+            let _place = self.place_for(&meeting).inspect_err(|e| {
+                crate::telemetry::admitted(slug, e.code.as_str());
+            })?;
+            let operation = match (meeting, &found) {
                 (Meeting::Answer(Answer::Admitted), Some(found)) => {
                     match self.grant(&hash, &product, found).await {
                         Ok(Some(answer)) => {
@@ -698,9 +731,7 @@ impl Core {
             return Err(error);
         };
         let policy = parse_policy(&product)?;
-        self.rates
-            .check(product.id, policy.rate_limit_rpm, Timestamp::now())
-            .map_err(rate_limited)?;
+        self.rates.check(product.id, policy.rate_limit_rpm, Timestamp::now()).map_err(rate_limited)?;
         let until = found.engine.admit_lease_until.ok_or(error)?;
         Ok(Held::at_once(AdmitResponse::admitted(self.record(&found, true)?, until)))
     }
@@ -794,7 +825,9 @@ impl Core {
         for _ in 0..ROUNDS_MAX {
             let found = self.registry.find(caller.product.id, user).await?.ok_or_else(no_engine)?;
             let answer = SleepResponse { status: Status::Sleeping.to_string(), engine_id: found.engine.id };
-            let operation = match meet(Request::Sleep, Some(standing(&found))) {
+            let meeting = meet(Request::Sleep, Some(standing(&found)));
+            let _place = self.place_for(&meeting)?;
+            let operation = match meeting {
                 Meeting::Answer(_) => return Ok(Held::at_once(answer)),
                 Meeting::Refuse(code) => return Err(refusal(code, &found)),
                 Meeting::Join | Meeting::JoinClearingCounters => match self.joined(&found).await {

@@ -7,6 +7,7 @@ use crate::registry::rows::{AuditEntry, Engine, Found};
 use crate::telemetry::{self, RestartedBy, Transition};
 use fleet::audit::AuditAction;
 use fleet::lifecycle::{FailureReason, Status};
+use fleet::operation::OperationKind;
 use fleet::restart::Next;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -59,7 +60,8 @@ pub(crate) fn crash(
     (patch, entry(found, AuditAction::HealthFailed, metadata))
 }
 
-/// Marks a running engine failed, with its next restart; `None` when the row moved on or an operation is open.
+/// Marks a running engine failed, with its next restart; `None` when the row moved on or an operation is open. A key
+/// rotation touches no object and hides no failure: that it has begun or ended shows in the revision.
 pub(crate) async fn fail(
     core: &Arc<Core>,
     found: &Found,
@@ -76,10 +78,11 @@ pub(crate) async fn fail(
             json!({"attempts": attempts, "reason": reason, "from": Status::Failed, "to": Status::Failed});
         audit.push(entry(found, AuditAction::AutoRestartGaveUp, metadata));
     }
+    let beside_rotation = found.operation.as_ref().is_some_and(|open| open.kind == OperationKind::RotateKey);
     let change = Change {
         engine_id: found.engine.id,
         revision: found.engine.revision,
-        only_without_operation: true,
+        only_without_operation: !beside_rotation,
         patch,
         audit,
     };

@@ -1,8 +1,8 @@
 //! Deleting a product: its key is dead at once, every engine is destroyed, then the row goes.
 
 use crate::core::Core;
-use crate::registry::ProductRemoval;
 use crate::registry::rows::{AuditEntry, Found, Product};
+use crate::registry::{DeletionMark, ProductRemoval};
 use contract::fleet_api::DeleteProductResponse;
 use contract::{FleetCode, FleetError, RequestId};
 use fleet::audit::AuditAction;
@@ -28,15 +28,18 @@ impl Core {
         destroy_engines: bool,
         request_id: &RequestId,
     ) -> Result<DeleteProductResponse, FleetError> {
-        let left = self.registry.count_engines(product.id).await?;
-        if left > 0 && !destroy_engines {
-            return Err(FleetError::new(
-                FleetCode::ProductNotEmpty,
-                format!("the product still has {left} engines; destroy them or say destroy_engines=true"),
-            )
-            .with(json!({"engines": left})));
-        }
-        self.registry.mark_deleting(product.id).await?;
+        let left = match self.registry.mark_deleting(product.id, destroy_engines).await? {
+            DeletionMark::Deleting(left) => left,
+            DeletionMark::EnginesLeft(left) => {
+                return Err(FleetError::new(
+                    FleetCode::ProductNotEmpty,
+                    format!("the product still has {left} engines; destroy them or say destroy_engines=true"),
+                )
+                .with(json!({"engines": left})));
+            }
+            // Somebody else removed it meanwhile, which is what was wanted.
+            DeletionMark::Missing => 0,
+        };
         let began = Instant::now();
         let id = product.id;
         let (core, product, request_id) = (Arc::clone(self), product.clone(), request_id.clone());

@@ -21,6 +21,7 @@ use crate::registry::{DatabaseSettings, MigrateError, Registry, RegistryError};
 use crate::supervisor::background::{self, DatabaseClock};
 use crate::watched::{Trust, Watched};
 use crate::{telemetry, version};
+use backends::EngineBackend;
 use chassis::config::{Report, Source, Values};
 use chassis::drain::{Deadline, Drain};
 use chassis::telemetry::{LogLevel, LogSettings, Scrub, install, last_words};
@@ -266,6 +267,15 @@ async fn build(config: Config, drain: &Drain, maker: Option<PlaceMaker>) -> Resu
         None => places::place(&config, &instance).await.map_err(|e| Stop::new(CONFIGURATION, e))?,
     };
     let (backend, trust) = Watched::new(place.backend);
+    let elsewhere = registry.count_other_backends(backend.kind()).await;
+    let elsewhere = elsewhere.map_err(|e| Stop::new(FAILURE, e.to_string()))?;
+    if elsewhere > 0 {
+        tracing::warn!(
+            engines = elsewhere,
+            backend = backend.kind().as_str(),
+            "engines of another backend are in the registry; they stay untouched and unmanaged"
+        );
+    }
     let fail_points = FailPoints::default();
     if let Some(name) = Values::process().get("ORCH_TEST_FAIL_POINT") {
         fail_points.arm(&name, Failure::Kill);

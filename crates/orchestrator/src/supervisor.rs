@@ -17,11 +17,13 @@ pub(crate) mod view;
 
 use crate::core::Core;
 use crate::telemetry;
+use contract::EngineId;
 use fleet::orphans::{Absence, Orphans};
 use fleet::plan::Rules;
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +47,8 @@ pub(crate) struct Supervisor {
     looks: Arc<Semaphore>,
     probes: Arc<Semaphore>,
     sleeps: Arc<Semaphore>,
+    /// Engines whose object is being stopped or removed outside any operation, or waits for that.
+    slow: Mutex<HashSet<EngineId>>,
     orphans: Mutex<Orphans>,
     absence: Mutex<Absence>,
     brake: Mutex<fleet::health::FailureBrake>,
@@ -65,7 +69,7 @@ impl Supervisor {
 
     /// True while this tenure may act.
     pub(crate) fn holds(&self) -> bool {
-        !self.over.is_cancelled()
+        !self.over.is_cancelled() && self.core.pulse.may_supervise()
     }
 
     /// Runs a piece of work about one engine in its own task: its failure or panic ends nothing else.
@@ -78,6 +82,36 @@ impl Supervisor {
             }
         });
     }
+
+    /// Stops or removes an engine's object in its own task, with one of the places for stops: it may take as long as
+    /// a drain, and looks must go on meanwhile. Nothing happens while that is under way for the same engine.
+    pub(crate) fn spawn_slow(
+        self: &Arc<Self>,
+        id: EngineId,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        if !self.slow.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
+            return;
+        }
+        let mark = SlowMark { supervisor: Arc::clone(self), id };
+        self.spawn(async move {
+            let stops = Arc::clone(&mark.supervisor.core.stops);
+            let Ok(_place) = stops.acquire_owned().await else { return };
+            work.await;
+        });
+    }
+}
+
+/// One engine in [`Supervisor::slow`], for as long as this lives.
+struct SlowMark {
+    supervisor: Arc<Supervisor>,
+    id: EngineId,
+}
+
+impl Drop for SlowMark {
+    fn drop(&mut self) {
+        self.supervisor.slow.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
 }
 
 /// Supervises until `over`; returns when every loop has ended.
@@ -89,6 +123,7 @@ pub(crate) async fn tenure(core: Arc<Core>, over: CancellationToken) {
         looks: Arc::new(Semaphore::new(LOOKS_MAX)),
         probes: Arc::new(Semaphore::new(PROBES_MAX)),
         sleeps: Arc::new(Semaphore::new(SLEEPS_MAX)),
+        slow: Mutex::default(),
         orphans: Mutex::default(),
         absence: Mutex::default(),
         brake: Mutex::default(),
@@ -149,7 +184,8 @@ pub(crate) async fn every<E, R, S>(
             Ok(()) => telemetry::loop_ran(name, began.elapsed()),
             Err(error) => telemetry::loop_failed(name, &error),
         }
-        due = Instant::now() + period;
+        // From the beginning of the round: one that takes many periods is late, too.
+        due = began + period;
         tokio::select! {
             () = tokio::time::sleep(period) => {}
             () = signal() => due = Instant::now(),

@@ -13,6 +13,7 @@ mod starting;
 use crate::claims::Claim;
 use crate::core::{Core, backend_error};
 use crate::gate::Promise;
+use crate::registry::ENGINE_GONE;
 use crate::registry::ProductRef;
 use crate::registry::RegistryError;
 use crate::registry::change::{EnginePatch, Finish, Outcome};
@@ -46,6 +47,9 @@ const AWAY_MAX: Duration = Duration::from_secs(15);
 const COMMITS_MAX: u32 = 8;
 /// Waits between tries to reach the database from inside a step.
 const DATABASE_AGAIN: Duration = Duration::from_millis(200);
+/// Reads of an engine that end in a defect before its operation is closed. More holds callers in vain; fewer lets a
+/// passing defect end an operation.
+const LOAD_DEFECTS_MAX: u32 = 5;
 
 /// How far back superseded operations are followed. Each of them was opened within the lease of the one before, so
 /// more than these have long ended; fewer would let two executors act on one object.
@@ -232,6 +236,7 @@ async fn run(core: Arc<Core>, operation: Operation, claim: Arc<Claim>, promise: 
 impl Work {
     /// Reads what the steps need; waits for the database as long as the claim holds.
     async fn load(core: &Arc<Core>, operation: &Operation, claim: &Arc<Claim>) -> Option<Work> {
+        let mut defects = 0;
         loop {
             let read = async {
                 let found = core.registry.found(operation.engine_id).await?;
@@ -254,16 +259,36 @@ impl Work {
                         promise: None,
                     });
                 }
-                Ok(None) => return None,
+                Ok(None) => {
+                    Self::close(core, operation, ENGINE_GONE).await;
+                    return None;
+                }
                 Err(error) if error.is_unavailable() && claim.holds() => {
                     tokio::time::sleep(DATABASE_AGAIN).await;
                 }
+                Err(error) if error.is_unavailable() => return None,
                 Err(error) => {
                     tracing::error!(%error, "cannot read the engine of this operation");
+                    defects += 1;
+                    if defects < LOAD_DEFECTS_MAX && claim.holds() {
+                        tokio::time::sleep(DATABASE_AGAIN).await;
+                        continue;
+                    }
+                    let told = ("INTERNAL", "the row of the engine cannot be read; the log has the reason");
+                    Self::close(core, operation, told).await;
                     return None;
                 }
             }
         }
+    }
+
+    /// Ends an operation that can never be performed, so that nobody waits for it for ever.
+    async fn close(core: &Core, operation: &Operation, error: (&str, &str)) {
+        match core.registry.close_broken(operation.id, operation.claim, error).await {
+            Ok(closed) => tracing::warn!(closed, "the operation cannot be performed: {}", error.1),
+            Err(error) => tracing::warn!(%error, "cannot close an operation that cannot be performed"),
+        }
+        core.hub.poke(operation.id);
     }
 
     fn engine(&self) -> &Engine {

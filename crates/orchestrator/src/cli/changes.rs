@@ -91,6 +91,7 @@ fn opening(found: &Found, kind: OperationKind, supersede: bool) -> Open {
         operation: unowned(kind, old.is_some(), params),
         supersede: old.map(|o| o.id),
         fence: None,
+        backend: None,
         audit: Vec::new(),
     }
 }
@@ -100,7 +101,7 @@ async fn perform(
     db: &Database,
     reference: &str,
     request: Request,
-    prepare: impl Fn(&mut Open) + Sync,
+    prepare: impl Fn(&Found, &mut Open) + Sync,
 ) -> Result<Operation, Stop> {
     let (product, user) = db.user(reference).await?;
     for _ in 0..ROUNDS_MAX {
@@ -122,10 +123,10 @@ async fn perform(
             }
         };
         let mut open = opening(&found, kind, supersede);
-        prepare(&mut open);
+        prepare(&found, &mut open);
         match db.registry.open(&open).await? {
             OpenOutcome::Opened(opened) => return waiting::until_done(db, opened.1.id).await,
-            OpenOutcome::Unchanged => {}
+            OpenOutcome::Unchanged | OpenOutcome::OtherBackend(_) => {}
             OpenOutcome::Missing => return Err(no_engine()),
         }
     }
@@ -217,17 +218,17 @@ fn allowed_image(db: &Database, product: &Product, version: Option<&str>) -> Res
 
 /// Starts it.
 pub async fn start(db: &Database, reference: &str) -> Result<(), Stop> {
-    perform(db, reference, Request::Start, |_| {}).await.map(drop)
+    perform(db, reference, Request::Start, |_, _| {}).await.map(drop)
 }
 
 /// Stops it until somebody starts it.
 pub async fn stop(db: &Database, reference: &str) -> Result<(), Stop> {
-    perform(db, reference, Request::Stop, |_| {}).await.map(drop)
+    perform(db, reference, Request::Stop, |_, _| {}).await.map(drop)
 }
 
 /// Removes it and its brain.
 pub async fn destroy(db: &Database, reference: &str) -> Result<(), Stop> {
-    perform(db, reference, Request::Destroy, |_| {}).await.map(drop)
+    perform(db, reference, Request::Destroy, |_, _| {}).await.map(drop)
 }
 
 /// Gives it a new key without restart; the answer is the key and the end of the old one's window.
@@ -235,14 +236,17 @@ pub async fn rotate_key(db: &Database, reference: &str) -> Result<(Secret, Optio
     let sealer = db.keys()?;
     let (key, hash) = keys::new_engine_key();
     let sealed = sealed(&sealer, &key);
-    let operation = perform(db, reference, Request::RotateKey, |open| {
-        open.patch.next_key = Some(Some(sealed.clone()));
+    let operation = perform(db, reference, Request::RotateKey, |found, open| {
+        // The engine may have taken the key of an unfinished rotation already: that one is finished, never replaced.
+        if found.engine.next_key.is_none() {
+            open.patch.next_key = Some(Some(sealed.clone()));
+        }
     })
     .await?;
     let (_, found) = db.engine(reference).await?;
     if !keys::same_hash(&found.engine.key.hash, &hash) {
         return Err(Stop::failed(
-            "another rotation came in between; the engine has a key of somebody else's making",
+            "a rotation that was unfinished or came in between was completed instead; say it again for a key of your own",
         ));
     }
     Ok((key, operation.params["previous_key_valid_until"].as_str().map(str::to_owned)))
@@ -266,7 +270,7 @@ pub async fn sleep(db: &Database, reference: &str) -> Result<bool, Stop> {
                     OpenOutcome::Opened(opened) => {
                         return waiting::until_done(db, opened.1.id).await.map(|_| false);
                     }
-                    OpenOutcome::Unchanged => {}
+                    OpenOutcome::Unchanged | OpenOutcome::OtherBackend(_) => {}
                     OpenOutcome::Missing => return Err(no_engine()),
                 }
             }
@@ -345,7 +349,7 @@ pub async fn forget(db: &Database, reference: &str) -> Result<EngineId, Stop> {
         open.operation.owner = Some((ReplicaId::generate(), FORGET_LEASE));
         let (engine, operation) = match db.registry.open(&open).await? {
             OpenOutcome::Opened(opened) => *opened,
-            OpenOutcome::Unchanged => continue,
+            OpenOutcome::Unchanged | OpenOutcome::OtherBackend(_) => continue,
             OpenOutcome::Missing => return Err(no_engine()),
         };
         let finish = Finish {

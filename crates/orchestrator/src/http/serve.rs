@@ -11,7 +11,7 @@ use contract::{FleetCode, FleetError};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Open connections per listener. More cost memory and descriptors; fewer refuse a product's pool of callers.
 const CONNECTIONS_MAX: usize = 4096;
@@ -23,6 +23,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Time without progress after which a reader of an answer is given up. Answers are small.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long an address that is taken is tried again. Longer hides for longer that somebody else has it; shorter
+/// makes a restart after a crash fail on a loaded machine.
+const BIND_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries. Longer delays a restart, shorter only burns a processor.
+const BIND_AGAIN: Duration = Duration::from_millis(20);
 
 /// The limits of both listeners. A held request has no limit here: its operation has one.
 pub fn limits() -> ServerLimits {
@@ -49,9 +55,23 @@ pub async fn bind(public: SocketAddr, internal: SocketAddr) -> io::Result<Listen
     }
     let overload = overload();
     Ok(Listeners {
-        public: Server::bind(public, limits()).await?.when_overloaded(overload.clone()),
-        internal: Server::bind(internal, limits()).await?.when_overloaded(overload),
+        public: bind_one(public).await?.when_overloaded(overload.clone()),
+        internal: bind_one(internal).await?.when_overloaded(overload),
     })
+}
+
+/// A predecessor that was killed while it was starting an engine's process leaves its sockets to that child until
+/// the child runs its program: moments, unless the address is somebody else's.
+async fn bind_one(address: SocketAddr) -> io::Result<Server> {
+    let began = Instant::now();
+    loop {
+        match Server::bind(address, limits()).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < BIND_PATIENCE => {
+                tokio::time::sleep(BIND_AGAIN).await;
+            }
+            bound => return bound,
+        }
+    }
 }
 
 fn overload() -> Overload {

@@ -122,6 +122,8 @@ pub struct Open {
     pub supersede: Option<OperationId>,
     /// `Some(t0)`: passes only without an admit lease that reaches past t0 − 2 s (§6.4).
     pub fence: Option<Timestamp>,
+    /// `Some(kind)`: passes only on an engine of this backend. `None` for what asks nothing of a backend itself.
+    pub backend: Option<BackendKind>,
     /// Rows for the log (opening rows of `restart`).
     pub audit: Vec<AuditEntry>,
 }
@@ -133,6 +135,8 @@ pub enum OpenOutcome {
     Opened(Box<(Engine, Operation)>),
     /// The row changed, another operation is open, or the fence did not pass: read again.
     Unchanged,
+    /// The engine lives on this other backend; nothing was changed.
+    OtherBackend(BackendKind),
     /// There is no such engine.
     Missing,
 }

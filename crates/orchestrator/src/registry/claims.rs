@@ -11,6 +11,7 @@ use super::lease::millis;
 use super::notify::Notice;
 use super::{Found, Operation, Registry, RegistryError};
 use contract::{EngineId, OperationId, ReplicaId};
+use fleet::lifecycle::BackendKind;
 use fleet::operation::{OperationStatus, Step};
 use serde_json::Value;
 use std::time::Duration;
@@ -30,12 +31,24 @@ macro_rules! claim_set {
     };
 }
 
+/// Leaves out operations on engines of another backend. One without an engine passes: it is closed.
+macro_rules! of_backend {
+    ($kind:literal) => {
+        concat!(
+            " AND NOT EXISTS (SELECT 1 FROM engines e WHERE e.id = operations.engine_id AND e.backend <> ",
+            $kind,
+            ")"
+        )
+    };
+}
+
 const CLAIM_NEXT: Query = Query::new(
     "claim_next",
     concat!(
         claim_set!(),
         "WHERE o.id = (SELECT id FROM operations WHERE ",
         claimable!(),
+        of_backend!("$3"),
         " ORDER BY started_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING ",
         operation_columns!()
     ),
@@ -59,16 +72,18 @@ const CLAIM_OWN: Query = Query::new(
     concat!(
         claim_set!(),
         "WHERE o.id = (SELECT id FROM operations WHERE status = 'open' AND owner = $1 AND id <> ALL($3::uuid[]) \
-           AND lease_until < clock_timestamp() + $2::bigint * INTERVAL '0.5 millisecond' ORDER BY started_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING ",
+           AND lease_until < clock_timestamp() + $2::bigint * INTERVAL '0.5 millisecond'",
+        of_backend!("$4"),
+        " ORDER BY started_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING ",
         operation_columns!()
     ),
 );
 
-/// An operation whose engine is gone can never end by itself.
+/// An operation whose engine is gone, or cannot be read, can never end by itself.
 const CLOSE_ORPHAN: Query = Query::new(
     "close_orphan",
-    "UPDATE operations SET status = 'failed', finished_at = clock_timestamp(), error_code = 'ENGINE_NOT_FOUND', \
-     error_message = 'the engine is gone' WHERE id = $1 AND claim = $2 AND status = 'open' RETURNING id",
+    "UPDATE operations SET status = 'failed', finished_at = clock_timestamp(), error_code = $3, \
+     error_message = $4 WHERE id = $1 AND claim = $2 AND status = 'open' RETURNING engine_id",
 );
 
 const STEP: Query = Query::new(
@@ -114,26 +129,58 @@ const SETTLED: Query = Query::new(
 /// heap of leftovers; fewer only spreads them over more calls.
 const ORPHANS_PER_CALL: usize = 16;
 
+/// Why an operation without an engine ends: code and message.
+pub const ENGINE_GONE: (&str, &str) = ("ENGINE_NOT_FOUND", "the engine is gone");
+
 impl Registry {
-    /// Claims the oldest operation that nobody works on and that is due, with its engine.
+    /// Claims the oldest operation on an engine of this backend that nobody works on and that is due, with its
+    /// engine.
     pub async fn claim_next(
         &self,
         me: ReplicaId,
+        backend: BackendKind,
         lease: Duration,
     ) -> Result<Option<(Operation, Found)>, RegistryError> {
         for _ in 0..ORPHANS_PER_CALL {
             let conn = self.database.conn().await?;
-            let Some(row) = conn.maybe(&CLAIM_NEXT, &[&me.uuid(), &millis(lease)]).await? else {
-                return Ok(None);
-            };
+            let row = conn.maybe(&CLAIM_NEXT, &[&me.uuid(), &millis(lease), &backend.as_str()]).await?;
+            let Some(row) = row else { return Ok(None) };
             let operation = Cells::of(&row).operation()?;
             if let Some(row) = conn.maybe(&FOUND, &[&operation.engine_id.uuid()]).await? {
                 return Ok(Some((operation, Cells::of(&row).found()?)));
             }
-            conn.rows(&CLOSE_ORPHAN, &[&operation.id.uuid(), &operation.claim]).await?;
+            drop(conn);
+            self.close_broken(operation.id, operation.claim, ENGINE_GONE).await?;
             tracing::warn!(operation.id = %operation.id, engine.id = %operation.engine_id, "an open operation had no engine; closed");
         }
         Ok(None)
+    }
+
+    /// Ends an operation as failed that nobody can perform; touches no engine. False when the claim was lost.
+    pub async fn close_broken(
+        &self,
+        id: OperationId,
+        claim: i64,
+        error: (&str, &str),
+    ) -> Result<bool, RegistryError> {
+        retried!(self.close_broken_once(id, claim, error))
+    }
+
+    async fn close_broken_once(
+        &self,
+        id: OperationId,
+        claim: i64,
+        (code, message): (&str, &str),
+    ) -> Result<bool, Fault> {
+        let mut conn = self.database.conn().await?;
+        let tx = conn.begin().await?;
+        let Some(row) = tx.maybe(&CLOSE_ORPHAN, &[&id.uuid(), &claim, &code, &message]).await? else {
+            return Ok(false);
+        };
+        let engine = EngineId::from_uuid(Cells::of(&row).cell()?);
+        tx.tell(&[Notice::Operation { id, engine, status: OperationStatus::Failed }]).await?;
+        tx.commit().await?;
+        Ok(true)
     }
 
     /// Claims again the oldest operation that this replica owns and none of whose executors works on. `held` names
@@ -142,11 +189,12 @@ impl Registry {
         &self,
         me: ReplicaId,
         held: &[OperationId],
+        backend: BackendKind,
         lease: Duration,
     ) -> Result<Option<Operation>, RegistryError> {
         let held: Vec<Uuid> = held.iter().map(|id| id.uuid()).collect();
         let conn = self.database.conn().await?;
-        let row = conn.maybe(&CLAIM_OWN, &[&me.uuid(), &millis(lease), &held]).await?;
+        let row = conn.maybe(&CLAIM_OWN, &[&me.uuid(), &millis(lease), &held, &backend.as_str()]).await?;
         row.map(|row| Cells::of(&row).operation()).transpose()
     }
 

@@ -45,6 +45,9 @@ const DEGRADED_COUNT: Query = Query::new(
      WHERE ($1::uuid IS NULL OR e.product_id = $1) AND e.status = 'running' AND v.degraded",
 );
 
+const OTHER_BACKENDS: Query =
+    Query::new("other_backends", "SELECT count(*) FROM engines WHERE backend <> $1");
+
 const SNAPSHOT: Query = Query::new(
     "snapshot",
     concat!(
@@ -93,6 +96,12 @@ impl Registry {
     pub async fn degraded_count(&self, product: Option<ProductId>) -> Result<i64, RegistryError> {
         let conn = self.database.conn().await?;
         Cells::of(&conn.one(&DEGRADED_COUNT, &[&product.map(ProductId::uuid)]).await?).cell()
+    }
+
+    /// Engines that live on any other backend than this one.
+    pub async fn count_other_backends(&self, backend: BackendKind) -> Result<i64, RegistryError> {
+        let conn = self.database.conn().await?;
+        Cells::of(&conn.one(&OTHER_BACKENDS, &[&backend.as_str()]).await?).cell()
     }
 
     /// Hands over every engine of a backend with its product's slug, page by page in the order of ids. The answer

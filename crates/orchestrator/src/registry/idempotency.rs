@@ -17,8 +17,15 @@ pub struct Housekeeping {
     pub quarantines: i64,
 }
 
-/// Rows of each kind removed by one sweep. More could meet the statement limit; fewer falls behind on busy fleets
-/// (one sweep per hour).
+impl Housekeeping {
+    /// True when this sweep met its limit, so that more may be left.
+    pub fn is_full(&self) -> bool {
+        [self.idempotency_keys, self.operations, self.quarantines].iter().any(|&removed| removed >= SWEEP)
+    }
+}
+
+/// Rows of each kind removed by one sweep. More could meet the statement limit; fewer needs more sweeps on
+/// busy fleets.
 const SWEEP: i64 = 10_000;
 
 const SWEEP_KEYS: Query = Query::new(

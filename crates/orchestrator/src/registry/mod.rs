@@ -32,6 +32,7 @@ pub mod notify;
 
 pub use audit::{AuditFilter, FleetMetrics};
 pub use change::*;
+pub use claims::ENGINE_GONE;
 pub use db::DatabaseSettings;
 pub use engines::RepickOutcome;
 pub use error::RegistryError;
@@ -39,7 +40,7 @@ pub use idempotency::Housekeeping;
 pub use migrate::{MigrateError, MigrationReport, SchemaStatus};
 pub use notify::Notice;
 pub use partitions::{AuditSizes, Partition, PruneReport};
-pub use products::{ProductRef, ProductRemoval};
+pub use products::{DeletionMark, ProductRef, ProductRemoval};
 pub use rows::*;
 
 use cells::Cells;

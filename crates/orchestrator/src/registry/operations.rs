@@ -111,6 +111,9 @@ impl Registry {
                 Written::Refused => return Ok(OpenOutcome::Unchanged),
                 Written::Missing => return Ok(OpenOutcome::Missing),
             };
+        if open.backend.is_some_and(|kind| kind != engine.backend) {
+            return Ok(OpenOutcome::OtherBackend(engine.backend));
+        }
         if let Some(old) = open.supersede {
             let Some(row) = tx.maybe(&SUPERSEDE, &[&old.uuid(), &open.engine_id.uuid()]).await? else {
                 return Ok(OpenOutcome::Unchanged);

@@ -23,6 +23,17 @@ pub enum ProductRef {
     Slug(Slug),
 }
 
+/// What became of the wish to delete a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeletionMark {
+    /// It is being deleted, with this many engines to destroy.
+    Deleting(i64),
+    /// It has this many engines that nobody allowed to destroy; nothing was changed.
+    EnginesLeft(i64),
+    /// There is no such product.
+    Missing,
+}
+
 /// What became of the removal of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProductRemoval {
@@ -105,7 +116,7 @@ const ROTATE: Query = Query::new(
 
 const MARK_DELETING: Query = Query::new(
     "mark_deleting",
-    "UPDATE products SET deleting = TRUE, updated_at = clock_timestamp() WHERE id = $1 RETURNING id",
+    "UPDATE products SET deleting = TRUE, updated_at = clock_timestamp() WHERE id = $1",
 );
 
 const LOCK_PRODUCT_ROW: Query =
@@ -256,18 +267,30 @@ impl Registry {
         Ok(Some(ends))
     }
 
-    /// From now on the product's keys are dead and it gets no new engines; false when there is no such product.
-    pub async fn mark_deleting(&self, id: ProductId) -> Result<bool, RegistryError> {
-        retried!(self.mark_deleting_once(id))
+    /// From now on the product's keys are dead and it gets no new engines. With engines left only when they may be
+    /// destroyed; they are counted under the lock that a reservation takes, so none slips in between.
+    pub async fn mark_deleting(
+        &self,
+        id: ProductId,
+        destroy_engines: bool,
+    ) -> Result<DeletionMark, RegistryError> {
+        retried!(self.mark_deleting_once(id, destroy_engines))
     }
 
-    async fn mark_deleting_once(&self, id: ProductId) -> Result<bool, Fault> {
+    async fn mark_deleting_once(&self, id: ProductId, destroy_engines: bool) -> Result<DeletionMark, Fault> {
         let mut conn = self.database.conn().await?;
         let tx = conn.begin().await?;
-        let there = tx.maybe(&MARK_DELETING, &[&id.uuid()]).await?.is_some();
+        if tx.maybe(&LOCK_PRODUCT_ROW, &[&id.uuid()]).await?.is_none() {
+            return Ok(DeletionMark::Missing);
+        }
+        let left: i64 = Cells::of(&tx.one(&COUNT_ENGINES, &[&id.uuid()]).await?).cell()?;
+        if left > 0 && !destroy_engines {
+            return Ok(DeletionMark::EnginesLeft(left));
+        }
+        tx.rows(&MARK_DELETING, &[&id.uuid()]).await?;
         tx.tell(&[Notice::Product { id }]).await?;
         tx.commit().await?;
-        Ok(there)
+        Ok(DeletionMark::Deleting(left))
     }
 
     /// Removes a product that has no engines, with its row for the log.

@@ -6,8 +6,10 @@ use crate::registry::RegistryError;
 use crate::registry::notify::Notice;
 use crate::watched::Trust;
 use crate::{telemetry, work};
+use backends::BackendError;
 use contract::{FleetError, Timestamp};
 use fleet::operation::OperationStatus;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -20,8 +22,14 @@ const CLAIMS: Duration = Duration::from_secs(5);
 const CLAIMED_MAX: usize = 1024;
 /// Period of the look at database and backend for /health (§3.4 endpoint 21: at most 1 s old).
 const PULSE: Duration = Duration::from_secs(1);
+/// Looks in a row to which the backend may be too slow before its calls are refused unasked. More trusts a hung daemon
+/// for longer; fewer refuses every start under way because one answer was late.
+const SLOW_PINGS_MAX: u32 = 2;
 /// Vitals are written at most this old (§12.2).
 const VITALS: Duration = Duration::from_secs(5);
+/// Longest writing of vitals before the lease goes. Longer leaves the fleet without a supervisor; shorter loses what
+/// the last probes saw when the database is slow.
+const LAST_VITALS: Duration = Duration::from_secs(2);
 /// Rows per statement (§11.2).
 const VITALS_ROWS_MAX: usize = 1000;
 /// Refusals are written once a minute (§9.2).
@@ -59,7 +67,7 @@ async fn claims(core: Arc<Core>, over: CancellationToken) {
         }
         while core.claims.count() < CLAIMED_MAX {
             let sent = Instant::now();
-            let Some((operation, _)) = core.registry.claim_next(core.replica, core.config.operation_lease_s).await? else {
+            let Some((operation, _)) = core.registry.claim_next(core.replica, core.backend.kind(), core.config.operation_lease_s).await? else {
                 break;
             };
             tracing::info!(operation_id = %operation.id, engine_id = %operation.engine_id, kind = operation.kind.as_str(),
@@ -76,7 +84,10 @@ async fn take_up_own(core: &Arc<Core>) -> Result<(), RegistryError> {
     let held: Vec<_> = core.claims.held().into_iter().map(|(id, _)| id).collect();
     for _ in 0..CLAIMED_MAX {
         let sent = Instant::now();
-        let mine = core.registry.claim_own(core.replica, &held, core.config.operation_lease_s).await?;
+        let mine = core
+            .registry
+            .claim_own(core.replica, &held, core.backend.kind(), core.config.operation_lease_s)
+            .await?;
         let Some(operation) = mine else { break };
         work::spawn(core, operation, sent);
     }
@@ -151,12 +162,18 @@ async fn lease(core: Arc<Core>, over: CancellationToken) {
     let mut believed_until = Instant::now();
     loop {
         let sent = Instant::now();
+        let patience = match &tenure_now {
+            // Not past the moment up to which the lease is believed in.
+            Some(_) => period.min(believed_until.saturating_duration_since(sent)),
+            None => period,
+        };
         let attempt =
-            tokio::time::timeout(period, core.registry.try_lease(core.replica, &core.replica_name, ttl))
+            tokio::time::timeout(patience, core.registry.try_lease(core.replica, &core.replica_name, ttl))
                 .await;
         match attempt {
             Ok(Ok(Some(epoch))) => {
                 believed_until = sent + ttl.saturating_sub(DISTRUST);
+                core.pulse.believe_until(believed_until);
                 core.pulse.saw_supervisor();
                 core.pulse.set_supervisor(Some(epoch));
                 if tenure_now.is_none() {
@@ -168,12 +185,12 @@ async fn lease(core: Arc<Core>, over: CancellationToken) {
             }
             Ok(Ok(None)) => {
                 core.pulse.saw_supervisor();
-                end(&core, &mut tenure_now).await;
+                end(&core, &mut tenure_now, None).await;
             }
             Ok(Err(_)) | Err(_) => {}
         }
         if Instant::now() >= believed_until {
-            end(&core, &mut tenure_now).await;
+            end(&core, &mut tenure_now, Some(believed_until + DISTRUST)).await;
         }
         // Wakes in time to stop acting when renewals fail.
         let pause = if tenure_now.is_some() {
@@ -189,19 +206,34 @@ async fn lease(core: Arc<Core>, over: CancellationToken) {
         }
     }
     let held = tenure_now.is_some();
-    end(&core, &mut tenure_now).await;
+    end(&core, &mut tenure_now, Some(believed_until + DISTRUST)).await;
     if held && let Err(error) = core.registry.release_lease(core.replica).await {
         tracing::debug!(%error, "cannot give the supervisor lease back; it ends by itself");
     }
 }
 
-async fn end(core: &Core, tenure_now: &mut Option<(CancellationToken, tokio::task::JoinHandle<()>)>) {
+/// Ends the tenure. Vitals go to the row before a successor reads it (`ours`: until when the lease is certainly this
+/// replica's; `None`: it is another's already), and what is not written by then is dropped: later it would overwrite
+/// what the successor saw.
+async fn end(
+    core: &Core,
+    tenure_now: &mut Option<(CancellationToken, tokio::task::JoinHandle<()>)>,
+    ours: Option<Instant>,
+) {
     if let Some((stop, handle)) = tenure_now.take() {
         core.pulse.set_supervisor(None);
         stop.cancel();
         if let Err(error) = handle.await {
             tracing::error!(%error, "a supervisor loop broke off");
         }
+        let left = ours.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
+        if !left.is_zero() {
+            let written = tokio::time::timeout(left.min(LAST_VITALS), flush_vitals(core)).await;
+            if !matches!(written, Ok(Ok(()))) {
+                tracing::warn!("the last vitals of this supervisor are lost");
+            }
+        }
+        core.vitals.lock().unwrap_or_else(PoisonError::into_inner).clear();
         telemetry::supervisor_lost();
     }
 }
@@ -209,6 +241,7 @@ async fn end(core: &Core, tenure_now: &mut Option<(CancellationToken, tokio::tas
 /// Looks at the database and at the backend's identity.
 async fn pulse(core: Arc<Core>, trust: Trust, over: CancellationToken) {
     let identity = Mutex::new(core.instance.backend_identity.clone());
+    let slow = AtomicU32::new(0);
     every("pulse", PULSE, over, never, || async {
         let database = tokio::time::timeout(PULSE, core.registry.now()).await;
         let up = match database {
@@ -226,16 +259,33 @@ async fn pulse(core: Arc<Core>, trust: Trust, over: CancellationToken) {
                 tracing::warn!("the database cannot be reached");
             }
         }
+        // A replica that changes nothing never tries the lease; it looks whether somebody holds it.
+        if up
+            && core.config.read_only
+            && let Ok(Ok(Some((_, until)))) = tokio::time::timeout(PULSE, core.registry.lease_holder()).await
+            && until > core.clock.now()
+        {
+            core.pulse.saw_supervisor();
+        }
         let known = identity.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let answer = core.backend.ping().await;
         let backend = match answer {
             Ok(found) => {
-                core.host_cpus.store(found.cpus.unwrap_or(0), std::sync::atomic::Ordering::Relaxed);
-                confirm(&core, &identity, known, &found.id).await
+                slow.store(0, Ordering::Relaxed);
+                core.host_cpus.store(found.cpus.unwrap_or(0), Ordering::Relaxed);
+                let known_one = confirm(&core, &identity, known, &found.id).await;
+                trust.set(known_one);
+                known_one
             }
-            Err(_) => false,
+            // A daemon under load is slow before it is gone: nothing new is opened, but calls under way go on.
+            Err(BackendError::TimedOut { .. }) if slow.fetch_add(1, Ordering::Relaxed) < SLOW_PINGS_MAX => {
+                false
+            }
+            Err(_) => {
+                trust.set(false);
+                false
+            }
         };
-        trust.set(backend);
         if core.pulse.set_backend(backend) {
             if backend {
                 tracing::info!(backend = core.backend.kind().as_str(), "the backend answers");
@@ -251,6 +301,8 @@ async fn pulse(core: Arc<Core>, trust: Trust, over: CancellationToken) {
         telemetry::health(up && backend && core.pulse.supervisor_ok(), up, core.backend.kind(), backend);
         let (in_use, size) = core.registry.pool_gauges();
         telemetry::pool(in_use, size);
+        let places = core.config.admit_waiters_max;
+        telemetry::waiters(places.saturating_sub(core.waiters.available_permits()));
         core.gate.tick();
         let (permits, depths) = core.gate.gauges();
         telemetry::start_permits(permits);

@@ -12,7 +12,7 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// The loop.
 pub(super) async fn run(supervisor: Arc<Supervisor>) {
-    while supervisor.holds() {
+    while !supervisor.over.is_cancelled() {
         let began = Instant::now();
         for id in due(&supervisor) {
             let inner = Arc::clone(&supervisor);

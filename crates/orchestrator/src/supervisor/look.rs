@@ -1,7 +1,7 @@
 //! Looking at one engine, and performing what the planner says about it.
 
+use super::Supervisor;
 use super::view::Entry;
-use super::{Supervisor, never};
 use crate::core::Core;
 use crate::discovery::parse_policy;
 use crate::failing;
@@ -25,27 +25,29 @@ const TAIL_LINES: u16 = 50;
 
 /// The loop: engines that somebody asked to be looked at.
 pub(super) async fn run(supervisor: Arc<Supervisor>) {
-    while supervisor.holds() {
-        for id in supervisor.core.nudge.take() {
-            start(&supervisor, id);
-        }
-        tokio::select! {
-            () = supervisor.core.nudge.engine.notified() => {}
+    while !supervisor.over.is_cancelled() {
+        // The place comes first: what waits stays in the queue, which is bounded and has each engine once.
+        let place = tokio::select! {
+            place = Arc::clone(&supervisor.looks).acquire_owned() => place,
             () = supervisor.over.cancelled() => return,
-            () = never() => {}
-        }
+        };
+        let Ok(place) = place else { return };
+        let Some(id) = supervisor.core.nudge.next() else {
+            drop(place);
+            tokio::select! {
+                () = supervisor.core.nudge.engine.notified() => {}
+                () = supervisor.over.cancelled() => return,
+            }
+            continue;
+        };
+        let inner = Arc::clone(&supervisor);
+        supervisor.spawn(async move {
+            if let Err(error) = look(&inner, id).await {
+                crate::telemetry::loop_failed("events", &error);
+            }
+            drop(place);
+        });
     }
-}
-
-/// Looks at one engine in its own task.
-pub(super) fn start(supervisor: &Arc<Supervisor>, id: EngineId) {
-    let inner = Arc::clone(supervisor);
-    supervisor.spawn(async move {
-        let Ok(_place) = Arc::clone(&inner.looks).acquire_owned().await else { return };
-        if let Err(error) = look(&inner, id).await {
-            crate::telemetry::loop_failed("events", &error);
-        }
-    });
 }
 
 /// Reads the row, looks at the object, plans, performs.
@@ -101,7 +103,7 @@ pub(super) async fn perform(
     let id = entry.found.engine.id;
     match step {
         PlanStep::ClaimAndContinue => core.nudge.claims.notify_one(),
-        PlanStep::Observe => start(supervisor, id),
+        PlanStep::Observe => core.nudge.look_at(id),
         PlanStep::OpenOperation(kind) => open(supervisor, &entry.found, kind, json!({})).await,
         PlanStep::OpenRestart => open_restart(supervisor, &entry.found).await,
         PlanStep::OpenWake => open_wake(supervisor, &entry.found).await,
@@ -127,23 +129,30 @@ pub(super) async fn perform(
             }
         }
         // What was seen may be the work of an operation that was opened after the row was read.
-        PlanStep::ThawStranger | PlanStep::StopGivenUp | PlanStep::StopStranger
-            if !is_as_read(core, &entry.found).await? =>
-        {
-            core.nudge.look_at(id);
-        }
+        PlanStep::ThawStranger if !is_as_read(core, &entry.found).await? => core.nudge.look_at(id),
         PlanStep::ThawStranger => {
             tracing::warn!(engine_id = %id, "a running engine was frozen by somebody else; thawing it");
             told(id, "thaw", core.backend.thaw(id).await.err());
         }
         PlanStep::ProbeForRecovery => series(supervisor, id, false),
         PlanStep::StopGivenUp | PlanStep::StopStranger => {
-            tracing::warn!(engine_id = %id, status = entry.found.engine.status.as_str(), "an engine that should be down runs; stopping it");
-            told(id, "stop", core.backend.stop(id, core.config.engine_stop_grace_s).await.err());
+            let (inner, found) = (Arc::clone(supervisor), entry.found.clone());
+            supervisor.spawn_slow(id, async move {
+                if let Err(error) = stop_stranger(&inner, &found).await {
+                    crate::telemetry::loop_failed("reconcile", &error);
+                }
+            });
         }
         PlanStep::Refreeze | PlanStep::StopAgain => refreeze(supervisor, &entry.found).await,
         PlanStep::SleepCandidate => {}
-        PlanStep::RemoveStale { generation } => remove_stale(supervisor, entry, generation).await?,
+        PlanStep::RemoveStale { generation } => {
+            let (inner, entry) = (Arc::clone(supervisor), entry.clone());
+            supervisor.spawn_slow(id, async move {
+                if let Err(error) = remove_stale(&inner, &entry, generation).await {
+                    crate::telemetry::loop_failed("reconcile", &error);
+                }
+            });
+        }
         PlanStep::Adopt { generation } => {
             let old = entry.found.engine.generation;
             let patch = EnginePatch { generation: Some(generation), ..EnginePatch::default() };
@@ -337,6 +346,23 @@ async fn refreeze(supervisor: &Arc<Supervisor>, found: &Found) {
     begun(core.begin(opening).await.err(), found.engine.id);
 }
 
+/// An engine runs that should be down. What was seen may be the work of an operation that was opened after the row
+/// was read, or while this waited for its place.
+async fn stop_stranger(supervisor: &Arc<Supervisor>, found: &Found) -> Result<(), RegistryError> {
+    let (core, id) = (&supervisor.core, found.engine.id);
+    let as_read = is_as_read(core, found).await?;
+    if !supervisor.holds() {
+        return Ok(());
+    }
+    if !as_read {
+        core.nudge.look_at(id);
+        return Ok(());
+    }
+    tracing::warn!(engine_id = %id, status = found.engine.status.as_str(), "an engine that should be down runs; stopping it");
+    told(id, "stop", core.backend.stop(id, core.config.engine_stop_grace_s).await.err());
+    Ok(())
+}
+
 async fn remove_stale(
     supervisor: &Arc<Supervisor>,
     entry: &Entry,
@@ -347,7 +373,9 @@ async fn remove_stale(
     // Looked at again right before: only the old object goes.
     match core.backend.observe(id).await {
         Ok(Observation::Present(object))
-            if object.generation == generation && generation < entry.found.engine.generation =>
+            if supervisor.holds()
+                && object.generation == generation
+                && generation < entry.found.engine.generation =>
         {
             if let Err(error) = core.backend.stop(id, core.config.engine_stop_grace_s).await {
                 told(id, "stop", Some(error));

@@ -11,13 +11,13 @@ use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 
-/// One pass, after the rows were read.
-pub(super) async fn pass(
+/// One pass, after the rows were read. Removals go on in their own tasks: the pass does not wait for them.
+pub(super) fn pass(
     supervisor: &Arc<Supervisor>,
     listed: &HashMap<EngineId, Observation>,
     rows: &HashSet<EngineId>,
     now: Timestamp,
-) -> Result<(), RegistryError> {
+) {
     let core = &supervisor.core;
     let objects: Vec<(EngineId, Option<Timestamp>)> =
         listed.iter().filter_map(|(id, seen)| seen.object().map(|object| (*id, object.created_at))).collect();
@@ -34,9 +34,13 @@ pub(super) async fn pass(
     }
     for id in pass.remove {
         let created = objects.iter().find(|(o, _)| *o == id).and_then(|(_, at)| *at);
-        remove(supervisor, id, created, now).await?;
+        let inner = Arc::clone(supervisor);
+        supervisor.spawn_slow(id, async move {
+            if let Err(error) = remove(&inner, id, created, now).await {
+                telemetry::loop_failed("reconcile", &error);
+            }
+        });
     }
-    Ok(())
 }
 
 async fn remove(

@@ -18,12 +18,13 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// The loop.
 pub(super) async fn run(supervisor: Arc<Supervisor>) {
-    while supervisor.holds() {
+    while !supervisor.over.is_cancelled() {
         let began = Instant::now();
         for (id, address) in due(&supervisor) {
             let Ok(place) = Arc::clone(&supervisor.probes).acquire_owned().await else { return };
             if !supervisor.holds() {
-                return;
+                // The lease loop ends this tenure, or has just renewed it.
+                break;
             }
             let inner = Arc::clone(&supervisor);
             supervisor.spawn(async move {
@@ -46,6 +47,7 @@ pub(super) async fn run(supervisor: Arc<Supervisor>) {
 fn due(supervisor: &Supervisor) -> Vec<(EngineId, SocketAddr)> {
     let interval = supervisor.core.config.health_check_interval_s;
     let now = Instant::now();
+    let clock = supervisor.core.clock.now();
     let mut due = Vec::new();
     for (id, entry) in supervisor.view.lock().iter_mut() {
         let probed = crate::discovery::is_admittable(&entry.found.engine)
@@ -56,7 +58,7 @@ fn due(supervisor: &Supervisor) -> Vec<(EngineId, SocketAddr)> {
             continue;
         }
         let Some(address) = entry.address() else { continue };
-        let at = *entry.next_probe.get_or_insert_with(|| now + until_offset(*id, interval));
+        let at = *entry.next_probe.get_or_insert_with(|| now + until_offset(*id, interval, clock));
         if at <= now {
             // Nobody takes it up again before the probe under way has ended or its time is long over.
             entry.next_probe = Some(now + interval * 4);
@@ -67,9 +69,9 @@ fn due(supervisor: &Supervisor) -> Vec<(EngineId, SocketAddr)> {
 }
 
 /// Time until this engine's place in the interval, the same on every replica.
-fn until_offset(id: EngineId, interval: Duration) -> Duration {
+fn until_offset(id: EngineId, interval: Duration, clock: Timestamp) -> Duration {
     let span = interval.as_millis().max(1);
-    let now = u128::try_from(Timestamp::now().millis()).unwrap_or(0) % span;
+    let now = u128::try_from(clock.millis()).unwrap_or(0) % span;
     let at = offset(id, interval).as_millis();
     Duration::from_millis(u64::try_from((at + span - now) % span).unwrap_or(0))
 }
@@ -81,11 +83,12 @@ async fn probe(supervisor: &Arc<Supervisor>, id: EngineId, address: SocketAddr) 
     let reply = core.prober.get_health(address, core.config.health_check_timeout_s.min(interval)).await;
     let verdict = verdict(&work::outcome(reply));
     telemetry::probe(verdict.word(), began.elapsed());
-    let now = Timestamp::now();
+    // Another supervisor compares what is stored with its own reading: both are the database's.
+    let now = core.clock.now();
     let (vitals, changed, found) = {
         let mut entries = supervisor.view.lock();
         let Some(entry) = entries.get_mut(&id) else { return Ok(()) };
-        entry.next_probe = Some(Instant::now() + until_offset(id, interval).max(interval / 2));
+        entry.next_probe = Some(Instant::now() + until_offset(id, interval, now).max(interval / 2));
         if !crate::discovery::is_admittable(&entry.found.engine) || entry.vitals.backend_restarts == u32::MAX
         {
             return Ok(());

@@ -161,7 +161,7 @@ async fn pass(supervisor: &Arc<Supervisor>) -> Result<(), RegistryError> {
         });
     }
     if let Some(listed) = &listed {
-        orphans::pass(supervisor, listed, &rows, now).await?;
+        orphans::pass(supervisor, listed, &rows, now);
     }
     Ok(())
 }

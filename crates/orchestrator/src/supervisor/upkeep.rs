@@ -1,9 +1,9 @@
 //! Housekeeping of the supervisor: gauges of the fleet, partitions, retention.
 
 use super::{Supervisor, every, never};
-use crate::registry::RegistryError;
+use crate::registry::{Registry, RegistryError};
 use crate::telemetry::{self, FleetGauges};
-use contract::{EngineId, ProductId, Timestamp};
+use contract::{EngineId, ProductId};
 use fleet::lifecycle::Status;
 use fleet::policy::Policy;
 use fleet::spec::drift;
@@ -16,6 +16,8 @@ use std::time::Duration;
 const GAUGES: Duration = Duration::from_secs(60);
 /// Rounds of the gauges per round of the rest: hourly.
 const ROUNDS_PER_HOUR: u64 = 60;
+/// Full sweeps of one hour. More keeps the database busy for long; fewer falls behind above 270 operations a second.
+const SWEEPS_MAX: usize = 100;
 /// Months of the audit log that exist ahead (§9.3).
 const MONTHS_AHEAD: u32 = 2;
 
@@ -25,18 +27,63 @@ const DRIFT_PIECE: usize = 200;
 /// The loop.
 pub(super) async fn run(supervisor: Arc<Supervisor>) {
     let round = AtomicU64::new(0);
+    let hourly_at = AtomicU64::new(0);
     every("housekeeping", GAUGES, supervisor.over.clone(), never, || async {
         let n = round.fetch_add(1, Ordering::Relaxed);
-        gauges(&supervisor).await?;
-        finish_deletions(&supervisor).await?;
-        if n.is_multiple_of(ROUNDS_PER_HOUR) {
-            let registry = &supervisor.core.registry;
-            registry.ensure_partitions(MONTHS_AHEAD).await?;
-            registry.housekeeping().await?;
+        let mut parts = Parts::default();
+        if n >= hourly_at.load(Ordering::Relaxed) {
+            let core = &supervisor.core;
+            parts.note("partitions", core.registry.ensure_partitions(MONTHS_AHEAD).await.map(drop));
+            parts.note("sweep", sweep(&core.registry).await);
+            parts.note("retention", retain(&core.registry, core.config.audit_retention_months).await);
+            // What failed is tried again in the next round, not in the next hour.
+            if parts.failed.is_none() {
+                hourly_at.store(n + ROUNDS_PER_HOUR, Ordering::Relaxed);
+            }
         }
-        Ok::<(), RegistryError>(())
+        parts.note("deletions", finish_deletions(&supervisor).await);
+        parts.note("gauges", gauges(&supervisor).await);
+        parts.failed.map_or(Ok(()), Err)
     })
     .await;
+}
+
+/// The parts of one round: each fails on its own.
+#[derive(Default)]
+struct Parts {
+    failed: Option<RegistryError>,
+}
+
+impl Parts {
+    fn note(&mut self, part: &'static str, outcome: Result<(), RegistryError>) {
+        if let Err(error) = outcome {
+            tracing::warn!(part, %error, "a part of the housekeeping failed");
+            self.failed = Some(error);
+        }
+    }
+}
+
+/// Removes what has outlived its use, sweep after sweep until one is not full.
+async fn sweep(registry: &Registry) -> Result<(), RegistryError> {
+    for _ in 0..SWEEPS_MAX {
+        if !registry.housekeeping().await?.is_full() {
+            return Ok(());
+        }
+    }
+    tracing::warn!(sweeps = SWEEPS_MAX, "rows that outlived their use are left for the next hour");
+    Ok(())
+}
+
+/// Drops the months of the log that were exported and are older than what is kept; 0 keeps all.
+async fn retain(registry: &Registry, months: u32) -> Result<(), RegistryError> {
+    if months == 0 {
+        return Ok(());
+    }
+    let report = registry.prune(months, false).await?;
+    if !report.dropped.is_empty() {
+        tracing::info!(months = ?report.dropped, "dropped exported months of the audit log (ORCH_AUDIT_RETENTION_MONTHS)");
+    }
+    Ok(())
 }
 
 /// Products whose deletion was begun by a replica that is gone.
@@ -119,7 +166,7 @@ async fn gauges(supervisor: &Supervisor) -> Result<(), RegistryError> {
     let braked = {
         let interval = supervisor.core.config.health_check_interval_s;
         let brake = supervisor.brake.lock().unwrap_or_else(PoisonError::into_inner);
-        brake.is_active(interval, Timestamp::now())
+        brake.is_active(interval, supervisor.core.clock.now())
     };
     telemetry::failure_brake(braked);
     let sizes = registry.audit_sizes().await?;

@@ -4,7 +4,7 @@ use super::{Flow, StepError, Work};
 use crate::keys::mask_keys;
 use crate::telemetry::Phase;
 use backends::ProbeReply;
-use contract::{FleetCode, FleetError, Timestamp};
+use contract::{FleetCode, FleetError};
 use fleet::health::{BOOT_PROBE_TIMEOUT, ProbeOutcome, Verdict, Vitals, boot_probe_delay, verdict};
 use fleet::lifecycle::FailureReason;
 use fleet::observation::{ObjectState, Observation};
@@ -59,7 +59,7 @@ impl Work {
         self.took(Phase::Boot, began);
         let (verdict, restarts) = healthy?;
         let mut vitals = Vitals { backend_restarts: restarts, ..Vitals::default() };
-        vitals.count(&verdict, Timestamp::now());
+        vitals.count(&verdict, self.core.clock.now());
         self.core.note_vitals(self.operation.engine_id, crate::vitals::to_row(&vitals));
         Ok(Flow::Next(self.after(Step::Boot)))
     }
@@ -67,7 +67,9 @@ impl Work {
     async fn until_healthy(&mut self) -> Result<(Verdict, u32), StepError> {
         let id = self.operation.engine_id;
         let limit = self.core.config.boot_timeout_s;
-        let mut started = self.started;
+        // A run that began before this step gets the whole time as well: it may have been thawed, or be another
+        // executor's half-finished work.
+        let clock = self.started.unwrap_or_else(Instant::now);
         let mut restarts = 0;
         let mut address = self.address;
         let mut observed = None::<Instant>;
@@ -75,18 +77,24 @@ impl Work {
         loop {
             self.may_act()?;
             // The object is looked at first when its address or its start is not known, and now and then later.
-            if address.is_none()
-                || started.is_none()
-                || observed.is_some_and(|at| at.elapsed() >= OBSERVE_EVERY)
-            {
-                let seen = self.core.backend.observe(id).await?;
+            let look = address.is_none() || observed.is_none_or(|at| at.elapsed() >= OBSERVE_EVERY);
+            let seen = if look { Some(self.core.backend.observe(id).await) } else { None };
+            let seen = match seen {
+                None => None,
+                Some(Ok(seen)) => Some(seen),
+                // A backend that hiccups says nothing about the engine, which can still be asked.
+                Some(Err(error)) if error.is_transient() && address.is_some() => None,
+                Some(Err(error)) => return Err(error.into()),
+            };
+            if look {
                 observed = Some(Instant::now());
+            }
+            if let Some(seen) = seen {
                 match &seen {
                     Observation::Present(object) => match &object.state {
-                        ObjectState::Running { started_at, restarts: count, address: at } => {
+                        ObjectState::Running { restarts: count, address: at, .. } => {
                             restarts = *count;
                             address = at.or(address);
-                            started = started.or_else(|| Some(since(*started_at)));
                         }
                         ObjectState::Exited { code, oom, .. } => {
                             if self.is_final(*code) {
@@ -111,7 +119,6 @@ impl Work {
                     }
                 }
             }
-            let clock = *started.get_or_insert_with(Instant::now);
             let mut unhealthy = None;
             if let Some(at) = address {
                 let rest = limit.saturating_sub(clock.elapsed()).max(Duration::from_millis(50));
@@ -122,7 +129,6 @@ impl Work {
                         return Ok((serving, restarts));
                     }
                 }
-                observed.get_or_insert_with(Instant::now);
             }
             if unhealthy == Some(FailureReason::MigrationRequired) {
                 return Err(BootFailure {
@@ -180,12 +186,6 @@ impl From<BootFailure> for StepError {
 /// Exit codes that mean "starting me again changes nothing" (§10.1).
 fn refuses(code: Option<i32>) -> bool {
     matches!(code, Some(2 | 4))
-}
-
-/// The moment on the monotonic clock that lies as far back as an instant of the wall clock.
-fn since(at: Timestamp) -> Instant {
-    let ago = crate::core::between(at, Timestamp::now());
-    Instant::now().checked_sub(ago).unwrap_or_else(Instant::now)
 }
 
 /// The engine's last ERROR line (or its last line), without anything that looks like a key.

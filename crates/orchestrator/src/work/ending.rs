@@ -10,6 +10,7 @@ use fleet::operation::Step;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Grace of a stop that precedes a removal (§6.7): nobody will ask this engine anything again.
 const DESTROY_GRACE: Duration = Duration::from_secs(10);
@@ -17,7 +18,7 @@ const DESTROY_GRACE: Duration = Duration::from_secs(10);
 impl Work {
     /// Step `stop`: SIGTERM, grace, SIGKILL.
     pub(super) async fn stop(&mut self) -> Result<Flow, StepError> {
-        let _place = Arc::clone(&self.core.stops).acquire_owned().await.map_err(|_| StepError::Lost)?;
+        let _place = self.stop_place().await?;
         self.may_act()?;
         let began = Instant::now();
         let stopped =
@@ -30,6 +31,14 @@ impl Work {
             self.notes.insert("exit_code".to_owned(), json!(code));
         }
         Ok(Flow::Next(self.after(Step::Stop)))
+    }
+
+    /// One of the bounded places for stops and removals; given up when the claim is lost while waiting.
+    pub(super) async fn stop_place(&self) -> Result<OwnedSemaphorePermit, StepError> {
+        tokio::select! {
+            place = Arc::clone(&self.core.stops).acquire_owned() => place.map_err(|_| StepError::Lost),
+            () = self.claim.lost() => Err(StepError::Lost),
+        }
     }
 
     /// Step `finish` of a stop.
@@ -53,10 +62,15 @@ impl Work {
 
     /// Step `object` of a removal.
     pub(super) async fn remove_object(&mut self) -> Result<Flow, StepError> {
-        let _place = Arc::clone(&self.core.stops).acquire_owned().await.map_err(|_| StepError::Lost)?;
+        let _place = self.stop_place().await?;
         self.may_act()?;
         let id = self.operation.engine_id;
-        self.core.backend.stop(id, DESTROY_GRACE).await?;
+        match self.core.backend.stop(id, DESTROY_GRACE).await {
+            Ok(_) => {}
+            Err(error) if error.is_transient() => return Err(error.into()),
+            // A removal ends it by force.
+            Err(error) => tracing::warn!(%error, "an engine that is being removed does not stop in order"),
+        }
         self.may_act()?;
         self.core.backend.remove(id).await?;
         Ok(Flow::Next(self.after(Step::Object)))

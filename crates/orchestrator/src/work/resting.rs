@@ -10,7 +10,6 @@ use fleet::lifecycle::{Desired, FailureReason, SleepMode, Status};
 use fleet::observation::{ObjectState, Observation};
 use fleet::operation::Step;
 use serde_json::{Value, json};
-use std::sync::Arc;
 use std::time::Instant;
 
 impl Work {
@@ -18,7 +17,7 @@ impl Work {
     pub(super) async fn suspend(&mut self) -> Result<Flow, StepError> {
         let id = self.operation.engine_id;
         let mode = self.engine().sleep_mode.unwrap_or(SleepMode::Label);
-        let _place = Arc::clone(&self.core.stops).acquire_owned().await.map_err(|_| StepError::Lost)?;
+        let _place = self.stop_place().await?;
         self.may_act()?;
         let began = Instant::now();
         match mode {

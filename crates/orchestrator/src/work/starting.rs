@@ -26,6 +26,12 @@ const QUARANTINE: Duration = Duration::from_secs(600);
 /// When a caller may ask again for a start that found the backend away. Longer holds up users after a blip; shorter
 /// is a herd at a sick backend.
 const GIVEN_BACK_RETRY_S: u64 = 5;
+/// What is waited for an object on its way down beyond the stop grace (§5.3).
+const GOING_DOWN_SLACK: Duration = Duration::from_secs(5);
+/// Between two looks at it.
+const GOING_DOWN_LOOK: Duration = Duration::from_millis(50);
+/// Longest wait for its answer.
+const GOING_DOWN_PROBE: Duration = Duration::from_millis(500);
 /// How often an exchange of the object's generation is tried against a row that moves.
 const RAISES_MAX: u32 = 8;
 
@@ -131,7 +137,7 @@ impl Work {
     async fn bring_up(&mut self) -> Result<(), StepError> {
         let id = self.operation.engine_id;
         self.may_act()?;
-        let seen = self.core.backend.observe(id).await?;
+        let seen = self.past_going_down().await?;
         self.adopt_higher(&seen).await?;
         let wanted = self.core.spec(self.engine(), &self.policy).spec_hash;
         let same =
@@ -192,6 +198,44 @@ impl Work {
         self.make_anew(&seen).await
     }
 
+    /// Looks at the object. One that a superseded stop or sleep is still taking down is waited for, at most its grace
+    /// and a little more (§5.3); one that serves after all is taken as it is.
+    async fn past_going_down(&mut self) -> Result<Observation, StepError> {
+        let id = self.operation.engine_id;
+        let superseded = self.operation.params["superseded"].as_str().and_then(OperationKind::parse);
+        let mut seen = self.core.backend.observe(id).await?;
+        if !matches!(superseded, Some(OperationKind::Stop | OperationKind::Sleep)) {
+            return Ok(seen);
+        }
+        let limit = self.core.config.engine_stop_grace_s + GOING_DOWN_SLACK;
+        let began = Instant::now();
+        let mut served = 0;
+        while let Some(ObjectState::Running { address, .. }) =
+            seen.object().map(|object| object.state.clone())
+        {
+            let reply = match address {
+                Some(address) => self.probe(address, GOING_DOWN_PROBE).await,
+                None => backends::ProbeReply::Refused,
+            };
+            served = if verdict(&super::outcome(reply)).serves() { served + 1 } else { 0 };
+            // Twice in a row: a process that has just been told to stop answers once more.
+            if served >= 2 || began.elapsed() >= limit {
+                break;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(GOING_DOWN_LOOK) => {}
+                () = self.claim.lost() => return Err(StepError::Lost),
+            }
+            seen = self.core.backend.observe(id).await?;
+        }
+        if served < 2 && began.elapsed() >= limit && seen.is_running() {
+            self.may_act()?;
+            self.core.backend.stop(id, self.core.config.engine_stop_grace_s).await?;
+            seen = self.core.backend.observe(id).await?;
+        }
+        Ok(seen)
+    }
+
     /// The row learns of a higher generation before anything is made: after an older backup of the database an object
     /// under a lower one could never open its brain (§11.4).
     async fn adopt_higher(&mut self, seen: &Observation) -> Result<(), StepError> {
@@ -229,8 +273,12 @@ impl Work {
     }
 
     async fn permit(&self) -> Result<crate::gate::Permit, StepError> {
-        let permit = self.core.gate.acquire(self.class(), self.operation.product_id, None).await;
-        permit.map_err(|full| StepError::Full(full.retry_after_s))
+        tokio::select! {
+            permit = self.core.gate.acquire(self.class(), self.operation.product_id, None) => {
+                permit.map_err(|full| StepError::Full(full.retry_after_s))
+            }
+            () = self.claim.lost() => Err(StepError::Lost),
+        }
     }
 
     async fn start_in_place(&mut self) -> Result<(), StepError> {
@@ -418,7 +466,8 @@ impl Work {
         if error.is_transient() || matches!(error, StepError::Full(_)) {
             return match kind {
                 // The engine stays what it was; the caller may try again.
-                OperationKind::Start | OperationKind::Wake if self.is_at_rest() => {
+                // Once it was started it is not: then it is asked again.
+                OperationKind::Start | OperationKind::Wake if self.is_at_rest() && step != Step::Boot => {
                     self.give_back(&told).await
                 }
                 _ => Ok(Flow::Later(self.retry_delay(AWAY_MAX), told)),

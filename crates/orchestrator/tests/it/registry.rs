@@ -225,6 +225,7 @@ pub fn open(engine: &Engine, kind: OperationKind, desired: Desired) -> Open {
         operation: new_operation(kind),
         supersede: None,
         fence: None,
+        backend: None,
         audit: Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 use super::registry::*;
 use contract::{OperationId, ReplicaId, Timestamp};
 use fleet::audit::AuditAction;
-use fleet::lifecycle::{Desired, FailureReason, Status};
+use fleet::lifecycle::{BackendKind, Desired, FailureReason, Status};
 use fleet::operation::{OperationKind, OperationStatus, Step};
 use orchestrator::registry::{
     AuditFilter, EnginePatch, NewOperation, Notice, Open, OpenOutcome, Outcome, RegistryError, SealedKey,
@@ -52,10 +52,11 @@ async fn a_claim_is_stolen_after_its_lease_and_the_old_one_changes_nothing() {
     let (engine, operation) = stage.engine(product, "ada").await;
     let (first, second) = (ReplicaId::generate(), ReplicaId::generate());
     let registry = &stage.registry;
-    let (held, found) = registry.claim_next(first, LEASE).await.expect("claims").expect("is free");
+    let (held, found) =
+        registry.claim_next(first, BackendKind::Simulated, LEASE).await.expect("claims").expect("is free");
     assert_eq!((held.id, held.claim, held.attempt, held.owner), (operation.id, 1, 1, Some(first)));
     assert_eq!(found.operation, Some(held.clone()));
-    assert!(registry.claim_next(second, LEASE).await.expect("looks").is_none());
+    assert!(registry.claim_next(second, BackendKind::Simulated, LEASE).await.expect("looks").is_none());
     assert!(registry.claim(operation.id, second, LEASE).await.expect("looks").is_none());
     assert_eq!(registry.renew(first, &[(operation.id, 1)], LEASE).await, Ok(vec![operation.id]));
     // The first replica freezes; its lease ends.
@@ -65,7 +66,8 @@ async fn a_claim_is_stolen_after_its_lease_and_the_old_one_changes_nothing() {
         .execute("UPDATE operations SET lease_until = now() - interval '1 ms'", &[])
         .await
         .expect("ends");
-    let (stolen, _) = registry.claim_next(second, LEASE).await.expect("claims").expect("is free");
+    let (stolen, _) =
+        registry.claim_next(second, BackendKind::Simulated, LEASE).await.expect("claims").expect("is free");
     assert_eq!((stolen.claim, stolen.attempt, stolen.owner), (2, 2, Some(second)));
     // It wakes up: every write under the old claim changes nothing.
     assert_eq!(registry.step(operation.id, 1, Step::Create, None).await, Ok(false));
@@ -108,12 +110,65 @@ async fn a_postponed_operation_waits_and_a_released_one_does_not() {
     let again = registry.claim(operation.id, me, LEASE).await.expect("claims").expect("is free at once");
     let why = Some(("BACKEND_ERROR", "the daemon does not answer"));
     assert_eq!(registry.postpone(operation.id, again.claim, Duration::from_secs(60), why).await, Ok(true));
-    assert!(registry.claim_next(me, LEASE).await.expect("looks").is_none());
+    assert!(registry.claim_next(me, BackendKind::Simulated, LEASE).await.expect("looks").is_none());
     let waiting = registry.operation(operation.id).await.expect("reads").expect("exists");
     assert_eq!((waiting.owner, waiting.error_code.as_deref()), (None, Some("BACKEND_ERROR")));
     assert!(waiting.retry_at > Some(registry.now().await.expect("a clock").plus_millis(50_000)));
     stage.sql().await.execute("UPDATE operations SET retry_at = now()", &[]).await.expect("is due");
-    assert_eq!(registry.claim_next(me, LEASE).await.expect("claims").expect("is due").0.claim, 3);
+    assert_eq!(
+        registry
+            .claim_next(me, BackendKind::Simulated, LEASE)
+            .await
+            .expect("claims")
+            .expect("is due")
+            .0
+            .claim,
+        3
+    );
+}
+
+#[tokio::test]
+async fn engines_of_another_backend_are_left_alone() {
+    let stage = Stage::set().await;
+    let product = stage.product("demo", json!({})).await.id;
+    let (_, operation) = stage.engine(product, "ada").await;
+    let running = stage.running(product, "bob").await;
+    let (registry, me) = (&stage.registry, ReplicaId::generate());
+    assert!(registry.claim_next(me, BackendKind::Docker, LEASE).await.expect("looks").is_none());
+    assert_eq!(registry.count_other_backends(BackendKind::Docker).await, Ok(2));
+    assert_eq!(registry.count_other_backends(BackendKind::Simulated).await, Ok(0));
+    let wanted = |kind| Open { backend: Some(kind), ..open(&running, OperationKind::Stop, Desired::Stopped) };
+    let refused = registry.open(&wanted(BackendKind::Docker)).await;
+    assert!(matches!(refused, Ok(OpenOutcome::OtherBackend(BackendKind::Simulated))), "{refused:?}");
+    let now = stage.reread(&running).await;
+    assert_eq!((now.engine, now.operation), (running.clone(), None), "a refusal changes nothing");
+    opened(registry.open(&wanted(BackendKind::Simulated)).await.expect("opens"));
+    let claimed = registry.claim_next(me, BackendKind::Simulated, LEASE).await.expect("claims");
+    assert_eq!(claimed.expect("is free").0.id, operation.id);
+    // Owned, and its executor is gone: the same holds.
+    let sql = stage.sql().await;
+    sql.execute("UPDATE operations SET lease_until = now() WHERE owner IS NOT NULL", &[])
+        .await
+        .expect("ends");
+    let own = async |kind| registry.claim_own(me, &[], kind, LEASE).await.expect("looks").map(|o| o.id);
+    assert_eq!(own(BackendKind::Docker).await, None);
+    assert_eq!(own(BackendKind::Simulated).await, Some(operation.id));
+}
+
+#[tokio::test]
+async fn an_operation_that_cannot_be_performed_is_closed_by_its_claim_only() {
+    let stage = Stage::set().await;
+    let product = stage.product("demo", json!({})).await.id;
+    let (_, operation) = stage.engine(product, "ada").await;
+    let registry = &stage.registry;
+    let claim = registry.claim(operation.id, ReplicaId::generate(), LEASE).await.expect("claims");
+    let claim = claim.expect("is free").claim;
+    let told = ("INTERNAL", "damaged");
+    assert_eq!(registry.close_broken(operation.id, claim - 1, told).await, Ok(false));
+    assert_eq!(registry.close_broken(operation.id, claim, told).await, Ok(true));
+    assert_eq!(registry.close_broken(operation.id, claim, told).await, Ok(false));
+    let closed = registry.operation(operation.id).await.expect("reads").expect("exists");
+    assert_eq!((closed.status, closed.error_code.as_deref()), (OperationStatus::Failed, Some("INTERNAL")));
 }
 
 #[tokio::test]
@@ -128,8 +183,12 @@ async fn an_operation_without_an_engine_is_closed_and_does_not_hold_up_others() 
         .execute("DELETE FROM engines WHERE id = $1", &[&lost.id.uuid()])
         .await
         .expect("deletes");
-    let (claimed, _) =
-        stage.registry.claim_next(ReplicaId::generate(), LEASE).await.expect("claims").expect("one is due");
+    let (claimed, _) = stage
+        .registry
+        .claim_next(ReplicaId::generate(), BackendKind::Simulated, LEASE)
+        .await
+        .expect("claims")
+        .expect("one is due");
     assert_eq!(claimed.id, other.id);
     let closed = stage.registry.operation(orphan.id).await.expect("reads").expect("exists");
     assert_eq!(

@@ -40,7 +40,7 @@ async fn admit_in_one_statement(version: Version) {
         opened(registry.open(&open(&engine, OperationKind::Stop, Desired::Stopped)).await.expect("opens"));
     let (_, found) = registry.admit_read(&hash, &user("ada")).await.expect("reads").expect("the key is good");
     assert_eq!(found.expect("is there").operation, Some(operation));
-    registry.mark_deleting(product.id).await.expect("marks");
+    registry.mark_deleting(product.id, true).await.expect("marks");
     assert_eq!(registry.admit_read(&hash, &user("ada")).await, Ok(None));
 }
 
@@ -311,7 +311,7 @@ async fn platform_key_overlap_and_second_rotation() {
     assert_eq!([works("two").await, works("three").await], [false, true]);
     assert_eq!(rotate("four", Duration::ZERO).await, None);
     assert_eq!([works("three").await, works("four").await], [false, true]);
-    registry.mark_deleting(id).await.expect("marks");
+    registry.mark_deleting(id, false).await.expect("marks");
     assert!(!works("four").await);
     let log = entry(AuditAction::RotatePlatformKey, json!({}));
     let nobody =

@@ -2,7 +2,7 @@
 
 use super::registry::*;
 use contract::EngineId;
-use orchestrator::registry::{RepickOutcome, Reserve, ReserveOutcome};
+use orchestrator::registry::{DeletionMark, ProductRef, RepickOutcome, Reserve, ReserveOutcome};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -123,11 +123,39 @@ async fn a_stolen_port_is_set_aside_and_another_one_taken() {
 }
 
 #[tokio::test]
+async fn no_engine_slips_into_a_product_that_is_being_deleted() {
+    let stage = Stage::set().await;
+    let replica = stage.replica(4);
+    for round in 0..20 {
+        let product = stage.product(&format!("demo-{round}"), json!({})).await.id;
+        let wanted = wish(product, "ada");
+        let (reserved, marked) =
+            tokio::join!(replica.reserve(&wanted), stage.registry.mark_deleting(product, false));
+        let engines = stage.registry.count_engines(product).await;
+        match marked.expect("an answer") {
+            DeletionMark::Deleting(0) => {
+                assert!(matches!(reserved, Ok(ReserveOutcome::ProductGone)), "{reserved:?}");
+                assert_eq!(engines, Ok(0));
+            }
+            DeletionMark::EnginesLeft(1) => {
+                assert!(matches!(reserved, Ok(ReserveOutcome::Reserved(_))), "{reserved:?}");
+                let still = stage.registry.product(&ProductRef::Id(product)).await.expect("reads");
+                assert!(!still.expect("is there").deleting, "a refusal changes nothing");
+                assert_eq!(stage.registry.mark_deleting(product, true).await, Ok(DeletionMark::Deleting(1)));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let nobody = stage.registry.mark_deleting(contract::ProductId::generate(), true).await;
+    assert_eq!(nobody, Ok(DeletionMark::Missing));
+}
+
+#[tokio::test]
 async fn a_refused_reservation_leaves_nothing() {
     let stage = Stage::set().await;
     let full = stage.product("full", json!({"max_engines": 0})).await.id;
     let gone = stage.product("gone", json!({})).await.id;
-    assert!(stage.registry.mark_deleting(gone).await.expect("marks"));
+    assert!(stage.registry.mark_deleting(gone, false).await.expect("marks") == DeletionMark::Deleting(0));
     let demo = stage.product("demo", json!({})).await.id;
     stage.engine(demo, "ada").await;
     let reserve = async |wanted: Reserve| stage.registry.reserve(&wanted).await.expect("an answer");

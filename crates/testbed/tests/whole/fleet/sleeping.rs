@@ -40,6 +40,8 @@ async fn a_frozen_engine_wakes_as_the_same_process_in_moments() {
     let wakes: Vec<_> =
         fleet.audit(&engine.id).await.into_iter().filter(|row| row["action"] == "wake").collect();
     assert_eq!(wakes.len(), 5);
+    let overhead = wakes.iter().filter_map(|wake| wake["metadata"]["overhead_ms"].as_u64()).min();
+    eprintln!("of it beyond the engine's own boot: {overhead:?} ms");
     for wake in wakes {
         assert_eq!(
             (&wake["metadata"]["mode"], &wake["metadata"]["reason"]),
