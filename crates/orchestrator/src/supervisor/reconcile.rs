@@ -130,7 +130,16 @@ async fn pass(supervisor: &Arc<Supervisor>) -> Result<(), RegistryError> {
     let work = match &listed {
         Some(listed) => {
             see_all(supervisor, listed, &rows, asked);
-            plan_all(supervisor, now)
+            let work = plan_all(supervisor, now);
+            let planned = began.elapsed();
+            crate::telemetry::loop_ran("plan", planned);
+            tracing::debug!(
+                engines = rows.len(),
+                steps = work.len(),
+                plan_us = planned.as_micros() as u64,
+                "pass over the fleet"
+            );
+            work
         }
         None => {
             for entry in supervisor.view.lock().values_mut() {
@@ -139,15 +148,7 @@ async fn pass(supervisor: &Arc<Supervisor>) -> Result<(), RegistryError> {
             Vec::new()
         }
     };
-    let planned = began.elapsed();
-    crate::telemetry::loop_ran("plan", planned);
-    tracing::debug!(
-        engines = rows.len(),
-        steps = work.len(),
-        plan_us = planned.as_micros() as u64,
-        "pass over the fleet"
-    );
-    for (id, entry, steps) in work {
+    for (entry, steps) in work {
         let inner = Arc::clone(supervisor);
         supervisor.spawn(async move {
             let Ok(_place) = Arc::clone(&inner.looks).acquire_owned().await else { return };
@@ -157,7 +158,6 @@ async fn pass(supervisor: &Arc<Supervisor>) -> Result<(), RegistryError> {
                     return;
                 }
             }
-            let _ = id;
         });
     }
     if let Some(listed) = &listed {
@@ -213,14 +213,14 @@ fn see_all(
 }
 
 /// Plans every engine; most have nothing to do.
-fn plan_all(supervisor: &Supervisor, now: Timestamp) -> Vec<(EngineId, Entry, Vec<PlanStep>)> {
+fn plan_all(supervisor: &Supervisor, now: Timestamp) -> Vec<(Entry, Vec<PlanStep>)> {
     let rules = supervisor.rules();
     let entries = supervisor.view.lock();
     entries
-        .iter()
-        .filter_map(|(id, entry)| {
+        .values()
+        .filter_map(|entry| {
             let steps = plan(&entry.facts(), &rules, now);
-            (!steps.is_empty()).then(|| (*id, entry.clone(), steps))
+            (!steps.is_empty()).then(|| (entry.clone(), steps))
         })
         .collect()
 }
