@@ -155,14 +155,20 @@ where
         }
         let client = client.clone();
         async move {
-            // A kept connection may have been cut while it lay idle, which shows only when it is used. Asking
-            // again changes nothing; everything else goes back to the caller, who looks first.
-            let again = (request.method() == Method::GET).then(|| question(&request));
-            match (client.request(request).await, again) {
-                (Err(err), Some(again)) if !err.is_connect() => client.request(again).await,
-                (answer, _) => answer,
+            // Kept connections may have been cut while they lay idle, which shows only when one is used, and a daemon
+            // that restarts cuts all of them. Asking again changes nothing; everything else goes back to the caller,
+            // who looks first.
+            let mut again = (request.method() == Method::GET).then(|| question(&request));
+            let mut answer = client.request(request).await;
+            for _ in 0..idle {
+                let (Err(err), Some(next)) = (&answer, again.take()) else { break };
+                if err.is_connect() {
+                    break;
+                }
+                again = Some(question(&next));
+                answer = client.request(next).await;
             }
-            .map_err(|err: LineError| err.into())
+            answer.map_err(|err: LineError| err.into())
         }
     };
     Docker::connect_with_custom_transport(send, Some(base), CLIENT_TIMEOUT_S, API_DEFAULT_VERSION)
