@@ -54,6 +54,10 @@ const GATE_LOOK: Duration = Duration::from_secs(1);
 const STOPS_MAX: usize = 32;
 /// How long executors get to reach the next step when the process drains.
 const LET_GO: Duration = Duration::from_secs(5);
+/// How long the listeners stay open at least after the drain began. Answers of that time ask for the connection to be
+/// closed, so busy callers move on in order. Longer delays every stop; shorter closes connections that are being
+/// written into.
+const LINGER: Duration = Duration::from_millis(300);
 /// How long open answers get after the work is over.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 /// Engine ids named when the stored keys cannot be read (§13.3).
@@ -195,6 +199,7 @@ impl Replica {
     pub async fn stop(self) {
         let core = &self.core;
         let deadline = Deadline::after(core.config.drain_timeout_s);
+        let began = Instant::now();
         self.drain.begin();
         // The lease goes first, so that a successor supervises while requests finish here.
         self.over.cancel();
@@ -213,6 +218,7 @@ impl Replica {
         // Held admits stay until their operation ends on whichever replica.
         let places = u32::try_from(core.config.admit_waiters_max).unwrap_or(u32::MAX);
         let _ = deadline.wait(core.waiters.acquire_many(places)).await;
+        let _ = deadline.wait(tokio::time::sleep(LINGER.saturating_sub(began.elapsed()))).await;
         self.drain.close();
         let _ = self.serving.await;
         tracing::info!("stopped; engines go on");

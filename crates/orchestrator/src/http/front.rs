@@ -17,9 +17,9 @@ use chassis::http::{
     without_panics,
 };
 use contract::{FleetCode, FleetError, RequestId};
-use http::HeaderMap;
-use http::header::{HOST, ORIGIN};
+use http::header::{CONNECTION, HOST, ORIGIN};
 use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Version};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,11 +57,16 @@ fn broken() -> FleetError {
 
 async fn judge(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
+    let http1 = parts.version <= Version::HTTP_11;
     let mut response = match verdict(&app, &parts) {
         Ok(()) => next.run(Request::from_parts(parts, body)).await,
         Err(error) => error_response(&error, current_request_id().as_ref()),
     };
     protect(response.headers_mut());
+    if http1 && app.draining() {
+        // The caller opens its next connection elsewhere, instead of writing into one that is about to be closed.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 
