@@ -126,7 +126,7 @@ pub fn crash(bench: &mut Bench) {
     for _ in 0..(CRASHES / bench.less).max(3) {
         let pid = pid_in(root.path());
         // Settled: the supervisor has looked at this run.
-        bench.runtime.block_on(tokio::time::sleep(Duration::from_millis(300)));
+        bench.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(300)).await });
         let began = Instant::now();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("our own process");
         let status = || bench.runtime.block_on(status(&deployment, &key));
