@@ -310,7 +310,12 @@ async fn a_change_whose_audit_row_cannot_be_written_does_not_happen() {
     })
     .await;
     assert_eq!(books(&sql, bob).await.status, "running");
-    sql.batch_execute("DROP TRIGGER refuse_stop ON audit_log").await.expect("the trigger goes");
+    // The function changes, not the trigger: DROP TRIGGER would want the table to itself, while work holds it.
+    sql.batch_execute(
+        "CREATE OR REPLACE FUNCTION refuse_stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$",
+    )
+    .await
+    .expect("the log can be written again");
     rests(&sql, id, "stopped").await;
     let answer = caller.await.expect("the caller waits");
     assert_eq!((answer.status, &answer.body["status"]), (200, &json!("stopped")), "{:?}", answer.body);
