@@ -11,6 +11,7 @@ mod form;
 mod kind;
 mod report;
 mod source;
+mod words;
 
 pub use kind::{Kind, Parsed, Rejected, parse_span, show_span};
 pub use report::{Report, Row, reference_page};

@@ -1,4 +1,5 @@
-//! How a server of ours starts, is configured, observed, authenticated, sealed and stopped.
+//! How a server of ours starts, is configured, observed, authenticated, sealed and stopped, and how its
+//! command line looks.
 //!
 //! Everything here is generic: header names, metric names and variable declarations arrive as arguments.
 //! The crate refuses to know a single word about what the server does; of ours it imports only the error
@@ -11,3 +12,4 @@ pub mod drain;
 pub mod http;
 pub mod seal;
 pub mod telemetry;
+pub mod terminal;

@@ -3,7 +3,7 @@
 //! Each calls one function of `brain` and tells a person (or, with --json, a program) what came of it.
 //! backup, verify and a dry run read beside a running Engine; the others take the brain's lock.
 
-use super::paint;
+use chassis::terminal;
 use super::{Exit, emit, emit_json};
 use crate::config::{self, Config};
 use brain::backup::{self, BackupError, OnExisting, Reason};
@@ -71,9 +71,9 @@ pub fn backup(config: &Config, file: Option<PathBuf>, json: bool) -> Exit {
         Ok(report) => emit(&format!(
             "{}\n{}, schema {}, verified, {}\n",
             report.path.display(),
-            paint::bytes(report.bytes),
+            terminal::bytes(report.bytes),
             report.schema_version,
-            paint::duration(report.duration_ms)
+            terminal::duration(report.duration_ms)
         )),
         Err(error) => backup_failed(&error),
     }
@@ -137,11 +137,11 @@ pub fn verify(config: &Config, file: Option<PathBuf>, json: bool) -> Exit {
     let mut text =
         format!("{} · schema {} · SQLite {}\n", path.display(), report.schema_version, report.sqlite_version);
     for finding in &report.findings {
-        text.push_str(&format!("✗ {}: {}\n", finding.check, paint::clean(&finding.detail)));
+        text.push_str(&format!("✗ {}: {}\n", finding.check, terminal::clean(&finding.detail)));
     }
     let rows: u64 = report.tables.values().sum();
     if report.ok {
-        text.push_str(&format!("✓ sound: {} tables, {} rows\n", report.tables.len(), paint::number(rows)));
+        text.push_str(&format!("✓ sound: {} tables, {} rows\n", report.tables.len(), terminal::number(rows)));
     } else {
         text.push_str(&format!(
             "{} problem(s); keep the file, and put a backup in its place: september-engine restore <file>\n",
@@ -218,8 +218,8 @@ pub fn vacuum(config: &Config, json: bool) -> Exit {
         }
         Ok(removed) => emit(&format!(
             "{} → {}\nremoved {} events, {} notes, {} observability events, {} blobs; summed {} usage rows\n",
-            paint::bytes(before),
-            paint::bytes(after),
+            terminal::bytes(before),
+            terminal::bytes(after),
             removed.events,
             removed.working_memory,
             removed.observability_events,

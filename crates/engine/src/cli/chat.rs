@@ -17,7 +17,7 @@ mod turn;
 mod view;
 
 use super::Exit;
-use super::paint::{self, Paint};
+use chassis::terminal::{self, Paint};
 use chassis::config::Source;
 use client::Client;
 use command::Line;
@@ -172,7 +172,7 @@ impl Session {
             Err(failure) => return Exit::fail(&failure.advice()),
         };
         if self.input.is_terminal() {
-            let number = paint::one_line(version["version"].as_str().unwrap_or("?"), 20);
+            let number = terminal::one_line(version["version"].as_str().unwrap_or("?"), 20);
             self.dim(&format!("september-engine {number} at {} · task {}", self.client.base(), self.task));
             self.dim("Type a message, /help for commands, Ctrl-D to leave.");
         }
@@ -231,7 +231,7 @@ impl Session {
             Line::Help => {
                 let rows: Vec<Vec<String>> =
                     command::HELP.iter().map(|(c, what)| vec![(*c).to_owned(), (*what).to_owned()]).collect();
-                let table = paint::table(&rows, self.view.paint().columns);
+                let table = terminal::table(&rows, self.view.paint().columns);
                 self.print(&table);
             }
             Line::Tasks => self.list_tasks().await,
@@ -365,18 +365,18 @@ impl Session {
                         let when = t.updated_at.get(..16).unwrap_or_default().replace('T', " ");
                         let title = t.title.as_deref().unwrap_or_default();
                         vec![
-                            format!("{here} {}", paint::one_line(&t.task_id, 40)),
+                            format!("{here} {}", terminal::one_line(&t.task_id, 40)),
                             t.status.clone(),
                             match t.turn_count {
                                 1 => "1 turn".to_owned(),
                                 n => format!("{n} turns"),
                             },
                             when,
-                            paint::one_line(title, self.view.paint().columns),
+                            terminal::one_line(title, self.view.paint().columns),
                         ]
                     })
                     .collect();
-                let table = paint::table(&rows, self.view.paint().columns);
+                let table = terminal::table(&rows, self.view.paint().columns);
                 self.print(&table);
             }
             Err(failure) => self.complain(&failure.advice()),

@@ -7,7 +7,7 @@
 mod network;
 
 use super::brain_commands::open_options;
-use super::paint::{self, Paint};
+use chassis::terminal::{self, Paint};
 use super::{Exit, emit, emit_json};
 use crate::config::{Config, Purpose};
 use crate::sandbox::scrub::{Parent, ScrubMode};
@@ -122,12 +122,12 @@ fn render(checks: &[Check], paint: Paint) -> String {
             State::Warning => paint.yellow("!"),
             State::Error => paint.red("✗"),
         };
-        out.push_str(&format!("{mark} {:width$}  {}\n", check.subject, paint::clean(&check.found)));
+        out.push_str(&format!("{mark} {:width$}  {}\n", check.subject, terminal::clean(&check.found)));
         if !check.fix.is_empty() {
             out.push_str(&format!(
                 "  {:width$}  {}\n",
                 "",
-                paint.dim(&format!("→ {}", paint::clean(&check.fix)))
+                paint.dim(&format!("→ {}", terminal::clean(&check.fix)))
             ));
         }
     }
@@ -214,10 +214,10 @@ fn place(config: &Config, checks: &mut Vec<Check>) {
     checks.push(match filesystem::free_bytes(&dir) {
         Some(free) if free < wanted => Check::error(
             "disk",
-            format!("{} free, below BRAIN_MIN_FREE_MB={}", paint::bytes(free), config.brain_min_free_mb),
+            format!("{} free, below BRAIN_MIN_FREE_MB={}", terminal::bytes(free), config.brain_min_free_mb),
             "make room: new turns are refused (ENGINE_BUSY) until then",
         ),
-        Some(free) => Check::ok("disk", format!("{} free", paint::bytes(free))),
+        Some(free) => Check::ok("disk", format!("{} free", terminal::bytes(free))),
         None => Check::warning("disk", "the system does not say how much is free", ""),
     });
 }
@@ -232,7 +232,7 @@ fn the_brain(config: &Config, checks: &mut Vec<Check>) {
     }
     match migrate::pending(&open_options(config)) {
         Ok(pending) if pending.applied.is_empty() => {
-            let found = format!("{}, schema {}, {}", path.display(), pending.to, paint::bytes(bytes));
+            let found = format!("{}, schema {}, {}", path.display(), pending.to, terminal::bytes(bytes));
             checks.push(Check::ok("brain", found));
         }
         Ok(pending) => {
@@ -249,7 +249,7 @@ fn the_brain(config: &Config, checks: &mut Vec<Check>) {
     checks.push(if bytes > QUICK_CHECK_BYTES {
         Check::ok(
             "integrity",
-            format!("not checked above {}; `september-engine verify` does", paint::bytes(QUICK_CHECK_BYTES)),
+            format!("not checked above {}; `september-engine verify` does", terminal::bytes(QUICK_CHECK_BYTES)),
         )
     } else {
         let fix = "september-engine verify, then september-engine restore <file>";

@@ -10,15 +10,14 @@
 mod brain_commands;
 mod chat;
 mod doctor;
-pub mod paint;
 mod small;
 mod sqlite_shim;
 
 use crate::config::{self, Config, Loaded, Purpose};
 use chassis::config::{Layered, Problems, Source};
+use chassis::terminal;
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -306,35 +305,22 @@ fn with_config(source: &Layered, command: impl FnOnce(&Config) -> Exit) -> Exit 
     }
 }
 
-/// All problems at once, for people on a terminal and as one JSON line for machines.
+/// Tells all problems at once.
 fn refuse(problems: &Problems) -> Exit {
-    use std::io::IsTerminal as _;
-    if std::io::stderr().is_terminal() {
-        eprintln!("{problems}");
-    } else {
-        let errors = problems.report.to_json(&problems.problems)["errors"].take();
-        chassis::telemetry::last_words(
-            chassis::telemetry::LogLevel::Error,
-            "engine_core.config",
-            &problems.to_string(),
-            &serde_json::json!({"code": "CONFIGURATION", "errors": errors}),
-            None,
-        );
-    }
+    terminal::tell_problems("engine_core.config", problems);
     Exit::Configuration
 }
 
-/// Prints an answer; a reader that has gone away is no failure.
+/// Prints an answer.
 fn emit(text: &str) -> Exit {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    terminal::print(text);
     Exit::Success
 }
 
-/// Prints JSON, indented and with a line end.
+/// Prints JSON.
 fn emit_json(value: &impl serde::Serialize) -> Exit {
-    match serde_json::to_string_pretty(value) {
-        Ok(text) => emit(&format!("{text}\n")),
+    match terminal::print_json(value) {
+        Ok(()) => Exit::Success,
         Err(error) => Exit::fail(&format!("could not write JSON: {error}")),
     }
 }

@@ -1,6 +1,6 @@
 //! The commands that fit on a page: hash-key, health, openapi, version, reference.
 
-use super::paint;
+use chassis::terminal;
 use super::{Exit, emit, emit_json};
 use chassis::config::Source;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
@@ -140,7 +140,7 @@ pub fn health(url: Option<String>, source: &dyn Source, json: bool) -> Exit {
         Ok((status, body)) => {
             let word = serde_json::from_str::<Value>(&body)
                 .ok()
-                .and_then(|v| v["status"].as_str().map(|s| paint::one_line(s, 40)))
+                .and_then(|v| v["status"].as_str().map(|s| terminal::one_line(s, 40)))
                 .unwrap_or_else(|| "no Engine".to_owned());
             if json {
                 emit(&format!("{}\n", body.trim_end()));

@@ -3,44 +3,7 @@
 use chassis::config::Reader;
 use chassis::telemetry::{LogFormat, LogLevel};
 
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident reads $var:literal { $($(#[$vdoc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$vdoc])* $variant),* }
-
-        impl $name {
-            /// Every variant.
-            pub const ALL: &'static [$name] = &[$($name::$variant),*];
-
-            /// The word in the configuration.
-            pub const fn as_str(self) -> &'static str {
-                match self { $($name::$variant => $word),* }
-            }
-
-            /// Reads the word back.
-            pub fn parse(text: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|v| v.as_str() == text)
-            }
-
-            /// Reads the variable; the declaration admits exactly these words.
-            pub(super) fn of(r: &Reader<'_>) -> Self {
-                match r.text($var).as_deref() {
-                    $(Some($word) => $name::$variant,)*
-                    other => unreachable!("{} admits {other:?}", $var),
-                }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    };
-}
-
-words! {
+chassis::words! {
     /// The model provider.
     Provider reads "LLM_PROVIDER" {
         /// OpenAI chat completions and every compatible server.
@@ -54,7 +17,7 @@ words! {
     }
 }
 
-words! {
+chassis::words! {
     /// How subprocesses are confined.
     SandboxMode reads "ENGINE_SANDBOX" {
         /// Every layer, or the Engine does not start.
@@ -66,7 +29,7 @@ words! {
     }
 }
 
-words! {
+chassis::words! {
     /// What subprocesses see of the environment.
     ScrubMode reads "SUBPROCESS_SCRUB_MODE" {
         /// Only PATH HOME LANG TERM TMPDIR TZ.
@@ -78,7 +41,7 @@ words! {
     }
 }
 
-words! {
+chassis::words! {
     /// What happens when the brain's schema is older.
     MigrationMode reads "MIGRATIONS" {
         /// Migrate at start.

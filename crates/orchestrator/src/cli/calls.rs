@@ -3,7 +3,7 @@
 //! A key is shown only with `--show-key`.
 
 use super::api::{Api, As};
-use super::paint::{self, Paint};
+use chassis::terminal::{self, Paint};
 use super::{Exit, Stop, emit, emit_json};
 use clap::Args;
 use contract::UserId;
@@ -71,7 +71,7 @@ pub async fn admit(
             let mut stop = Stop::new(Exit::Failed, format!("not admitted: {reason}"));
             stop.code = Some(reason.as_str().to_owned());
             if let Some(ms) = retry_after_ms {
-                stop.message.push_str(&format!("; again in {}", paint::duration(ms)));
+                stop.message.push_str(&format!("; again in {}", terminal::duration(ms)));
                 stop.details = Some(serde_json::json!({ "retry_after_ms": ms }));
             }
             Err(stop)
@@ -92,7 +92,7 @@ fn show(mut record: EngineRecord, show_key: bool, json: bool, more: &[(&str, Str
         return emit_json(&value);
     }
     let mut rows = vec![
-        ("user", paint::clean(record.user_id.as_str())),
+        ("user", terminal::clean(record.user_id.as_str())),
         ("engine", record.engine_id.to_string()),
         (
             "status",
@@ -155,14 +155,14 @@ fn table(entries: &[AuditRecord], paint: Paint) -> String {
             e.id.to_string(),
             e.timestamp.to_string(),
             e.action.clone(),
-            paint::clean(&e.actor),
-            e.user_id.as_deref().map_or("-".to_owned(), |user| paint::one_line(user, 40)),
-            e.duration_ms.and_then(|ms| u64::try_from(ms).ok()).map_or("-".to_owned(), paint::duration),
-            paint::clean(&e.metadata.to_string()),
+            terminal::clean(&e.actor),
+            e.user_id.as_deref().map_or("-".to_owned(), |user| terminal::one_line(user, 40)),
+            e.duration_ms.and_then(|ms| u64::try_from(ms).ok()).map_or("-".to_owned(), terminal::duration),
+            terminal::clean(&e.metadata.to_string()),
         ]
     });
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
-    paint::table(&rows, paint.columns)
+    terminal::table(&rows, paint.columns)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use super::database::connect;
 use super::migrations::{OLDEST_SERVER, SUPPORTED_SERVER};
-use super::paint::{self, Paint};
+use chassis::terminal::{self, Paint};
 use super::{Exit, emit, emit_json};
 use crate::config::{Config, ImagePull, Purpose, Settings, filesystem};
 use crate::keys::EngineKeys;
@@ -128,9 +128,9 @@ fn render(findings: &[Finding], paint: Paint) -> String {
             State::Warning => paint.yellow("!"),
             State::Problem => paint.red("✗"),
         };
-        out.push_str(&format!("{mark} {:width$}  {}\n", finding.subject, paint::clean(&finding.found)));
+        out.push_str(&format!("{mark} {:width$}  {}\n", finding.subject, terminal::clean(&finding.found)));
         if !finding.fix.is_empty() {
-            let fix = paint.dim(&format!("→ {}", paint::clean(&finding.fix)));
+            let fix = paint.dim(&format!("→ {}", terminal::clean(&finding.fix)));
             out.push_str(&format!("  {:width$}  {fix}\n", ""));
         }
     }
@@ -398,10 +398,10 @@ fn data_root(settings: &Settings, findings: &mut Vec<Finding>) {
     });
     findings.push(match filesystem::free_bytes(dir) {
         Some(free) if free < FREE_LEAST => {
-            let found = format!("{} free", paint::bytes(free));
+            let found = format!("{} free", terminal::bytes(free));
             Finding::warning("disk", found, "make room: engines refuse work when their disk is full")
         }
-        Some(free) => Finding::ok("disk", format!("{} free", paint::bytes(free))),
+        Some(free) => Finding::ok("disk", format!("{} free", terminal::bytes(free))),
         None => Finding::warning("disk", "the system does not say how much is free", ""),
     });
 }

@@ -4,7 +4,7 @@
 
 use super::changes;
 use super::database::Database;
-use super::paint::{self, Paint};
+use chassis::terminal::{self, Paint};
 use super::{Exit, Stop, emit, emit_json};
 use crate::registry::rows::{AuditEntry, Found};
 use backends::BackendError;
@@ -177,7 +177,7 @@ fn made(
         }
         return emit_json(&value);
     }
-    let mut text = format!("{}: {status}\n", paint::clean(engine));
+    let mut text = format!("{}: {status}\n", terminal::clean(engine));
     if let Some(key) = key {
         text.push_str(&format!("key: {}\n", key.expose()));
     }
@@ -226,7 +226,7 @@ async fn list(
     Ok(if json {
         emit_json(&json!({ "engines": engines }))
     } else {
-        emit(&paint::table(&rows, paint.columns))
+        emit(&terminal::table(&rows, paint.columns))
     })
 }
 
@@ -254,11 +254,11 @@ fn line(product: String, found: &Found) -> Vec<String> {
     let since = crate::core::millis(crate::core::between(engine.status_since, found.now));
     vec![
         product,
-        paint::one_line(engine.user_id.as_str(), 40),
+        terminal::one_line(engine.user_id.as_str(), 40),
         status,
         engine.desired.to_string(),
         engine.port.map_or("-".to_owned(), |port| port.to_string()),
-        paint::duration(u64::try_from(since).unwrap_or(0)),
+        terminal::duration(u64::try_from(since).unwrap_or(0)),
         found.operation.as_ref().map_or("-".to_owned(), |o| format!("{} ({})", o.kind, o.step)),
         engine.engine_version.clone(),
     ]
@@ -297,7 +297,7 @@ fn facts(product: &str, found: &Found) -> Value {
 
 /// The facts that are there, one per line.
 fn show(name: &str, found: &Found) -> String {
-    let mut text = format!("{}\n", paint::clean(name));
+    let mut text = format!("{}\n", terminal::clean(name));
     let all = facts("", found);
     let shown = |value: &Value| match value {
         Value::Null => None,
@@ -309,10 +309,10 @@ fn show(name: &str, found: &Found) -> String {
         match value.as_object() {
             Some(inner) => {
                 for (key, value) in inner {
-                    text.extend(shown(value).map(|v| format!("  {key:20} {}\n", paint::clean(&v))));
+                    text.extend(shown(value).map(|v| format!("  {key:20} {}\n", terminal::clean(&v))));
                 }
             }
-            None => text.extend(shown(value).map(|v| format!("{key:22} {}\n", paint::clean(&v)))),
+            None => text.extend(shown(value).map(|v| format!("{key:22} {}\n", terminal::clean(&v)))),
         }
     }
     text
@@ -423,7 +423,7 @@ async fn orphans(db: &Database, remove: bool, json: bool, paint: Paint) -> Resul
         ]
     });
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
-    Ok(emit(&paint::table(&rows, paint.columns)))
+    Ok(emit(&terminal::table(&rows, paint.columns)))
 }
 
 async fn adopt_backend(db: &Database, json: bool) -> Result<Exit, Stop> {

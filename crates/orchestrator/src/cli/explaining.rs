@@ -2,7 +2,7 @@
 //! with what would be made now, which only a replica can make.
 
 use super::database::{Database, policy};
-use super::paint::{self, Paint};
+use chassis::terminal::{self, Paint};
 use super::{Exit, Stop, emit, emit_json};
 use crate::registry::AuditFilter;
 use crate::registry::rows::{Found, Product};
@@ -100,12 +100,12 @@ async fn answer(db: &Database, product: &Product, found: &Found) -> Result<Value
 fn text(reference: &str, answer: &Value, paint: Paint) -> String {
     let word = |value: &Value| match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => paint::clean(text),
+        Value::String(text) => terminal::clean(text),
         Value::Array(items) if items.is_empty() => "-".to_owned(),
         Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
     };
-    let mut out = format!("{}: {}\n", paint::clean(reference), paint.bold(&word(&answer["summary"])));
+    let mut out = format!("{}: {}\n", terminal::clean(reference), paint.bold(&word(&answer["summary"])));
     if answer["failure_message"].is_string() {
         out.push_str(&format!("  said       {}\n", word(&answer["failure_message"])));
     }
@@ -148,6 +148,6 @@ fn text(reference: &str, answer: &Value, paint: Paint) -> String {
         .flatten()
         .map(|r| vec![String::from("   "), word(&r["at"]), word(&r["what"]), word(&r["because"])])
         .collect();
-    out.push_str(&paint::table(&rows, paint.columns));
+    out.push_str(&terminal::table(&rows, paint.columns));
     out
 }

@@ -1,8 +1,9 @@
 //! `migrate`: levels, pending SQL, and applying it.
 
 use super::database::connect;
-use super::paint::Paint;
-use super::{Exit, Stop, emit, emit_json, paint};
+use chassis::terminal::Paint;
+use super::{Exit, Stop, emit, emit_json};
+use chassis::terminal;
 use crate::config::{Settings, database_url_problem};
 use chassis::config::Secret;
 use clap::Args;
@@ -56,7 +57,7 @@ pub async fn run(settings: &Settings, options: &Options, json: bool) -> Result<E
             .iter()
             .map(|(level, name, at, by)| vec![level.to_string(), name.clone(), at.to_string(), by.clone()])
             .collect();
-        text.push_str(&paint::table(&rows, Paint::plain().columns));
+        text.push_str(&terminal::table(&rows, Paint::plain().columns));
         return Ok(emit(&text));
     }
     if options.dry_run {

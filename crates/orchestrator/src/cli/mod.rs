@@ -18,7 +18,6 @@ mod engines;
 mod explaining;
 mod master_keys;
 mod migrations;
-pub mod paint;
 mod products;
 mod small;
 mod waiting;
@@ -29,10 +28,9 @@ use clap::{Parser, Subcommand};
 use contract::FleetError;
 use contract::fleet_api::AdmitRequest;
 use database::Database;
-use paint::Paint;
+use chassis::terminal::{self, Paint};
 use std::ffi::OsString;
 use std::future::Future;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -59,7 +57,7 @@ impl Exit {
 
     /// Says why on standard error.
     fn because(self, why: &str) -> Self {
-        eprintln!("bap-engine: {}", paint::clean(why));
+        eprintln!("bap-engine: {}", terminal::clean(why));
         self
     }
 }
@@ -459,35 +457,22 @@ where
     }
 }
 
-/// All problems at once, for people on a terminal and as one JSON line for machines.
+/// Tells all problems at once.
 fn refuse(problems: &Problems) -> Exit {
-    use std::io::IsTerminal as _;
-    if std::io::stderr().is_terminal() {
-        eprintln!("{problems}");
-    } else {
-        let errors = problems.report.to_json(&problems.problems)["errors"].take();
-        chassis::telemetry::last_words(
-            chassis::telemetry::LogLevel::Error,
-            "orchestrator.config",
-            &problems.to_string(),
-            &serde_json::json!({"code": "CONFIGURATION", "errors": errors}),
-            None,
-        );
-    }
+    terminal::tell_problems("orchestrator.config", problems);
     Exit::Configuration
 }
 
-/// Prints an answer; a reader that has gone away is no failure.
+/// Prints an answer.
 fn emit(text: &str) -> Exit {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    terminal::print(text);
     Exit::Done
 }
 
-/// Prints JSON, indented and with a line end.
+/// Prints JSON.
 fn emit_json(value: &impl serde::Serialize) -> Exit {
-    match serde_json::to_string_pretty(value) {
-        Ok(text) => emit(&format!("{text}\n")),
+    match terminal::print_json(value) {
+        Ok(()) => Exit::Done,
         Err(error) => Exit::fail(&format!("could not write JSON: {error}")),
     }
 }

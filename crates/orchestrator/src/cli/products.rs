@@ -3,7 +3,7 @@
 //! A platform key is printed once, when it is made; nothing can show it again.
 
 use super::api::{Api, As};
-use super::paint::{self, Paint};
+use chassis::terminal::{self, Paint};
 use super::{Exit, Stop, emit, emit_json};
 use clap::{Args, Subcommand};
 use contract::Slug;
@@ -211,11 +211,11 @@ async fn list(api: &Api, json: bool, paint: Paint) -> Result<Exit, Stop> {
             p.engines.to_string(),
             p.created_at.to_string(),
             p.product_id.to_string(),
-            paint::clean(&p.display_name),
+            terminal::clean(&p.display_name),
         ]
     });
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
-    Ok(emit(&paint::table(&rows, paint.columns)))
+    Ok(emit(&terminal::table(&rows, paint.columns)))
 }
 
 fn detail(found: &ProductDetail) -> String {
@@ -224,7 +224,7 @@ fn detail(found: &ProductDetail) -> String {
         "product   {} ({})\nname      {}\nengines   {}\ncreated   {}\n",
         product.slug,
         product.product_id,
-        paint::clean(&product.display_name),
+        terminal::clean(&product.display_name),
         product.engines,
         product.created_at
     );

@@ -4,7 +4,7 @@
 //! never cancels anything; what was asked for goes on.
 
 use super::database::Database;
-use super::paint;
+use chassis::terminal;
 use super::{Exit, Stop};
 use crate::registry::rows::Operation;
 use contract::OperationId;
@@ -104,7 +104,7 @@ impl Progress {
     }
 
     fn tell(&mut self, kind: OperationKind, position: &str, waited: Duration) {
-        let elapsed = paint::duration(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
+        let elapsed = terminal::duration(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
         let mut err = std::io::stderr().lock();
         // Nobody is left to be told when standard error is gone.
         if self.terminal {

@@ -5,39 +5,7 @@ use chassis::telemetry::{LogFormat, LogLevel};
 use fleet::lifecycle::{BackendKind, SleepMode};
 use fleet::spec::SecurityProfile;
 
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident reads $var:literal { $($(#[$vdoc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$vdoc])* $variant),* }
-
-        impl $name {
-            /// Every variant.
-            pub const ALL: &'static [$name] = &[$($name::$variant),*];
-
-            /// The word in the configuration.
-            pub const fn as_str(self) -> &'static str {
-                match self { $($name::$variant => $word),* }
-            }
-
-            /// Reads the variable; the declaration admits exactly these words.
-            pub(super) fn of(r: &Reader<'_>) -> Self {
-                match r.text($var).as_deref() {
-                    $(Some($word) => $name::$variant,)*
-                    other => unreachable!("{} admits {other:?}", $var),
-                }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    };
-}
-
-words! {
+chassis::words! {
     /// Which address of an engine products are given.
     UrlMode reads "ORCH_ENGINE_URL_MODE" {
         /// As the orchestrator itself reaches engines.
@@ -49,7 +17,7 @@ words! {
     }
 }
 
-words! {
+chassis::words! {
     /// When an image is pulled.
     ImagePull reads "ORCH_IMAGE_PULL" {
         /// When it is not there.
@@ -61,7 +29,7 @@ words! {
     }
 }
 
-words! {
+chassis::words! {
     /// What happens when the database's schema is older.
     MigrationMode reads "ORCH_MIGRATIONS" {
         /// Migrate at start.

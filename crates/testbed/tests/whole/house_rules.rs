@@ -35,7 +35,7 @@ const DELIBERATELY_ABSENT: [(&str, &[&str]); 8] = [
 ];
 
 /// The rooms of `chassis`. The list is short on purpose: what fits none of them belongs to another crate.
-const CHASSIS_ROOMS: [&str; 6] = ["config", "drain", "http", "lib", "seal", "telemetry"];
+const CHASSIS_ROOMS: [&str; 7] = ["config", "drain", "http", "lib", "seal", "telemetry", "terminal"];
 
 /// File names that say nothing about what is inside.
 const NAMELESS: [&str; 8] =

@@ -79,7 +79,7 @@ impl Failure {
                      prints the ENGINE_KEY_HASH of a key, to compare.",
                     error.error
                 ),
-                _ => format!("{}: {}", error.error, crate::cli::paint::clean(&error.message)),
+                _ => format!("{}: {}", error.error, crate::cli::terminal::clean(&error.message)),
             },
             Failure::Cut(_) | Failure::NotAnEngine { .. } => self.to_string(),
         }

@@ -3,7 +3,8 @@
 use super::client::Message;
 use super::follow::Start;
 use super::question::Question;
-use super::{Next, Session, paint};
+use super::{Next, Session};
+use chassis::terminal;
 
 /// Messages shown when a conversation is entered. More would bury the prompt; the whole of it is in
 /// GET /tasks/{id}/messages.
@@ -65,7 +66,7 @@ impl Session {
             self.dim(&format!("({skipped} earlier messages)"));
         }
         for message in &shown[skipped..] {
-            let text = paint::clean(&message.text());
+            let text = terminal::clean(&message.text());
             let lines: Vec<&str> = text.trim().lines().collect();
             for (i, line) in lines.iter().take(SHOWN_LINES).enumerate() {
                 let lead = match (message.role.as_str(), i) {
@@ -99,7 +100,7 @@ impl Session {
             self.dim("(nothing waits for an answer)");
         }
         for item in elsewhere {
-            let task = paint::one_line(item["task_id"].as_str().unwrap_or_default(), 60);
+            let task = terminal::one_line(item["task_id"].as_str().unwrap_or_default(), 60);
             self.dim(&format!("/task {task}"));
             for line in Question::read(item).lines(self.view.paint()) {
                 let line = self.view.line(&format!("  {line}"));

@@ -2,7 +2,7 @@
 
 use super::command::{self, Permission};
 use super::view;
-use crate::cli::paint::{self, Paint};
+use chassis::terminal::{self, Paint};
 use serde_json::Value;
 
 /// A HITL request, from a `hitl_request` event or from GET /hitl/pending.
@@ -60,30 +60,30 @@ impl Question {
             lines.push(format!(
                 "{} {}",
                 paint.yellow("▲"),
-                paint.bold(&paint::one_line(&self.question, room))
+                paint.bold(&terminal::one_line(&self.question, room))
             ));
             let input = match self.input.get("command").and_then(Value::as_str) {
                 // A person must see every line of what they allow.
-                Some(command) => paint::clean(command),
+                Some(command) => terminal::clean(command),
                 None => view::brief_input(&self.tool, &self.input, room * 3),
             };
             if !input.trim().is_empty() && !self.question.contains(input.trim()) {
                 lines.extend(input.lines().map(|line| format!("  {} {line}", paint.cyan(&self.tool))));
             }
             if !self.reason.is_empty() {
-                lines.push(paint.dim(&format!("  why   {}", paint::one_line(&self.reason, room))));
+                lines.push(paint.dim(&format!("  why   {}", terminal::one_line(&self.reason, room))));
             }
             if !self.rule.is_empty() && self.offers_always() {
-                lines.push(paint.dim(&format!("  rule  {}", paint::one_line(&self.rule, room))));
+                lines.push(paint.dim(&format!("  rule  {}", terminal::one_line(&self.rule, room))));
             }
         } else {
-            let text = paint::clean(&self.question);
+            let text = terminal::clean(&self.question);
             let mut parts = text.lines();
             let first = parts.next().unwrap_or_default();
             lines.push(format!("{} {}", paint.yellow("?"), paint.bold(first)));
             lines.extend(parts.map(|p| format!("  {p}")));
             let options = self.options.iter().enumerate();
-            lines.extend(options.map(|(i, o)| format!("  {}) {}", i + 1, paint::one_line(o, room))));
+            lines.extend(options.map(|(i, o)| format!("  {}) {}", i + 1, terminal::one_line(o, room))));
         }
         lines
     }

@@ -5,7 +5,8 @@ use super::follow::{self, Start, Step};
 use super::frames::Frame;
 use super::input::{Ask, Typed};
 use super::question::{Answer, Question};
-use super::{Session, paint};
+use super::Session;
+use chassis::terminal;
 use contract::ErrorCode;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -135,7 +136,7 @@ impl Session {
                 self.frame(&frame, text, questions);
                 return frame.is_final().then_some(Outcome::Done);
             }
-            Step::Reconnecting(why) => self.dim(&format!("(reconnecting… {})", paint::one_line(&why, 60))),
+            Step::Reconnecting(why) => self.dim(&format!("(reconnecting… {})", terminal::one_line(&why, 60))),
             Step::Reconnected => self.dim("(connected again)"),
             Step::Expired => {
                 self.dim(

@@ -5,7 +5,7 @@
 //! the token sum of the turn. It refuses to print: the session does that.
 
 use super::frames::Frame;
-use crate::cli::paint::{self, Paint};
+use chassis::terminal::{self, Paint};
 use serde_json::Value;
 use std::collections::HashMap;
 
@@ -99,7 +99,7 @@ impl View {
                 self.usage.output += frame.number("output_tokens");
                 self.usage.cached += frame.number("cache_hit_tokens");
                 if !frame.text("model").is_empty() {
-                    self.model = paint::one_line(frame.text("model"), 60);
+                    self.model = terminal::one_line(frame.text("model"), 60);
                 }
                 String::new()
             }
@@ -108,7 +108,7 @@ impl View {
                     "{} {}: {}",
                     self.paint.red("✗"),
                     frame.text("error"),
-                    paint::clean(frame.text("message"))
+                    terminal::clean(frame.text("message"))
                 );
                 self.line(&text)
             }
@@ -118,7 +118,7 @@ impl View {
     }
 
     fn stream(&mut self, text: &str, thinking: bool) -> String {
-        let text = paint::clean(text);
+        let text = terminal::clean(text);
         if text.is_empty() {
             return text;
         }
@@ -130,7 +130,7 @@ impl View {
     }
 
     fn tool_call(&mut self, frame: &Frame, indent: &str) -> String {
-        let tool = paint::one_line(frame.text("tool"), 40);
+        let tool = terminal::one_line(frame.text("tool"), 40);
         let room = self.paint.columns.saturating_sub(tool.len() + indent.len() + 5);
         let input = brief_input(frame.text("tool"), &frame.data["input"], room);
         self.calls.insert(frame.text("tool_call_id").to_owned(), format!("{tool} {input}"));
@@ -140,14 +140,14 @@ impl View {
 
     fn tool_result(&mut self, frame: &Frame, indent: &str) -> String {
         let call = self.calls.remove(frame.text("tool_call_id"));
-        let took = paint::duration(frame.number("duration_ms"));
+        let took = terminal::duration(frame.number("duration_ms"));
         let output = &frame.data["output"];
         let failed = frame.data.get("error").is_some_and(Value::is_string);
         // With other calls still under way the line must say which one this is.
         let which = match call {
-            Some(call) if !self.calls.is_empty() => format!("{}  ", paint::one_line(&call, 40)),
+            Some(call) if !self.calls.is_empty() => format!("{}  ", terminal::one_line(&call, 40)),
             Some(_) => String::new(),
-            None => format!("{}  ", paint::one_line(frame.text("tool"), 40)),
+            None => format!("{}  ", terminal::one_line(frame.text("tool"), 40)),
         };
         let mut out = String::new();
         if failed {
@@ -156,7 +156,7 @@ impl View {
                 "{indent}  {} {which}{word} {} {}",
                 self.paint.red("✗"),
                 self.paint.dim(&format!("({took})")),
-                paint::one_line(frame.text("error"), self.paint.columns.saturating_sub(word.len() + 20))
+                terminal::one_line(frame.text("error"), self.paint.columns.saturating_sub(word.len() + 20))
             );
             out.push_str(&self.line(text.trim_end()));
         } else {
@@ -186,12 +186,12 @@ impl View {
     }
 
     fn working_memory(&mut self, frame: &Frame) -> String {
-        let key = paint::one_line(frame.text("key"), 40);
+        let key = terminal::one_line(frame.text("key"), 40);
         let text = match frame.text("op") {
             "delete" => format!("note {key} removed"),
             _ => {
                 let room = self.paint.columns.saturating_sub(key.len() + 10);
-                format!("note {key} = {}", paint::one_line(&plain(&frame.data["value"]), room))
+                format!("note {key} = {}", terminal::one_line(&plain(&frame.data["value"]), room))
             }
         };
         let text = self.paint.dim(&text);
@@ -202,8 +202,8 @@ impl View {
         let text = format!(
             "context shortened ({}): {} → {} tokens",
             frame.text("strategy"),
-            paint::number(frame.number("before_tokens")),
-            paint::number(frame.number("after_tokens"))
+            terminal::number(frame.number("before_tokens")),
+            terminal::number(frame.number("after_tokens"))
         );
         let text = self.paint.dim(&text);
         self.line(&text)
@@ -243,17 +243,17 @@ impl View {
         if self.usage.input + self.usage.output > 0 {
             let cached = match self.usage.cached {
                 0 => String::new(),
-                n => format!(" ({} cached)", paint::number(n)),
+                n => format!(" ({} cached)", terminal::number(n)),
             };
-            parts.push(format!("{} tokens in{cached}", paint::number(self.usage.input)));
-            parts.push(format!("{} out", paint::number(self.usage.output)));
+            parts.push(format!("{} tokens in{cached}", terminal::number(self.usage.input)));
+            parts.push(format!("{} out", terminal::number(self.usage.output)));
         }
         if !self.model.is_empty() {
             parts.push(self.model.clone());
         }
         if let Some(started) = self.started.take() {
             let ms = now.saturating_duration_since(started).as_millis();
-            parts.push(paint::duration(u64::try_from(ms).unwrap_or(u64::MAX)));
+            parts.push(terminal::duration(u64::try_from(ms).unwrap_or(u64::MAX)));
         }
         if parts.is_empty() {
             return self.fresh().to_owned();
@@ -266,7 +266,7 @@ impl View {
 /// The part of a call's input that tells a person what it does, on one line.
 pub fn brief_input(tool: &str, input: &Value, columns: usize) -> String {
     const TELLING: [&str; 8] = ["command", "pattern", "path", "url", "query", "question", "key", "name"];
-    let Some(object) = input.as_object() else { return paint::one_line(&plain(input), columns) };
+    let Some(object) = input.as_object() else { return terminal::one_line(&plain(input), columns) };
     let mut parts: Vec<String> = Vec::new();
     for field in TELLING {
         if let Some(text) = object.get(field).and_then(Value::as_str) {
@@ -276,12 +276,12 @@ pub fn brief_input(tool: &str, input: &Value, columns: usize) -> String {
     if tool == "write_file"
         && let Some(content) = object.get("content").and_then(Value::as_str)
     {
-        parts.push(format!("({})", paint::bytes(content.len() as u64)));
+        parts.push(format!("({})", terminal::bytes(content.len() as u64)));
     }
     if parts.is_empty() && !object.is_empty() {
         parts.push(input.to_string());
     }
-    paint::one_line(&parts.join("  "), columns)
+    terminal::one_line(&parts.join("  "), columns)
 }
 
 /// The first lines of a tool's output, as a person would want to see them.
@@ -290,7 +290,7 @@ pub fn excerpt(output: &Value, columns: usize) -> Vec<String> {
     let mut shown: Vec<String> = lines
         .iter()
         .take(EXCERPT_LINES)
-        .map(|l| paint::cut(&paint::clean(l).replace('\t', "    "), columns))
+        .map(|l| terminal::cut(&terminal::clean(l).replace('\t', "    "), columns))
         .collect();
     if lines.len() > EXCERPT_LINES {
         shown.push(format!("… {} more lines", lines.len() - EXCERPT_LINES));
@@ -318,7 +318,7 @@ fn output_lines(output: &Value) -> Vec<String> {
                 return split(content);
             }
             if let (Some(path), Some(bytes)) = (text("path"), object.get("bytes").and_then(Value::as_u64)) {
-                return vec![format!("{path}, {}", paint::bytes(bytes))];
+                return vec![format!("{path}, {}", terminal::bytes(bytes))];
             }
             for list in ["matches", "entries", "results", "items"] {
                 if let Some(items) = object.get(list).and_then(Value::as_array) {

@@ -1,11 +1,13 @@
-//! How the command line looks: colour only where a person watches, and nothing a stream could hijack.
+//! How a command line of ours looks and speaks: colour only where a person watches, and nothing a stream could
+//! hijack.
 //!
-//! Everything printed that came from a product, an engine or another host goes through [`clean`]: an escape
-//! sequence in a user's name must not move the cursor or rename the window. Without a terminal, or with
-//! NO_COLOR set, the same words come out without colour.
+//! Everything printed that came from a model, a tool, a caller or another host goes through [`clean`]: an escape
+//! sequence in a name must not move the cursor or rename the window. Without a terminal, or with NO_COLOR set, the
+//! same words come out without colour. Not here: what a command does, and its exit codes.
 
-use chassis::config::Source;
-use std::io::IsTerminal;
+use crate::config::{Problems, Source};
+use crate::telemetry::{LogLevel, last_words};
+use std::io::{IsTerminal, Write as _};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Columns assumed when there is no terminal to ask. Larger would make log viewers wrap lines,
@@ -125,6 +127,20 @@ pub fn duration(ms: u64) -> String {
     }
 }
 
+/// A whole number with commas between thousands.
+pub fn number(count: u64) -> String {
+    let digits = count.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// Rows as columns of equal width; the last column is cut to what is left of the line.
 /// A number of bytes as a person says it.
 pub fn bytes(count: u64) -> String {
     const STEPS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
@@ -159,6 +175,33 @@ pub fn table(rows: &[Vec<String>], columns: usize) -> String {
     out
 }
 
+/// Prints an answer; a reader that has gone away is no failure.
+pub fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Prints JSON, indented and with a line end.
+///
+/// # Errors
+/// What the serializer says of a value that is no JSON.
+pub fn print_json(value: &impl serde::Serialize) -> Result<(), serde_json::Error> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?));
+    Ok(())
+}
+
+/// Tells every problem of a configuration at once on standard error: for people on a terminal, and as one JSON line
+/// in the name of `target` for machines.
+pub fn tell_problems(target: &'static str, problems: &Problems) {
+    if std::io::stderr().is_terminal() {
+        eprintln!("{problems}");
+    } else {
+        let errors = problems.report.to_json(&problems.problems)["errors"].take();
+        let extra = serde_json::json!({"code": "CONFIGURATION", "errors": errors});
+        last_words(LogLevel::Error, target, &problems.to_string(), &extra, None);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +223,10 @@ mod tests {
         assert_eq!(
             (duration(12), duration(1_240), duration(61_000), duration(7_260_000), duration(90_000_000)),
             ("12 ms".into(), "1.2 s".into(), "1 min 1 s".into(), "2 h 1 min".into(), "1 d 1 h".into())
+        );
+        assert_eq!(
+            (number(7), number(1_234), number(1_234_567)),
+            ("7".into(), "1,234".into(), "1,234,567".into())
         );
         assert_eq!((bytes(12), bytes(2_048)), ("12 bytes".into(), "2.0 KiB".into()));
     }
