@@ -19,6 +19,9 @@ ARG BASE_IMAGE=debian:12.12-slim
 FROM ${BUILDER_IMAGE} AS build
 WORKDIR /src
 COPY . .
+# The context has no history: --build-arg COMMIT=$(git rev-parse --short=12 HEAD) tells the program its commit.
+ARG COMMIT=
+ENV SEPTEMBER_COMMIT=${COMMIT}
 RUN set -eu; \
     mkdir -p /out/rootfs/data /out/rootfs/catalog /out/rootfs/tmp /out/rootfs/etc/ssl/certs; \
     if [ -x /prebuilt/september-engine ]; then \

@@ -18,6 +18,9 @@ ARG BUILDER_IMAGE=rust:1.95.0-bookworm
 FROM ${BUILDER_IMAGE} AS build
 WORKDIR /src
 COPY . .
+# The context has no history: --build-arg COMMIT=$(git rev-parse --short=12 HEAD) tells the program its commit.
+ARG COMMIT=
+ENV SEPTEMBER_COMMIT=${COMMIT}
 RUN set -eu; \
     mkdir -p /out/rootfs/usr/local/bin /out/rootfs/etc/ssl/certs /out/rootfs/tmp /out/data/engine-data /out/data/catalog; \
     if [ -x /prebuilt/bap-engine ]; then \

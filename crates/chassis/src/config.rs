@@ -130,7 +130,7 @@ impl Var {
 
     /// The text to show for a value of this variable.
     fn shown(&self, value: &str) -> String {
-        if self.secret { REDACTED.to_owned() } else { hide_userinfo(value) }
+        if self.secret { REDACTED.to_owned() } else { hide_url_secrets(value) }
     }
 }
 
@@ -188,8 +188,8 @@ impl fmt::Display for Problems {
     }
 }
 
-/// Replaces `user:password@` in anything that looks like a URL.
-fn hide_userinfo(value: &str) -> String {
+/// Replaces `user:password@` and the query in anything that looks like a URL: keys travel in both.
+fn hide_url_secrets(value: &str) -> String {
     let mut shown = String::with_capacity(value.len());
     let mut rest = value;
     while let Some(start) = rest.find("://").map(|i| i + 3) {
@@ -203,6 +203,12 @@ fn hide_userinfo(value: &str) -> String {
             None => shown.push_str(&rest[start..authority_end]),
         }
         rest = &rest[authority_end..];
+        let url_end = rest.find([',', ' ']).unwrap_or(rest.len());
+        if let Some(query) = rest[..url_end].find('?') {
+            shown.push_str(&rest[..=query]);
+            shown.push_str(REDACTED);
+            rest = &rest[url_end..];
+        }
     }
     shown.push_str(rest);
     shown
