@@ -61,8 +61,8 @@ for wanted in '"phase":"started"' 'event: tool_call' 'event: tool_result' '"phas
     expect "$answer" "$wanted" "run ls"
 done
 expect "$(talk "The name of my boat is Windrose.")" '"phase":"completed"' "a statement"
-for secret in keys.env demo.key; do
-    [ "$(stat -c %a "$work/fleet/$secret")" = 600 ] || fail "$secret is readable by others"
+for secret in fleet/keys.env fleet/demo.key admitted.json; do
+    [ "$(stat -c %a "$work/$secret")" = 600 ] || fail "$secret is readable by others"
 done
 
 say "make chat finds the fleet"

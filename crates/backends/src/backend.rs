@@ -178,8 +178,8 @@ impl BackendError {
 
 /// A place where engines run.
 ///
-/// Deadlines with b = `ORCH_BACKEND_CALL_TIMEOUT_S`, enforced by the implementation: observe, freeze, thaw, ping
-/// b/6; list b/2; start b; create, remove, destroy 2b; stop timeout + 10 s; `run_job` 10b; `ensure_image` its own.
+/// Deadlines with b = `ORCH_BACKEND_CALL_TIMEOUT_S`, enforced by the implementation: observe, room, freeze, thaw,
+/// ping b/6; list b/2; start b; create, remove, destroy 2b; stop timeout + 10 s; `run_job` 10b; `ensure_image` its own.
 /// A deadline ends the wait, not necessarily the work: whoever calls next observes first.
 #[async_trait]
 pub trait EngineBackend: Send + Sync + 'static {
@@ -188,6 +188,11 @@ pub trait EngineBackend: Send + Sync + 'static {
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
 
+    /// Is there room for one more object? [`BackendError::Capacity`] when there is none. Makes and changes nothing; the
+    /// answer may be a moment old. A place without a limit of its own always has room.
+    async fn room(&self) -> Result<()> {
+        Ok(())
+    }
     /// Makes and starts the one object of this engine. An object of ours with the same generation is kept (and
     /// started), one of a lower generation is removed first, any other is [`BackendError::Conflict`].
     async fn create(&self, spec: &EngineSpec) -> Result<EngineEndpoint>;

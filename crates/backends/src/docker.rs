@@ -43,9 +43,13 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use storage::Storage;
 use wire::{Address, Daemon};
+
+/// How long an answer about room is good. Longer lets more callers in than fit, and refuses them after room was made;
+/// shorter asks the daemon once per caller of a burst.
+const ROOM_KNOWN: Duration = Duration::from_secs(1);
 
 /// When an image is pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +120,8 @@ pub struct DockerBackend {
     cpus: AtomicU32,
     /// One at a time makes the network.
     making_network: tokio::sync::Mutex<()>,
+    /// What the daemon last said about room, and when.
+    room: tokio::sync::Mutex<Option<(Instant, Result<()>)>>,
 }
 
 impl DockerBackend {
@@ -147,6 +153,7 @@ impl DockerBackend {
             last_image: Mutex::default(),
             cpus: AtomicU32::new(0),
             making_network: tokio::sync::Mutex::default(),
+            room: tokio::sync::Mutex::default(),
         })
     }
 
@@ -224,6 +231,24 @@ impl EngineBackend for DockerBackend {
             host_ports: true,
             resource_limits: true,
         }
+    }
+
+    async fn room(&self) -> Result<()> {
+        self.timed("room", self.deadlines.look(), async {
+            let mut known = self.room.lock().await;
+            if let Some((at, answer)) = &*known
+                && at.elapsed() < ROOM_KNOWN
+            {
+                return answer.clone();
+            }
+            let answer = self.network.room(self.daemon.calls().await?).await;
+            // Silence is no answer: whoever comes next asks again.
+            if matches!(answer, Ok(()) | Err(BackendError::Capacity(_))) {
+                *known = Some((Instant::now(), answer.clone()));
+            }
+            answer
+        })
+        .await
     }
 
     async fn create(&self, spec: &EngineSpec) -> Result<EngineEndpoint> {

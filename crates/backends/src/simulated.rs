@@ -83,6 +83,10 @@ impl EngineBackend for SimulatedBackend {
         self.world.capabilities()
     }
 
+    async fn room(&self) -> Result<()> {
+        self.perform(Call::Room, None, self.deadlines.look(), |state, _| state.room()).await
+    }
+
     async fn create(&self, spec: &EngineSpec) -> Result<EngineEndpoint> {
         let (id, limit) = (spec.engine_id, self.deadlines.change());
         if spec.instance != self.instance {

@@ -1,7 +1,7 @@
 //! What a server tells about itself: one JSON object per log line, and a metric registry.
 //!
-//! A log line always has the same keys in the same order: `timestamp, level, logger, request_id, task_id,
-//! message, extra`. The two ids come from the event or from the spans around it; all other fields go to
+//! A log line of a program always has the same keys in the same order: `timestamp, level, logger`, the id fields that
+//! the program names, `message, extra`. The ids come from the event or from the spans around it; all other fields go to
 //! `extra`. Crates that are not ours are heard from WARNING upwards only, because at lower levels they
 //! write down request bodies and headers.
 //!
@@ -11,7 +11,7 @@ mod line;
 mod metric;
 mod panics;
 
-pub use line::{Captured, LogLayer, capture, current_ids};
+pub use line::{Captured, IdFields, LogLayer, capture, current_ids};
 pub use metric::{Metrics, install_metrics};
 pub use panics::install_panic_hook;
 
@@ -95,6 +95,10 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// Crate names that are logged from `level` upwards; all others from WARNING upwards.
     pub own: &'static [&'static str],
+    /// Crate names that are not heard at all: what they log holds addresses and other people's words.
+    pub silent: &'static [&'static str],
+    /// Fields that stand on every line by themselves.
+    pub ids: IdFields,
     /// Applied to every line.
     pub scrub: Option<Scrub>,
 }
@@ -127,21 +131,21 @@ pub fn install(settings: &LogSettings) -> Result<(), AlreadyInstalled> {
     let sink: Sink = Arc::new(Mutex::new(std::io::stdout()));
     tracing::subscriber::set_global_default(subscriber(settings, pretty, sink))
         .map_err(|_| AlreadyInstalled)?;
-    install_panic_hook(settings.level, settings.scrub.clone());
+    install_panic_hook(settings.level, settings.ids, settings.scrub.clone());
     Ok(())
 }
 
 /// Writes one JSON log line to stderr, for last words before exit and for times when no subscriber is
-/// installed yet. `extra` must be a JSON object.
+/// installed yet. `ids` are the program's id fields; `extra` must be a JSON object.
 pub fn last_words(
     level: LogLevel,
     logger: &str,
+    ids: IdFields,
     message: &str,
     extra: &serde_json::Value,
     scrub: Option<&Scrub>,
 ) {
-    let (request_id, task_id) = current_ids();
-    let text = line::json(level, logger, request_id.as_deref(), task_id.as_deref(), message, extra);
+    let text = line::Line { level, logger, ids: current_ids(ids), message, extra }.json();
     let text = scrub.map_or(text.clone(), |scrub| scrub(text));
     // Nobody is left to be told when stderr is gone.
     let _ = writeln!(std::io::stderr().lock(), "{text}");

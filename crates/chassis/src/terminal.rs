@@ -6,7 +6,7 @@
 //! same words come out without colour. Not here: what a command does, and its exit codes.
 
 use crate::config::{Problems, Source};
-use crate::telemetry::{LogLevel, last_words};
+use crate::telemetry::{IdFields, LogLevel, last_words};
 use std::io::{IsTerminal, Write as _};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -191,14 +191,14 @@ pub fn print_json(value: &impl serde::Serialize) -> Result<(), serde_json::Error
 }
 
 /// Tells every problem of a configuration at once on standard error: for people on a terminal, and as one JSON line
-/// in the name of `target` for machines.
-pub fn tell_problems(target: &'static str, problems: &Problems) {
+/// in the name of `target`, with the program's id fields, for machines.
+pub fn tell_problems(target: &'static str, ids: IdFields, problems: &Problems) {
     if std::io::stderr().is_terminal() {
         eprintln!("{problems}");
     } else {
         let errors = problems.report.to_json(&problems.problems)["errors"].take();
         let extra = serde_json::json!({"code": "CONFIGURATION", "errors": errors});
-        last_words(LogLevel::Error, target, &problems.to_string(), &extra, None);
+        last_words(LogLevel::Error, target, ids, &problems.to_string(), &extra, None);
     }
 }
 

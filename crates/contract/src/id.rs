@@ -86,6 +86,10 @@ made_id!(
     /// One remembered permission of a task.
     PermissionId, "perm"
 );
+made_id!(
+    /// One connection to an MCP server.
+    ConnectionId, "conn"
+);
 
 /// A caller-chosen conversation name: 1..256 characters without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, utoipa::ToSchema)]

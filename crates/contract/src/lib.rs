@@ -22,7 +22,7 @@ pub use conversation::{Block, Role, Source, StopReason, ToolReason, Usage};
 pub use event::{Event, EventName};
 pub use fleet_code::{FleetCode, FleetError};
 pub use id::{
-    CallId, EngineId, HitlId, InstanceId, MessageId, OperationId, PermissionId, ProductId, ReplicaId,
-    RequestId, Slug, TaskId, TurnId, UserId,
+    CallId, ConnectionId, EngineId, HitlId, InstanceId, MessageId, OperationId, PermissionId, ProductId,
+    ReplicaId, RequestId, Slug, TaskId, TurnId, UserId,
 };
 pub use time::Timestamp;

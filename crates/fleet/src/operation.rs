@@ -87,6 +87,13 @@ words! {
     }
 }
 
+impl Step {
+    /// True when this step is performed without the backend: it goes on while that is away.
+    pub const fn is_without_backend(self) -> bool {
+        matches!(self, Step::Finish)
+    }
+}
+
 impl OperationKind {
     /// The steps of this kind in order; empty for kinds this version never opens.
     pub const fn steps(self) -> &'static [Step] {
@@ -179,6 +186,12 @@ impl OperationKind {
             | OperationKind::RotateKey
             | OperationKind::Destroy => false,
         }
+    }
+
+    /// True while this step of it acts on the backend object, so that nobody else may. A rotation talks to the
+    /// engine only; waiting for a predecessor must leave the object to that one.
+    pub const fn touches_object(self, step: Step) -> bool {
+        !matches!(self, OperationKind::RotateKey) && !matches!(step, Step::Open | Step::Settle | Step::Finish)
     }
 
     /// True when this version can open it.

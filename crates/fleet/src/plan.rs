@@ -67,6 +67,8 @@ pub struct EngineFacts {
     pub observed_at: Timestamp,
     /// Start time of the run that is accounted for; `None` = not known (this supervisor has not seen one yet).
     pub accounted_start: Option<Timestamp>,
+    /// A next key is stored: a rotation was broken off, and the engine may take either key.
+    pub rotation_unfinished: bool,
 }
 
 /// The open operation, as far as the planner cares.
@@ -302,6 +304,10 @@ fn running(
     match object.state {
         ObjectState::Running { restarts, .. } if is_another_run(facts, object) => {
             steps.push(crashed(FailureReason::Crashed, None, false, Some(restarts)));
+        }
+        // Which key it takes is known to nobody but the engine: asked now, before a key is handed out that is none.
+        ObjectState::Running { .. } if facts.rotation_unfinished && facts.open.is_none() => {
+            steps.push(PlanStep::OpenOperation(OperationKind::RotateKey));
         }
         ObjectState::Running { .. } => {
             if idle::is_candidate(&idle_facts(facts), &idle_rules(facts, rules), now) {

@@ -37,6 +37,14 @@ impl Claim {
         self.lost.cancelled().await;
     }
 
+    /// Waits until the next one may act although what runs under this claim has not come to its end (§5.3): it is lost,
+    /// and its lease has run out.
+    pub async fn lapsed(&self) {
+        self.lost().await;
+        let end = *self.until.lock().unwrap_or_else(PoisonError::into_inner) + DISTRUST;
+        tokio::time::sleep_until(end.into()).await;
+    }
+
     /// Marks it lost.
     pub fn lose(&self) {
         self.lost.cancel();
@@ -152,6 +160,21 @@ mod tests {
         assert!(!second.holds());
         let old = claims.take(OperationId::generate(), 1, now - Duration::from_secs(15)).expect("is new");
         assert!(!old.holds());
+    }
+
+    #[tokio::test]
+    async fn a_lost_claim_keeps_others_away_until_its_lease_has_run_out() {
+        let lease = Duration::from_secs(15);
+        let claims = Claims::new(lease);
+        let soon = |claim: Arc<Claim>| async move {
+            tokio::time::timeout(Duration::from_millis(50), claim.lapsed()).await.is_ok()
+        };
+        let fresh = claims.take(OperationId::generate(), 1, Instant::now()).expect("is new");
+        let old = claims.take(OperationId::generate(), 1, Instant::now() - lease).expect("is new");
+        assert!(!soon(Arc::clone(&old)).await, "nobody has taken its place");
+        claims.lose_all();
+        assert!(soon(old).await, "what hangs under it keeps nobody away for ever");
+        assert!(!soon(fresh).await, "its call may be about to end");
     }
 
     #[test]

@@ -6,10 +6,12 @@
 use crate::audit::Denials;
 use crate::claims::Claims;
 use crate::config::Config;
+use crate::discovery::turns::Turns;
 use crate::failpoint::FailPoints;
 use crate::gate::StartGate;
 use crate::hub::Hub;
 use crate::keys::EngineKeys;
+use crate::locks::EngineLocks;
 use crate::memory::AdmitMemory;
 use crate::rates::Rates;
 use crate::registry::rows::{Engine, Instance, Vitals};
@@ -57,6 +59,10 @@ pub struct Core {
     pub hub: Arc<Hub>,
     /// Which operations this process may act on.
     pub claims: Claims,
+    /// Who acts on which engine's object.
+    pub locks: Arc<EngineLocks>,
+    /// Reservations of one product, one after the other.
+    pub turns: Arc<Turns>,
     /// Starts at once.
     pub gate: Arc<StartGate>,
     /// Stops and removals at once.

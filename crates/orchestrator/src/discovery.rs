@@ -1,30 +1,30 @@
 //! From a user to an engine: what each request about an engine does, as policy + registry + operations.
 //!
 //! Every function here reads the row, asks [`fleet::request::meet`] what the request meets, and does that: answers,
-//! opens an operation, joins one or takes its place. Nothing here touches a backend; operations do. Nothing is
+//! opens an operation, joins one or takes its place. Nothing here changes a backend; operations do. Nothing is
 //! cancelled when the caller goes away.
 
+mod refusals;
 mod admit;
 mod provision;
+pub mod turns;
+
+pub(crate) use refusals::{elsewhere, queue_full};
 
 use crate::core::{Core, between};
 use crate::hub::News;
-use crate::keys;
-use crate::registry::RegistryError;
-use crate::registry::change::{
-    EnginePatch, NewOperation, Open, OpenOutcome, Outcome, Reserve, ReserveOutcome,
-};
-use crate::registry::rows::{Engine, Found, Operation, Product, SealedKey, Vitals};
+use crate::registry::change::{EnginePatch, NewOperation, Open, OpenOutcome, Outcome};
+use crate::registry::rows::{Engine, Found, Operation, Product, Vitals};
 use crate::work;
 use contract::fleet_api::{
-    AdmitRefusal, AdmitRequest, AdmitResponse, DestroyResponse, EngineRecord, IssuedKey, ProvisionResponse,
-    RotateKeyResponse, SleepResponse, StartResponse, StopResponse,
+    DestroyResponse, EngineRecord, IssuedKey, RotateKeyResponse, SleepResponse, StartResponse, StopResponse,
 };
-use contract::{EngineId, FleetCode, FleetError, OperationId, RequestId, Timestamp, UserId};
+use contract::{FleetCode, FleetError, OperationId, RequestId, Timestamp, UserId};
 use fleet::lifecycle::{Desired, Status};
 use fleet::operation::{OperationKind, OperationStatus, Step};
 use fleet::policy::Policy;
-use fleet::request::{Answer, Meeting, Reason, Replay, Request, Standing, meet, replay};
+use fleet::request::{Meeting, Request, Standing, meet};
+use refusals::{error_of, no_engine, refusal, retrying, unsettled};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -87,14 +87,6 @@ fn standing(found: &Found) -> Standing {
         desired: found.engine.desired,
         open: found.operation.as_ref().map(|o| o.kind),
     }
-}
-
-fn no_engine() -> FleetError {
-    FleetError::new(FleetCode::EngineNotFound, "this product has no engine for this user")
-}
-
-fn unsettled() -> FleetError {
-    FleetError::new(FleetCode::EngineBusy, "the engine keeps changing; try again").retry_after(1)
 }
 
 impl Core {
@@ -215,11 +207,7 @@ impl Core {
                     Ok(Some(opened))
                 }
                 OpenOutcome::Unchanged => Ok(None),
-                OpenOutcome::OtherBackend(kind) => Err(FleetError::new(
-                    FleetCode::BackendError,
-                    format!("the engine runs on the backend {kind}, which this deployment does not manage"),
-                )
-                .with(json!({"retrying": false}))),
+                OpenOutcome::OtherBackend(kind) => Err(elsewhere(kind)),
                 OpenOutcome::Missing => Err(no_engine()),
             }
         })
@@ -242,7 +230,8 @@ impl Core {
             params,
             actor: actor.to_owned(),
             request_id: request_id.map(|r| r.as_str().to_owned()),
-            owner: Some((self.replica, self.config.operation_lease_s)),
+            // A replica that goes down performs nothing new: another one finds it in the queue.
+            owner: (!self.halt.is_cancelled()).then_some((self.replica, self.config.operation_lease_s)),
         }
     }
 
@@ -513,68 +502,6 @@ pub fn parse_policy(product: &Product) -> Result<Policy, FleetError> {
         tracing::error!(product_id = %product.id, ?problems, "the stored policy of this product does not parse");
         FleetError::new(FleetCode::Internal, "the stored policy of this product does not parse")
     })
-}
-
-pub(crate) fn queue_full(retry_after_s: u64) -> FleetError {
-    FleetError::new(FleetCode::CapacityExhausted, "too many starts wait on this replica")
-        .retry_after(retry_after_s)
-}
-
-/// A refusal with what the caller needs to know.
-fn refusal(code: FleetCode, found: &Found) -> FleetError {
-    let engine = &found.engine;
-    let message = match code {
-        FleetCode::EngineAlreadyRunning => "the engine is running",
-        FleetCode::EngineAlreadyExists => "this product has an engine for this user already; use admit",
-        FleetCode::EngineNotRunning => "the engine is not in a state that allows this",
-        FleetCode::EngineBusy if engine.status == Status::Destroying => "the engine is being removed",
-        FleetCode::EngineBusy => "another operation is under way on this engine",
-        _ => "the engine's state does not allow this",
-    };
-    let error = FleetError::new(code, message);
-    if code != FleetCode::EngineBusy {
-        return error.with(json!({"status": engine.status}));
-    }
-    let kind = found.operation.as_ref().map(|o| o.kind);
-    error.with(json!({"reason": "operation", "operation": kind})).retry_after(1)
-}
-
-/// The error an engine failed with, for those who provision it again.
-fn failure_of(engine: &Engine) -> FleetError {
-    let code = match engine.failure_code {
-        Some(fleet::lifecycle::FailureReason::BootTimeout) => FleetCode::BootTimeout,
-        _ => FleetCode::BackendError,
-    };
-    let message = engine.failure_message.clone().unwrap_or_else(|| "the engine did not start".to_owned());
-    let error = FleetError::new(code, message).with(json!({"engine_id": engine.id}));
-    if engine.next_restart_at.is_some() { error.retry_after(5) } else { error }
-}
-
-/// The error of a failed operation.
-fn error_of(operation: &Operation) -> FleetError {
-    let code = operation.error_code.as_deref().and_then(FleetCode::parse).unwrap_or(FleetCode::Internal);
-    let message = operation.error_message.clone().unwrap_or_else(|| "the operation failed".to_owned());
-    let mut details = json!({"engine_id": operation.engine_id, "operation_id": operation.id});
-    if let Some(extra) = operation.params.get("error_details").and_then(Value::as_object) {
-        for (name, value) in extra {
-            details[name] = value.clone();
-        }
-    }
-    let error = FleetError::new(code, message).with(details);
-    match operation.params.get("retry_after_s").and_then(Value::as_u64) {
-        Some(seconds) => error.retry_after(seconds),
-        None => error,
-    }
-}
-
-/// The error of an operation that goes on in the background.
-fn retrying(operation: &Operation) -> FleetError {
-    let mut error = error_of(operation);
-    if let Some(details) = &mut error.details {
-        details["retrying"] = json!(true);
-    }
-    let wait = operation.retry_at.map_or(5, |at| between(Timestamp::now(), at).as_secs().max(1));
-    error.retry_after(wait)
 }
 
 /// True when an engine should be running.

@@ -7,7 +7,7 @@ use crate::work;
 use contract::{FleetCode, FleetError, OperationId, RequestId, Timestamp};
 use fleet::health::{Activity, Verdict, verdict};
 use fleet::idle::{Blocker, IdleFacts, IdleRules};
-use fleet::lifecycle::{Desired, SleepMode, Status};
+use fleet::lifecycle::{Desired, Status};
 use fleet::observation::{ObjectState, Observation};
 use fleet::operation::OperationKind;
 use fleet::policy::Policy;
@@ -62,7 +62,7 @@ pub(crate) fn rules(core: &Core, policy: &Policy) -> IdleRules {
     }
 }
 
-/// The facts the rules judge. `activity` is what a probe made now says, or what was last seen.
+/// The facts the rules judge. `activity` is what a probe made now says, or, to explain only, what was last seen.
 pub(crate) fn facts(
     found: &Found,
     activity: Option<Activity>,
@@ -93,36 +93,34 @@ pub(crate) async fn put_to_sleep(
     // From the database clock, before the probe: an admit after this moment blocks the fence, and a request begun
     // under a lease that ended before it is visible in the probe.
     let t0 = core.registry.now().await?;
-    let mut report = None;
-    if rules.mode != SleepMode::Label {
-        let seen = core.backend.observe(found.engine.id).await.map_err(|e| crate::core::backend_error(&e))?;
-        let address = match &seen {
-            Observation::Present(object) => match &object.state {
-                ObjectState::Running { address, .. } => *address,
-                _ => None,
-            },
-            Observation::Absent => None,
-        };
-        if let Some(address) = address {
+    let seen = core.backend.observe(found.engine.id).await.map_err(|e| crate::core::backend_error(&e))?;
+    let address = match &seen {
+        Observation::Present(object) => match &object.state {
+            ObjectState::Running { address, .. } => *address,
+            _ => None,
+        },
+        Observation::Absent => None,
+    };
+    let answered = match address {
+        Some(address) => {
             let reply = core.prober.get_health(address, core.config.health_check_timeout_s).await;
             match verdict(&work::outcome(reply)) {
-                Verdict::Healthy { report: r } | Verdict::Degraded { report: r, .. } => report = Some(r),
-                Verdict::Failed { .. } => {}
+                Verdict::Healthy { report } | Verdict::Degraded { report, .. } => Some(report),
+                Verdict::Failed { .. } => None,
             }
         }
-        if report.is_none() {
-            return Ok(Slept::Active(
-                FleetError::new(FleetCode::EngineBusy, "the engine does not say whether it is idle")
-                    .with(json!({"reason": "active"}))
-                    .retry_after(5),
-            ));
-        }
-    }
-    let activity = match (&report, rules.mode) {
-        (Some(report), _) => report.activity,
-        (None, SleepMode::Label) => crate::vitals::activity(&found.vitals),
-        (None, SleepMode::Freeze | SleepMode::Stop) => None,
+        None => None,
     };
+    // In every mode: what was seen at the last sweep says nothing about a turn that has begun since. Whether an
+    // answer without activity is enough, the rules say.
+    let Some(report) = answered else {
+        return Ok(Slept::Active(
+            FleetError::new(FleetCode::EngineBusy, "the engine does not say whether it is idle")
+                .with(json!({"reason": "active"}))
+                .retry_after(5),
+        ));
+    };
+    let activity = report.activity;
     let facts = facts(found, activity, asked.scheduled_wake_at());
     let blockers = match asked {
         Asked::ByCaller => fleet::idle::request_blockers(&facts, rules, t0),

@@ -22,6 +22,7 @@ pub mod http;
 pub mod hub;
 mod idle;
 pub mod keys;
+pub mod locks;
 pub mod memory;
 pub mod places;
 pub mod rates;

@@ -4,7 +4,7 @@
 //! fence before a sleep holds.
 
 use crate::registry::rows::{Found, Product};
-use contract::UserId;
+use contract::{Slug, UserId};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 const ENTRIES_MAX: usize = 20_000;
 /// Least rest of a lease that is answered from memory (§6.3).
 const REST_MIN: Duration = Duration::from_secs(5);
+
+/// Most products whose names are remembered. More is memory for labels of metrics; fewer leaves refusals of a
+/// fail-over uncounted.
+const PRODUCTS_MAX: usize = 10_000;
 
 struct Entry {
     product: Product,
@@ -26,11 +30,14 @@ struct Entry {
 #[derive(Default)]
 pub struct AdmitMemory {
     entries: Mutex<HashMap<(String, UserId), Entry>>,
+    /// Whose key has this hash: for metrics only, it admits nobody.
+    slugs: Mutex<HashMap<String, Slug>>,
 }
 
 impl AdmitMemory {
     /// Remembers an admission: what was read, and how much of the lease is left.
     pub fn remember(&self, key_hash: &str, product: &Product, found: &Found, rest: Duration) {
+        self.note_slug(key_hash, &product.slug);
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if entries.len() >= ENTRIES_MAX {
@@ -42,6 +49,22 @@ impl AdmitMemory {
         let entry =
             Entry { product: product.clone(), found: found.clone(), lease_ends: now + rest, read: now };
         entries.insert((key_hash.to_owned(), found.engine.user_id.clone()), entry);
+    }
+
+    fn note_slug(&self, key_hash: &str, slug: &Slug) {
+        let mut slugs = self.slugs.lock().unwrap_or_else(PoisonError::into_inner);
+        if slugs.get(key_hash) == Some(slug) {
+            return;
+        }
+        if slugs.len() >= PRODUCTS_MAX {
+            slugs.clear();
+        }
+        slugs.insert(key_hash.to_owned(), slug.clone());
+    }
+
+    /// The product that was last admitted with this key, by name.
+    pub fn slug_of(&self, key_hash: &str) -> Option<Slug> {
+        self.slugs.lock().unwrap_or_else(PoisonError::into_inner).get(key_hash).cloned()
     }
 
     /// Forgets what is no longer true.

@@ -11,7 +11,7 @@ use fleet::operation::OperationKind;
 use fleet::request::{Meeting, Request, Standing, meet};
 use serde_json::json;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long the caller is held (§3.4 endpoint 19); the work goes on afterwards.
 const HELD_MAX: Duration = Duration::from_secs(60);
@@ -28,8 +28,9 @@ impl Core {
         destroy_engines: bool,
         request_id: &RequestId,
     ) -> Result<DeleteProductResponse, FleetError> {
-        let left = match self.registry.mark_deleting(product.id, destroy_engines).await? {
-            DeletionMark::Deleting(left) => left,
+        match self.registry.mark_deleting(product.id, destroy_engines).await? {
+            // Missing: somebody else removed it meanwhile, which is what was wanted.
+            DeletionMark::Deleting(_) | DeletionMark::Missing => {}
             DeletionMark::EnginesLeft(left) => {
                 return Err(FleetError::new(
                     FleetCode::ProductNotEmpty,
@@ -37,26 +38,55 @@ impl Core {
                 )
                 .with(json!({"engines": left})));
             }
-            // Somebody else removed it meanwhile, which is what was wanted.
-            DeletionMark::Missing => 0,
-        };
-        let began = Instant::now();
-        let id = product.id;
-        let (core, product, request_id) = (Arc::clone(self), product.clone(), request_id.clone());
-        let work = self.tasks.spawn(async move { core.empty_product(&product, &request_id, left).await });
-        let waited = tokio::time::timeout(HELD_MAX.saturating_sub(began.elapsed()), work).await;
-        match waited {
-            Ok(Ok(done)) => done,
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the removal of a product broke off");
-                Err(FleetError::new(FleetCode::Internal, "the removal broke off; say it again to go on"))
+        }
+        let held = tokio::time::timeout(HELD_MAX, self.emptied(product, request_id));
+        let waited = tokio::select! {
+            waited = held => waited,
+            () = self.drain.closing() => {
+                return Err(FleetError::new(
+                    FleetCode::Draining,
+                    "this replica is going down; the work goes on, say it again to see its end",
+                )
+                .retry_after(1));
             }
+        };
+        match waited {
+            Ok(done) => done,
             Err(_) => Ok(DeleteProductResponse {
-                product_id: id,
+                product_id: product.id,
                 status: "deleting".to_owned(),
-                engines_left: self.registry.count_engines(id).await?,
+                engines_left: self.registry.count_engines(product.id).await?,
             }),
         }
+    }
+
+    /// Waits until the product is gone. The work is a task of this replica, so that it goes on when the caller leaves;
+    /// when the replica goes down the task ends, and a caller who is still held is served by looking on.
+    async fn emptied(
+        self: &Arc<Self>,
+        product: &Product,
+        request_id: &RequestId,
+    ) -> Result<DeleteProductResponse, FleetError> {
+        let (core, owned, id) = (Arc::clone(self), product.clone(), request_id.clone());
+        let work = self.tasks.spawn(async move {
+            let halted = core.halt.clone();
+            tokio::select! {
+                () = halted.cancelled() => None,
+                gone = core.empty_product(&owned, &id) => Some(gone),
+            }
+        });
+        match work.await {
+            Ok(Some(gone)) => gone?,
+            Ok(None) => self.empty_product(product, request_id).await?,
+            Err(error) => {
+                tracing::error!(%error, "the removal of a product broke off");
+                return Err(FleetError::new(
+                    FleetCode::Internal,
+                    "the removal broke off; say it again to go on",
+                ));
+            }
+        }
+        Ok(DeleteProductResponse { product_id: product.id, status: "deleted".to_owned(), engines_left: 0 })
     }
 
     /// Destroys engine after engine until none is left, then deletes the row.
@@ -64,24 +94,11 @@ impl Core {
         self: &Arc<Self>,
         product: &Product,
         request_id: &RequestId,
-        destroyed: i64,
-    ) -> Result<DeleteProductResponse, FleetError> {
-        loop {
-            if self.halt.is_cancelled() {
-                return Err(FleetError::new(
-                    FleetCode::Draining,
-                    "this replica is going down; say it again to go on",
-                ));
-            }
-            if self.removal_pass(product, request_id, destroyed).await? {
-                return Ok(DeleteProductResponse {
-                    product_id: product.id,
-                    status: "deleted".to_owned(),
-                    engines_left: 0,
-                });
-            }
+    ) -> Result<(), FleetError> {
+        while !self.removal_pass(product, request_id).await? {
             tokio::time::sleep(LOOK_EVERY).await;
         }
+        Ok(())
     }
 
     /// One look at a product that is being deleted: opens the removals that are missing, or deletes the row when no
@@ -90,7 +107,6 @@ impl Core {
         self: &Arc<Self>,
         product: &Product,
         request_id: &RequestId,
-        destroyed: i64,
     ) -> Result<bool, FleetError> {
         let (engines, left) = self.registry.list(Some(product.id), None, None, PAGE, 0).await?;
         if left == 0 {
@@ -101,9 +117,7 @@ impl Core {
                 engine_id: None,
                 action: AuditAction::ProductDelete,
                 actor: "admin".to_owned(),
-                metadata: json!({
-                    "slug": product.slug, "engines_destroyed": destroyed, "request_id": request_id,
-                }),
+                metadata: json!({"slug": product.slug, "request_id": request_id}),
                 has_duration: false,
             };
             let removal = self.registry.delete_product_if_empty(product.id, entry).await?;
@@ -119,8 +133,9 @@ impl Core {
 
     /// Goes on with a deletion whose replica is gone. The row of the product is the memory of it.
     pub(crate) async fn go_on_deleting(self: &Arc<Self>, product: &Product) -> Result<(), FleetError> {
-        let left = self.registry.count_engines(product.id).await?;
-        if self.removal_pass(product, &RequestId::generate(), left).await? {
+        // An older release marked it without a count; what is left now is the best that is known.
+        self.registry.mark_deleting(product.id, true).await?;
+        if self.removal_pass(product, &RequestId::generate()).await? {
             tracing::info!(product_id = %product.id, product = product.slug.as_str(), action = "product_delete", "Product deleted");
         }
         Ok(())

@@ -3,9 +3,11 @@
 //! The listeners open first, so that probes get an answer from the first moment on; the database, its schema and the
 //! stored keys are checked behind them. Engines are never touched by a start or an end of this process.
 
+mod database;
+
 use crate::audit::Denials;
 use crate::claims::Claims;
-use crate::config::{Config, MigrationMode};
+use crate::config::Config;
 use crate::core::{Core, Nudge, Pulse};
 use crate::failpoint::{FailPoints, Failure};
 use crate::gate::StartGate;
@@ -17,7 +19,7 @@ use crate::memory::AdmitMemory;
 use crate::places::{self, Place};
 use crate::rates::Rates;
 use crate::registry::rows::Instance;
-use crate::registry::{DatabaseSettings, MigrateError, Registry, RegistryError};
+use crate::registry::{DatabaseSettings, Registry};
 use crate::supervisor::background::{self, DatabaseClock};
 use crate::watched::{Trust, Watched};
 use crate::{telemetry, version};
@@ -25,7 +27,8 @@ use backends::EngineBackend;
 use chassis::config::{Report, Source, Values};
 use chassis::drain::{Deadline, Drain};
 use chassis::telemetry::{LogLevel, LogSettings, Scrub, install, last_words};
-use contract::{EngineId, ReplicaId, Timestamp};
+use contract::ReplicaId;
+use database::Database;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -44,12 +47,6 @@ pub const CONFIGURATION: i32 = 2;
 /// Exit code: refused to run (schema, keys).
 pub const REFUSED: i32 = 3;
 
-/// First wait before the database is tried again; doubles up to [`DATABASE_AGAIN_MAX`].
-const DATABASE_AGAIN: Duration = Duration::from_millis(100);
-/// Longest wait between two tries. Longer leaves the fleet unwatched after the database came back.
-const DATABASE_AGAIN_MAX: Duration = Duration::from_secs(2);
-/// How often a gated schema is looked at.
-const GATE_LOOK: Duration = Duration::from_secs(1);
 /// Stops and removals at once (§12.4).
 const STOPS_MAX: usize = 32;
 /// How long executors get to reach the next step when the process drains.
@@ -60,8 +57,6 @@ const LET_GO: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_millis(300);
 /// How long open answers get after the work is over.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
-/// Engine ids named when the stored keys cannot be read (§13.3).
-const KEYS_NAMED: usize = 10;
 /// Shorter secrets are not looked for in the log: they would take words out of every line.
 const SHORTEST_SCRUBBED: usize = 8;
 
@@ -93,6 +88,8 @@ pub fn install_logging(config: &Config, report: &Report) -> Option<Scrub> {
         level: config.log_level,
         format: config.log_format,
         own: &["orchestrator", "bap_engine", "backends", "fleet", "chassis"],
+        silent: &[],
+        ids: telemetry::LOG_IDS,
         scrub: Some(Arc::clone(&scrub)),
     };
     install(&settings).ok()?;
@@ -122,6 +119,7 @@ pub fn run(config: Config, report: Report) -> i32 {
             last_words(
                 LogLevel::Error,
                 "orchestrator.serve",
+                telemetry::LOG_IDS,
                 &stop.message,
                 &json!({"code": stop.code}),
                 Some(&scrub),
@@ -139,6 +137,7 @@ pub struct Replica {
     pub api: SocketAddr,
     /// Where metrics and probes are.
     pub internal: SocketAddr,
+    app: Arc<App>,
     drain: Drain,
     over: CancellationToken,
     loops: TaskTracker,
@@ -154,6 +153,7 @@ impl Replica {
     /// run, when that is not for the configuration to say.
     pub async fn start(config: Config, drain: Drain, place: Option<PlaceMaker>) -> Result<Self, Stop> {
         telemetry::build(version::VERSION, 0);
+        telemetry::no_database_yet();
         let listeners = bind(config.bind, config.internal_bind).await;
         let listeners = listeners.map_err(|e| {
             Stop::new(
@@ -186,7 +186,7 @@ impl Replica {
             background::start(&core, trust.clone(), &over)
         };
         tracing::info!(%api, replica = %core.replica, backend = core.backend.kind().as_str(), "serving");
-        Ok(Self { core, api, internal, drain, over, loops, trust, serving })
+        Ok(Self { core, api, internal, app, drain, over, loops, trust, serving })
     }
 
     /// Waits for the drain to begin, then stops in order (§12.5).
@@ -215,9 +215,10 @@ impl Replica {
         if let Err(error) = background::flush_denials(core).await {
             tracing::warn!(code = %error.code, "the last refusals are not written down: {}", error.message);
         }
-        // Held admits stay until their operation ends on whichever replica.
-        let places = u32::try_from(core.config.admit_waiters_max).unwrap_or(u32::MAX);
-        let _ = deadline.wait(core.waiters.acquire_many(places)).await;
+        // Requests that were accepted stay until they are answered: held ones when their operation ends on whichever
+        // replica.
+        self.app.accepted.close();
+        let _ = deadline.wait(self.app.accepted.wait()).await;
         let _ = deadline.wait(tokio::time::sleep(LINGER.saturating_sub(began.elapsed()))).await;
         self.drain.close();
         let _ = self.serving.await;
@@ -257,28 +258,27 @@ async fn build(config: Config, drain: &Drain, maker: Option<PlaceMaker>) -> Resu
         application_name: format!("bap-engine {replica_name}"),
     };
     let registry = Registry::connect(settings).map_err(|e| Stop::new(CONFIGURATION, e.to_string()))?;
-    let now = first_word(&registry, drain).await?;
-    migrate(&registry, &config, &replica_name, drain).await?;
+    let database = Database { registry: &registry, config: &config, drain };
+    let now = database.first_word().await?;
+    database.migrated(&replica_name).await?;
     let keys = EngineKeys::new(config.master_key.clone());
-    let unreadable = check_keys(&registry, &keys, &config).await?;
+    let unreadable = database.keys_open(&keys).await?;
     if !config.read_only {
-        for port in config.ports_kept_from_engines() {
-            let aside = registry.set_port_aside(port, "a listener of the orchestrator").await;
-            aside.map_err(|e| Stop::new(FAILURE, e.to_string()))?;
-        }
+        database.ports_set_aside().await?;
     }
-    let instance = registry.instance().await.map_err(|e| Stop::new(FAILURE, e.to_string()))?;
+    let instance = database.answer("the instance", async || registry.instance().await).await?;
     let place = match maker {
         Some(make) => make(&instance),
         None => places::place(&config, &instance).await.map_err(|e| Stop::new(CONFIGURATION, e))?,
     };
     let (backend, trust) = Watched::new(place.backend);
-    let elsewhere = registry.count_other_backends(backend.kind()).await;
-    let elsewhere = elsewhere.map_err(|e| Stop::new(FAILURE, e.to_string()))?;
+    let kind = backend.kind();
+    let elsewhere =
+        database.answer("the engines elsewhere", async || registry.count_other_backends(kind).await).await?;
     if elsewhere > 0 {
         tracing::warn!(
             engines = elsewhere,
-            backend = backend.kind().as_str(),
+            backend = kind.as_str(),
             "engines of another backend are in the registry; they stay untouched and unmanaged"
         );
     }
@@ -297,6 +297,8 @@ async fn build(config: Config, drain: &Drain, maker: Option<PlaceMaker>) -> Resu
         replica_name,
         hub: Arc::new(Hub::default()),
         claims: Claims::new(config.operation_lease_s),
+        locks: Arc::default(),
+        turns: Arc::default(),
         gate: StartGate::new(config.start_concurrency, config.start_queue_max),
         stops: Arc::new(Semaphore::new(STOPS_MAX)),
         waiters: Arc::new(Semaphore::new(config.admit_waiters_max)),
@@ -316,104 +318,6 @@ async fn build(config: Config, drain: &Drain, maker: Option<PlaceMaker>) -> Resu
         config,
     };
     Ok((Arc::new(core), trust))
-}
-
-/// Waits until the database answers.
-async fn first_word(registry: &Registry, drain: &Drain) -> Result<Timestamp, Stop> {
-    let mut wait = DATABASE_AGAIN;
-    let mut told = Instant::now();
-    let mut first = true;
-    loop {
-        match registry.now().await {
-            Ok(now) => return Ok(now),
-            Err(error) => {
-                if first || told.elapsed() > Duration::from_secs(10) {
-                    tracing::warn!(%error, "the database does not answer yet");
-                    told = Instant::now();
-                    first = false;
-                }
-            }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(wait) => wait = (wait * 2).min(DATABASE_AGAIN_MAX),
-            () = drain.draining() => return Err(Stop::new(OK, "asked to stop before the database answered")),
-        }
-    }
-}
-
-async fn migrate(registry: &Registry, config: &Config, by: &str, drain: &Drain) -> Result<(), Stop> {
-    let refused = |e: MigrateError| match e {
-        MigrateError::Registry(error) => Stop::new(FAILURE, error.to_string()),
-        other => Stop::new(REFUSED, other.to_string()),
-    };
-    let version = registry.server_version().await.map_err(|e| Stop::new(FAILURE, e.to_string()))?;
-    if version < 15 {
-        return Err(Stop::new(REFUSED, format!("PostgreSQL {version} is too old; 16 or newer is supported")));
-    }
-    if version == 15 {
-        tracing::warn!("PostgreSQL 15 works, but 16 or newer is what is supported");
-    }
-    if config.migrations == MigrationMode::Auto && !config.read_only {
-        let report = registry.migrate(by).await.map_err(refused)?;
-        if !report.applied.is_empty() {
-            tracing::info!(applied = ?report.applied, level = report.level, "migrated the database");
-        }
-        telemetry::build(version::VERSION, u32::try_from(report.level).unwrap_or(0));
-        return Ok(());
-    }
-    let mut told = false;
-    loop {
-        let status = registry.schema_status().await.map_err(refused)?;
-        if status.is_current() {
-            telemetry::build(version::VERSION, u32::try_from(status.database).unwrap_or(0));
-            return Ok(());
-        }
-        if !told {
-            tracing::warn!(
-                database = status.database,
-                program = status.program,
-                "waiting for `bap-engine migrate` (ORCH_MIGRATIONS=gate)"
-            );
-            told = true;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(GATE_LOOK) => {}
-            () = drain.draining() => return Err(Stop::new(OK, "asked to stop before the database was migrated")),
-        }
-    }
-}
-
-/// Every stored key must open; a wrong master key stops the start, a damaged row does not (§13.3).
-async fn check_keys(registry: &Registry, keys: &EngineKeys, config: &Config) -> Result<u64, Stop> {
-    let mut total: u64 = 0;
-    let mut unreadable: Vec<EngineId> = Vec::new();
-    let walked = registry
-        .keys(|id, key, next| {
-            total += 1;
-            let opens = keys.open(&key.sealed).is_ok() && next.is_none_or(|n| keys.open(&n.sealed).is_ok());
-            if !opens {
-                unreadable.push(id);
-            }
-        })
-        .await;
-    walked.map_err(|e: RegistryError| Stop::new(FAILURE, e.to_string()))?;
-    let count = unreadable.len() as u64;
-    if count * 2 > total {
-        let named: Vec<String> = unreadable.iter().take(KEYS_NAMED).map(ToString::to_string).collect();
-        return Err(Stop::new(
-            REFUSED,
-            format!(
-                "{count} of {total} engine keys cannot be decrypted with ORCH_MASTER_KEY (fingerprints {}): engines {}. Put the key they were \
-                 encrypted with back, behind the new one, and run `bap-engine rotate-master-key`",
-                config.master_key.fingerprints().join(", "),
-                named.join(", "),
-            ),
-        ));
-    }
-    for id in &unreadable {
-        tracing::error!(engine_id = %id, "the stored key of this engine cannot be decrypted; run `bap-engine engines reissue-key`");
-    }
-    Ok(count)
 }
 
 fn host_name() -> String {

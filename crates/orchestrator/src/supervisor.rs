@@ -5,6 +5,7 @@
 //! may run twice or on two replicas, and does no retry of its own. What it writes is guarded by revisions and claims,
 //! so a deposed supervisor is harmless.
 
+mod adoption;
 pub(crate) mod background;
 mod due;
 mod idling;
@@ -16,16 +17,20 @@ mod upkeep;
 pub(crate) mod view;
 
 use crate::core::Core;
+use crate::locks::Actor;
 use crate::telemetry;
 use contract::EngineId;
 use fleet::orphans::{Absence, Orphans};
 use fleet::plan::Rules;
+use futures::FutureExt;
 use std::collections::HashSet;
 use std::fmt::Display;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use view::View;
@@ -83,8 +88,9 @@ impl Supervisor {
         });
     }
 
-    /// Stops or removes an engine's object in its own task, with one of the places for stops: it may take as long as
-    /// a drain, and looks must go on meanwhile. Nothing happens while that is under way for the same engine.
+    /// Touches an engine's object outside any operation in its own task, under its lock and in one of the places for
+    /// stops: it may take as long as a drain, and looks must go on meanwhile. Nothing happens while that is under way
+    /// for the same engine.
     pub(crate) fn spawn_slow(
         self: &Arc<Self>,
         id: EngineId,
@@ -95,8 +101,10 @@ impl Supervisor {
         }
         let mark = SlowMark { supervisor: Arc::clone(self), id };
         self.spawn(async move {
-            let stops = Arc::clone(&mark.supervisor.core.stops);
-            let Ok(_place) = stops.acquire_owned().await else { return };
+            let core = Arc::clone(&mark.supervisor.core);
+            // The lock first: an executor that has it may be waiting for a place.
+            let _held = core.locks.lock(mark.id, Actor::Planner).await;
+            let Ok(_place) = Arc::clone(&core.stops).acquire_owned().await else { return };
             work.await;
         });
     }
@@ -114,7 +122,7 @@ impl Drop for SlowMark {
     }
 }
 
-/// Supervises until `over`; returns when every loop has ended.
+/// Supervises until `over`, or until one of the loops breaks off; returns when every loop has ended.
 pub(crate) async fn tenure(core: Arc<Core>, over: CancellationToken) {
     let supervisor = Arc::new(Supervisor {
         view: View::default(),
@@ -129,7 +137,7 @@ pub(crate) async fn tenure(core: Arc<Core>, over: CancellationToken) {
         brake: Mutex::default(),
         core,
     });
-    let loops = TaskTracker::new();
+    let mut loops = JoinSet::new();
     loops.spawn(reconcile::run(Arc::clone(&supervisor)));
     loops.spawn(look::run(Arc::clone(&supervisor)));
     loops.spawn(reconcile::events(Arc::clone(&supervisor)));
@@ -137,15 +145,23 @@ pub(crate) async fn tenure(core: Arc<Core>, over: CancellationToken) {
     loops.spawn(due::run(Arc::clone(&supervisor)));
     loops.spawn(idling::run(Arc::clone(&supervisor)));
     loops.spawn(upkeep::run(Arc::clone(&supervisor)));
-    loops.close();
-    over.cancelled().await;
-    loops.wait().await;
+    tokio::select! {
+        () = over.cancelled() => {}
+        // Loops end with the tenure only. Half of a supervisor must not keep the lease from a whole one.
+        ended = loops.join_next() => {
+            if let Some(Err(error)) = ended {
+                tracing::error!(%error, "a supervisor loop broke off; this replica stops supervising");
+            }
+            over.cancel();
+        }
+    }
+    while loops.join_next().await.is_some() {}
     supervisor.tasks.close();
     supervisor.tasks.wait().await;
 }
 
-/// Runs `round` every `period`, or as soon as `signal` says so, until `over`. A round that fails is counted and told;
-/// the next one tries again.
+/// Runs `round` every `period`, or as soon as `signal` says so, until `over`. A round that fails or panics is counted and
+/// told; the next one tries again.
 pub(crate) async fn every<E, R, S>(
     name: &'static str,
     period: Duration,
@@ -177,12 +193,14 @@ pub(crate) async fn every<E, R, S>(
             lag_told = false;
         }
         let outcome = tokio::select! {
-            outcome = round() => outcome,
+            outcome = AssertUnwindSafe(round()).catch_unwind() => outcome,
             () = over.cancelled() => return,
         };
         match outcome {
-            Ok(()) => telemetry::loop_ran(name, began.elapsed()),
-            Err(error) => telemetry::loop_failed(name, &error),
+            Ok(Ok(())) => telemetry::loop_ran(name, began.elapsed()),
+            Ok(Err(error)) => telemetry::loop_failed(name, &error),
+            // What it said is in the log already: the panic hook writes it.
+            Err(_) => telemetry::loop_failed(name, &"it panicked"),
         }
         // From the beginning of the round: one that takes many periods is late, too.
         due = began + period;
@@ -197,4 +215,28 @@ pub(crate) async fn every<E, R, S>(
 /// No signal: the period alone wakes the loop.
 pub(crate) async fn never() {
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_that_panics_does_not_end_its_loop() {
+        let (rounds, over) = (AtomicU32::new(0), CancellationToken::new());
+        let round = || async {
+            match rounds.fetch_add(1, Ordering::Relaxed) {
+                0 => panic!("the first round"),
+                1 => Err("the second one fails"),
+                2 => Ok(()),
+                _ => {
+                    over.cancel();
+                    Ok(())
+                }
+            }
+        };
+        every("test", Duration::from_secs(1), over.clone(), never, round).await;
+        assert_eq!(rounds.load(Ordering::Relaxed), 4);
+    }
 }

@@ -9,7 +9,7 @@
 pub mod catalog;
 
 use catalog as m;
-use chassis::telemetry::Metrics;
+use chassis::telemetry::{IdFields, Metrics};
 use contract::{EngineId, OperationId, ProductId};
 use fleet::lifecycle::{BackendKind, FailureReason, SleepMode, Status};
 use fleet::operation::{OperationKind, OperationStatus};
@@ -17,6 +17,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
+
+/// Ids that stand on every log line (§14.1).
+pub const LOG_IDS: IdFields = &["request_id", "operation_id"];
 
 /// The registry of this process; installed at the first call.
 pub fn registry() -> &'static Metrics {
@@ -29,6 +32,12 @@ pub fn registry() -> &'static Metrics {
 /// What runs.
 pub fn build(version: &str, schema: u32) {
     m::BUILD_INFO.set([version, &schema.to_string()], 1.0);
+}
+
+/// The process waits for its database; said before anything else, so that alerts see one that never came.
+pub fn no_database_yet() {
+    m::HEALTH_OK.set([], 0.0);
+    m::DB_UP.set([], 0.0);
 }
 
 /// How the process is, as `/health` says.

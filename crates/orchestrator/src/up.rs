@@ -88,7 +88,8 @@ pub fn run(env_file: Option<&Path>, options: &UpOptions) -> i32 {
 }
 
 fn end(stop: &Stop) -> i32 {
-    last_words(LogLevel::Error, "orchestrator.up", &stop.message, &json!({"code": stop.code}), None);
+    let extra = json!({"code": stop.code});
+    last_words(LogLevel::Error, "orchestrator.up", crate::telemetry::LOG_IDS, &stop.message, &extra, None);
     stop.code
 }
 

@@ -77,6 +77,9 @@ impl EngineBackend for Watched {
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
+    async fn room(&self) -> Result<()> {
+        self.call("room", self.inner.room()).await
+    }
     async fn create(&self, spec: &EngineSpec) -> Result<EngineEndpoint> {
         self.call("create", self.inner.create(spec)).await
     }

@@ -6,50 +6,43 @@
 
 mod boot;
 mod ending;
+mod ends;
+mod not_started;
 mod resting;
 mod rotating;
 mod starting;
 
 use crate::claims::Claim;
-use crate::core::{Core, backend_error};
+use crate::core::Core;
 use crate::gate::Promise;
+use crate::locks::{Actor, Held};
 use crate::registry::ENGINE_GONE;
 use crate::registry::ProductRef;
 use crate::registry::RegistryError;
-use crate::registry::change::{EnginePatch, Finish, Outcome};
-use crate::registry::rows::{AuditEntry, Engine, Found, Operation};
-use crate::telemetry::{self, Phase, Transition};
+use crate::registry::change::EnginePatch;
+use crate::registry::rows::{Engine, Found, Operation};
+use crate::telemetry::{self, Phase};
 use backends::BackendError;
-use contract::{FleetCode, FleetError, Timestamp};
-use fleet::audit::AuditAction;
-use fleet::lifecycle::{Desired, FailureReason, Status};
-use fleet::operation::{OperationKind, OperationStatus, Step};
+use contract::FleetError;
+use fleet::lifecycle::{Desired, Status};
+use fleet::operation::{OperationKind, Step};
 use fleet::policy::Policy;
 use fleet::start_queue::Class;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::Instrument;
 
 pub(crate) use boot::{clip, last_words, outcome};
-pub(crate) use rotating::with_new_key;
+pub(crate) use rotating::{settled_rotation, with_new_key};
 
 /// Waits between two looks at whether a predecessor has let go.
 const SETTLE_LOOK: Duration = Duration::from_millis(20);
-/// First wait after a failure that is tried again; doubles (§6.6, §6.7). Shorter hammers a sick backend.
-const RETRY_FIRST: Duration = Duration::from_secs(5);
-/// Longest wait between two tries. Longer leaves things undone long after the backend healed.
-const RETRY_MAX: Duration = Duration::from_secs(300);
 /// Longest wait while the backend is away: it comes back for everybody at once.
 const AWAY_MAX: Duration = Duration::from_secs(15);
-/// How often a commit is repeated because the engine's row moved on. More hides a row that never settles.
-const COMMITS_MAX: u32 = 8;
 /// Waits between tries to reach the database from inside a step.
 const DATABASE_AGAIN: Duration = Duration::from_millis(200);
-/// Reads of an engine that end in a defect before its operation is closed. More holds callers in vain; fewer lets a
-/// passing defect end an operation.
-const LOAD_DEFECTS_MAX: u32 = 5;
 
 /// How far back superseded operations are followed. Each of them was opened within the lease of the one before, so
 /// more than these have long ended; fewer would let two executors act on one object.
@@ -192,7 +185,9 @@ async fn run(core: Arc<Core>, operation: Operation, claim: Arc<Claim>, promise: 
             return;
         }
         let began = Instant::now();
-        let flow = work.perform(step).await;
+        let Ok(mut held) = work.turn(step).await else { break };
+        let claim = Arc::clone(&work.claim);
+        let done = under(&mut held, &claim, work.perform(step)).await;
         if core.fail_points.pass(kind.as_str(), step.as_str(), "after") {
             return;
         }
@@ -203,34 +198,40 @@ async fn run(core: Arc<Core>, operation: Operation, claim: Arc<Claim>, promise: 
             step.as_str(),
             began.elapsed(),
         );
-        match flow {
-            Ok(Flow::Next(next)) => {
-                if !work.advance(next).await {
-                    break;
-                }
+        let mut flow = match done {
+            Ok(flow) => flow,
+            Err(error) => under(&mut held, &claim, work.failed(step, error)).await,
+        };
+        drop(held);
+        if let Flow::Next(next) = flow {
+            match work.advance(next).await {
+                None => continue,
+                Some(instead) => flow = instead,
             }
-            Ok(Flow::Ended) => return,
-            Ok(Flow::Later(delay, error)) => {
+        }
+        match flow {
+            Flow::Ended => return,
+            Flow::Later(delay, error) => {
                 work.postpone(delay, &error).await;
                 return;
             }
-            Ok(Flow::Lost) | Err(StepError::Lost) => break,
-            Err(error) => match work.failed(step, error).await {
-                Flow::Next(next) => {
-                    if !work.advance(next).await {
-                        break;
-                    }
-                }
-                Flow::Later(delay, error) => {
-                    work.postpone(delay, &error).await;
-                    return;
-                }
-                Flow::Ended => return,
-                Flow::Lost => break,
-            },
+            Flow::Next(_) | Flow::Lost => break,
         }
     }
     work.let_go().await;
+}
+
+/// Works under the engine's lock, which is given back early when the claim has lapsed: a call that hangs keeps the next
+/// one away for as long as a lease, not for ever (§5.3).
+async fn under<T>(held: &mut Option<Held>, claim: &Claim, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    if held.is_some() {
+        tokio::select! {
+            done = &mut work => return done,
+            () = claim.lapsed() => *held = None,
+        }
+    }
+    work.await
 }
 
 impl Work {
@@ -270,7 +271,7 @@ impl Work {
                 Err(error) => {
                     tracing::error!(%error, "cannot read the engine of this operation");
                     defects += 1;
-                    if defects < LOAD_DEFECTS_MAX && claim.holds() {
+                    if defects < ends::DEFECTS_MAX && claim.holds() {
                         tokio::time::sleep(DATABASE_AGAIN).await;
                         continue;
                     }
@@ -282,15 +283,6 @@ impl Work {
         }
     }
 
-    /// Ends an operation that can never be performed, so that nobody waits for it for ever.
-    async fn close(core: &Core, operation: &Operation, error: (&str, &str)) {
-        match core.registry.close_broken(operation.id, operation.claim, error).await {
-            Ok(closed) => tracing::warn!(closed, "the operation cannot be performed: {}", error.1),
-            Err(error) => tracing::warn!(%error, "cannot close an operation that cannot be performed"),
-        }
-        core.hub.poke(operation.id);
-    }
-
     fn engine(&self) -> &Engine {
         &self.found.engine
     }
@@ -298,6 +290,19 @@ impl Work {
     /// Before every side effect.
     fn may_act(&self) -> Result<(), StepError> {
         if self.claim.holds() { Ok(()) } else { Err(StepError::Lost) }
+    }
+
+    /// The engine's lock, for a step that touches its object: nobody else of this process does meanwhile.
+    async fn turn(&self, step: Step) -> Result<Option<Held>, StepError> {
+        let kind = self.operation.kind;
+        if !kind.touches_object(step) {
+            return Ok(None);
+        }
+        tokio::select! {
+            held = self.core.locks.lock(self.operation.engine_id, Actor::Operation(kind)) => Ok(Some(held)),
+            () = self.claim.lost() => Err(StepError::Lost),
+            () = self.core.halt.cancelled() => Err(StepError::Lost),
+        }
     }
 
     async fn perform(&mut self, step: Step) -> Result<Flow, StepError> {
@@ -340,22 +345,21 @@ impl Work {
         steps.get(at).copied().unwrap_or(Step::Finish)
     }
 
-    /// Writes the name of the next step before it acts.
-    async fn advance(&mut self, next: Step) -> bool {
+    /// Writes the name of the next step before it acts, with the times so far. `None`: it may act; else what follows
+    /// instead.
+    async fn advance(&mut self, next: Step) -> Option<Flow> {
         loop {
-            match self.core.registry.step(self.operation.id, self.claim.number, next, None).await {
+            let (id, claim) = (self.operation.id, self.claim.number);
+            match self.core.registry.step(id, claim, next, None, &self.timings).await {
                 Ok(true) => {
                     self.operation.step = next;
-                    return true;
+                    return None;
                 }
-                Ok(false) => return false,
+                Ok(false) => return Some(Flow::Lost),
                 Err(error) if error.is_unavailable() && self.claim.holds() => {
                     tokio::time::sleep(DATABASE_AGAIN).await;
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot record the next step");
-                    return false;
-                }
+                Err(error) => return Some(self.broken(&error).await),
             }
         }
     }
@@ -423,222 +427,9 @@ impl Work {
         *self.timings.entry(phase.as_str().to_owned()).or_insert(0) += ms;
         telemetry::operation_phase(self.operation.kind, phase, began.elapsed());
     }
-
-    // ---- ends
-
-    /// The closing row of the log.
-    fn entry(
-        &self,
-        action: AuditAction,
-        to: Option<Status>,
-        error: Option<&FleetError>,
-        more: Value,
-    ) -> AuditEntry {
-        // Notes were taken for the row that was hoped for; the row that is written may know fewer keys.
-        let mut metadata = self.notes.clone();
-        metadata.retain(|key, _| action.metadata_keys().contains(&key.as_str()));
-        let mut put = |name: &str, value: Value| {
-            if !value.is_null() {
-                metadata.insert(name.to_owned(), value);
-            }
-        };
-        put("operation_id", json!(self.operation.id));
-        put("request_id", json!(self.operation.request_id));
-        put("from", self.operation.params["from"].clone());
-        put("to", json!(to));
-        put("superseded", self.operation.params["superseded"].clone());
-        if let Some(error) = error {
-            put("outcome", json!("failed"));
-            put("error", json!({"code": error.code, "message": error.message}));
-        }
-        if let Some(more) = more.as_object() {
-            for (name, value) in more {
-                put(name, value.clone());
-            }
-        }
-        AuditEntry {
-            started_at: Some(self.operation.started_at),
-            product_id: Some(self.operation.product_id),
-            user_id: Some(self.operation.user_id.clone()),
-            engine_id: Some(self.operation.engine_id),
-            action,
-            actor: self.operation.actor.clone(),
-            metadata: Value::Object(metadata),
-            has_duration: true,
-        }
-    }
-
-    /// Writes the end. `ending` is made anew when the engine's row moved on in between.
-    async fn end(&mut self, ending: impl Fn(&Work) -> Finish + Send) -> Result<Flow, StepError> {
-        for _ in 0..COMMITS_MAX {
-            let finish = ending(self);
-            match self.core.registry.finish(&finish).await {
-                Ok(Outcome::Changed(engine)) => {
-                    self.ended(&finish, engine);
-                    return Ok(Flow::Ended);
-                }
-                Ok(Outcome::Missing) => return Ok(Flow::Lost),
-                Ok(Outcome::Unchanged) => {
-                    let current = self.core.registry.operation(self.operation.id).await?;
-                    let ours = current
-                        .is_some_and(|o| o.status == OperationStatus::Open && o.claim == self.claim.number);
-                    if !ours || !self.refresh().await? {
-                        return Ok(Flow::Lost);
-                    }
-                }
-                Err(error) if error.is_unavailable() && self.claim.holds() => {
-                    tokio::time::sleep(DATABASE_AGAIN).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        tracing::error!("the engine's row never stood still; the operation is taken up again");
-        Ok(Flow::Lost)
-    }
-
-    /// A finish of this operation that changes nothing yet.
-    fn finish(&self, succeeded: bool) -> Finish {
-        Finish {
-            operation: self.operation.id,
-            claim: self.claim.number,
-            succeeded,
-            error: None,
-            params: None,
-            timings: self.timings.clone(),
-            engine_id: self.operation.engine_id,
-            revision: self.engine().revision,
-            patch: EnginePatch::default(),
-            delete_engine: false,
-            count_provision: false,
-            count_destroy: false,
-            audit: Vec::new(),
-        }
-    }
-
-    fn ended(&mut self, finish: &Finish, engine: Option<Engine>) {
-        let outcome = if finish.succeeded { OperationStatus::Succeeded } else { OperationStatus::Failed };
-        let mut operation = self.operation.clone();
-        operation.status = outcome;
-        operation.timings.clone_from(&finish.timings);
-        if let Some((code, message)) = &finish.error {
-            operation.error_code = Some(code.clone());
-            operation.error_message = Some(message.clone());
-        }
-        if let Some(Value::Object(more)) = &finish.params {
-            for (name, value) in more {
-                operation.params[name] = value.clone();
-            }
-        }
-        let took = crate::core::between(self.operation.started_at, Timestamp::now());
-        telemetry::operation_ended(operation.kind, outcome, took);
-        let from = self.operation.params["from"].as_str().and_then(Status::parse);
-        if let Some(entry) = finish.audit.first() {
-            telemetry::transition(Transition {
-                engine: self.operation.engine_id,
-                product: self.operation.product_id,
-                from,
-                to: engine.as_ref().map(|e| e.status),
-                action: entry.action.as_str(),
-                failure: engine.as_ref().and_then(|e| e.failure_code),
-            });
-        }
-        self.core.hub.publish(operation);
-        self.core.nudge.look_at(self.operation.engine_id);
-    }
-
-    /// Keeps the operation open for a later try.
-    async fn postpone(&mut self, delay: Duration, error: &FleetError) {
-        tracing::warn!(code = %error.code, delay_s = delay.as_secs(), "the operation waits: {}", error.message);
-        let told = Some((error.code.as_str(), error.message.as_str()));
-        let postponed = self.core.registry.postpone(self.operation.id, self.claim.number, delay, told).await;
-        match postponed {
-            Ok(_) => self.core.hub.poke(self.operation.id),
-            Err(error) => tracing::warn!(%error, "cannot record that the operation waits"),
-        }
-    }
-
-    /// The claim is lost: whoever comes next may act.
-    async fn let_go(&self) {
-        let id = self.operation.id;
-        let done = if self.core.halt.is_cancelled() {
-            self.core.registry.release(id, self.claim.number).await.map(|_| ())
-        } else {
-            self.core.registry.let_go(id, self.core.replica).await.map(|_| ())
-        };
-        if let Err(error) = done {
-            tracing::debug!(%error, "cannot let go of an operation; its lease ends by itself");
-        }
-        self.core.hub.poke(id);
-    }
-
-    /// The wait before the next try of a step that is tried for ever.
-    fn retry_delay(&self, longest: Duration) -> Duration {
-        let doublings = u32::try_from(self.operation.attempt.max(1) - 1).unwrap_or(0).min(10);
-        (RETRY_FIRST * 2_u32.pow(doublings)).min(longest)
-    }
-
-    /// What follows when a step did not succeed.
-    async fn failed(&mut self, step: Step, error: StepError) -> Flow {
-        let error = match error {
-            StepError::Lost => return Flow::Lost,
-            StepError::Registry(error) => {
-                tracing::warn!(%error, "the registry failed inside an operation; it is taken up again");
-                return Flow::Lost;
-            }
-            other => other,
-        };
-        let outcome = match self.operation.kind {
-            OperationKind::Stop | OperationKind::Destroy => Ok(self.try_again_later(&error)),
-            OperationKind::Sleep => self.sleep_failed(&error).await,
-            OperationKind::RotateKey => Ok(self.try_again_later(&error)),
-            _ => self.start_failed(step, &error).await,
-        };
-        outcome.unwrap_or(Flow::Lost)
-    }
-
-    fn try_again_later(&self, error: &StepError) -> Flow {
-        let told = error.told();
-        let longest = if error.is_transient() { AWAY_MAX } else { RETRY_MAX };
-        Flow::Later(self.retry_delay(longest), told)
-    }
 }
 
 /// The operation in whose place this one was opened.
 fn predecessor(operation: &Operation) -> Option<contract::OperationId> {
     operation.params["superseded_id"].as_str().and_then(|text| contract::OperationId::parse(text).ok())
-}
-
-impl StepError {
-    fn is_transient(&self) -> bool {
-        matches!(self, StepError::Backend(e) if e.is_transient())
-    }
-
-    /// The error as callers see it.
-    fn told(&self) -> FleetError {
-        match self {
-            // The row exists by now, so this is no 503 after which nothing does (§3.4, §6.1).
-            StepError::Backend(error @ BackendError::Capacity(_)) => {
-                FleetError::new(FleetCode::BackendError, error.to_string())
-            }
-            StepError::Backend(error) => backend_error(error),
-            StepError::Boot(failure) => failure.told(),
-            StepError::Full(seconds) => crate::discovery::queue_full(*seconds),
-            StepError::NoPort => FleetError::new(
-                FleetCode::BackendError,
-                "the engine's port was taken by another program and no other is free; raise ORCH_PORT_MAX",
-            ),
-            StepError::Registry(_) | StepError::Lost => {
-                FleetError::new(FleetCode::Internal, "the operation broke off")
-            }
-        }
-    }
-
-    /// Why the engine is failed.
-    fn reason(&self) -> FailureReason {
-        match self {
-            StepError::Boot(failure) => failure.reason,
-            StepError::Backend(BackendError::StorageMissing(_)) => FailureReason::StorageMissing,
-            _ => FailureReason::BackendError,
-        }
-    }
 }

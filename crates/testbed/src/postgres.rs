@@ -24,9 +24,19 @@ pub struct TestDatabase {
     pub url: String,
     name: String,
     server: String,
+    /// A server that is there for this database alone; ends after it.
+    _own: Option<PostgresServer>,
 }
 
 impl TestDatabase {
+    /// An empty database on a PostgreSQL 18 of its own that flushes every commit to the disk: for measurements.
+    pub async fn durable() -> Self {
+        let own = PostgresServer::durable(Version::V18).await;
+        let mut database = Self::make(own.address(), "").await;
+        database._own = Some(own);
+        database
+    }
+
     /// An empty database on PostgreSQL 18.
     pub async fn create() -> Self {
         Self::create_on(Version::V18).await
@@ -75,7 +85,7 @@ impl TestDatabase {
     async fn make(server: String, from: &str) -> Self {
         let name = format!("test_{:016x}", rand::random::<u64>());
         run(&connect(&server, "postgres").await, &format!("CREATE DATABASE {name}{from}")).await;
-        Self { url: url(&server, &name), name, server }
+        Self { url: url(&server, &name), name, server, _own: None }
     }
 }
 

@@ -55,6 +55,11 @@ impl Refusal {
         self.words().is_some_and(|words| FULL.iter().any(|full| words.contains(full)))
     }
 
+    /// Containers are on the network.
+    pub fn is_network_in_use(&self) -> bool {
+        self.words().is_some_and(|words| words.contains("has active endpoints"))
+    }
+
     /// Several networks have the name of ours.
     pub fn is_network_ambiguous(&self) -> bool {
         self.words().is_some_and(|words| words.contains("is ambiguous"))

@@ -9,6 +9,8 @@ use std::time::Duration;
 /// A call of the backend trait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Call {
+    /// `room`.
+    Room,
     /// `create`.
     Create,
     /// `start`.
@@ -51,6 +53,7 @@ impl Call {
     /// The name of the method.
     pub const fn word(self) -> &'static str {
         match self {
+            Call::Room => "room",
             Call::Create => "create",
             Call::Start => "start",
             Call::Stop => "stop",
@@ -87,9 +90,13 @@ impl Call {
             | Call::RunJob
             | Call::WriteFile
             | Call::RemoveFile => true,
-            Call::StorageExists | Call::Observe | Call::List | Call::ReadFile | Call::Tail | Call::Ping => {
-                false
-            }
+            Call::Room
+            | Call::StorageExists
+            | Call::Observe
+            | Call::List
+            | Call::ReadFile
+            | Call::Tail
+            | Call::Ping => false,
         }
     }
 }

@@ -213,6 +213,14 @@ impl State {
         }
     }
 
+    /// Is there room for one more object?
+    pub(super) fn room(&self) -> Result<()> {
+        match self.capacity.filter(|limit| self.objects() >= *limit) {
+            Some(limit) => Err(BackendError::Capacity(format!("{limit} objects"))),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn create(&mut self, spec: &EngineSpec, now: Instant) -> Result<EngineEndpoint> {
         let id = spec.engine_id;
         self.settle(id, now);
@@ -231,9 +239,7 @@ impl State {
         if self.engine(id).storage.is_none() {
             return Err(BackendError::StorageMissing(id));
         }
-        if let Some(limit) = self.capacity.filter(|limit| self.objects() >= *limit) {
-            return Err(BackendError::Capacity(format!("{limit} objects")));
-        }
+        self.room()?;
         if let Some(port) = spec.port {
             if self.stolen_ports.contains(&port) || self.ports.contains_key(&port) {
                 return Err(BackendError::PortTaken(port));

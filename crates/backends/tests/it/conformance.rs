@@ -1,4 +1,4 @@
-//! One suite of twenty rules, the same for every place where engines run (specification §10.7).
+//! One suite of twenty-one rules, the same for every place where engines run (specification §10.7).
 //!
 //! A place takes part by implementing [`Place`] and one line
 //! `crate::conformance::conformance_suite!(ItsType);` in its own file, which makes the tests `<file>::conformance_<rule>`.
@@ -73,6 +73,9 @@ pub trait Place: Sized + Send + Sync + 'static {
     async fn make_hang(&self, id: EngineId);
     /// Undoes [`Place::make_unreachable`] and [`Place::make_hang`].
     async fn heal(&self);
+    /// From now on the place has room for one object and no more; false where nothing but the machine limits it. Asked
+    /// for while the place is empty.
+    async fn narrow(&self) -> bool;
     /// Interrupts every event stream that is open, if the place has such a thing.
     async fn cut_events(&self);
 }
@@ -106,6 +109,7 @@ macro_rules! conformance_suite {
             conformance_job_runs_on_stopped_storage_only = job_runs_on_stopped_storage_only,
             conformance_secrets_appear_only_where_the_contract_puts_them =
                 secrets_appear_only_where_the_contract_puts_them,
+            conformance_room_is_told_before_anything_is_made = room_is_told_before_anything_is_made,
         }
     };
 }

@@ -1,4 +1,4 @@
-//! The twenty rules of §10.7, each for any place.
+//! The twenty rules of §10.7 and one about room, each for any place.
 
 mod words;
 mod changing;

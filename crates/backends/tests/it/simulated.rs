@@ -133,6 +133,11 @@ impl Place for Simulated {
         self.world.fault(Fault::new(FaultKind::Hang).of(id));
     }
 
+    async fn narrow(&self) -> bool {
+        self.world.set_capacity(Some(1));
+        true
+    }
+
     async fn heal(&self) {
         self.world.set_reachable(true);
         self.world.heal();

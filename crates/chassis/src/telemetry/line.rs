@@ -2,7 +2,7 @@
 
 use super::{LogFormat, LogLevel, LogSettings, Scrub, Sink};
 use contract::Timestamp;
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 use std::fmt::Write as _;
 use std::io::Write;
@@ -14,89 +14,104 @@ use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
-/// One line; the order of the fields is the order on the line.
-#[derive(Serialize)]
-struct Line<'a> {
-    timestamp: Timestamp,
-    level: &'a str,
-    logger: &'a str,
-    request_id: Option<&'a str>,
-    task_id: Option<&'a str>,
-    message: &'a str,
-    extra: &'a Value,
+/// Names of the fields that stand on every line by themselves, in their order; absent ones are null.
+pub type IdFields = &'static [&'static str];
+
+/// What one line says.
+pub(super) struct Line<'a> {
+    pub(super) level: LogLevel,
+    pub(super) logger: &'a str,
+    /// Name and value of each id field.
+    pub(super) ids: Vec<(&'static str, Option<String>)>,
+    pub(super) message: &'a str,
+    pub(super) extra: &'a Value,
 }
 
-/// The JSON form of a line, without line end.
-pub(super) fn json(
-    level: LogLevel,
-    logger: &str,
-    request_id: Option<&str>,
-    task_id: Option<&str>,
-    message: &str,
-    extra: &Value,
-) -> String {
-    let line = Line {
-        timestamp: Timestamp::now(),
-        level: level.as_str(),
-        logger,
-        request_id,
-        task_id,
-        message,
-        extra,
-    };
-    serde_json::to_string(&line).unwrap_or_else(|e| format!("{{\"message\":\"log line lost: {e}\"}}"))
+/// The order of the fields is the order on the line.
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(5 + self.ids.len()))?;
+        map.serialize_entry("timestamp", &Timestamp::now())?;
+        map.serialize_entry("level", self.level.as_str())?;
+        map.serialize_entry("logger", self.logger)?;
+        for (name, id) in &self.ids {
+            map.serialize_entry(name, id)?;
+        }
+        map.serialize_entry("message", self.message)?;
+        map.serialize_entry("extra", self.extra)?;
+        map.end()
+    }
 }
 
-/// The form for people: the same information, control characters escaped so that no value can forge a line.
-fn pretty(
-    level: LogLevel,
-    logger: &str,
-    request_id: Option<&str>,
-    task_id: Option<&str>,
-    message: &str,
-    extra: &Value,
-) -> String {
-    let mut text = format!("{} {:<7} {logger}: {message}", Timestamp::now(), level.as_str());
-    for (name, id) in [("request_id", request_id), ("task_id", task_id)] {
-        if let Some(id) = id {
-            let _ = write!(text, " {name}={id}");
+impl Line<'_> {
+    /// The JSON form, without line end.
+    pub(super) fn json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_else(|e| format!("{{\"message\":\"log line lost: {e}\"}}"))
+    }
+
+    /// The form for people: the same information, control characters escaped so that no value can forge a line.
+    fn pretty(&self) -> String {
+        let Self { level, logger, message, .. } = self;
+        let mut text = format!("{} {:<7} {logger}: {message}", Timestamp::now(), level.as_str());
+        for (name, id) in &self.ids {
+            if let Some(id) = id {
+                let _ = write!(text, " {name}={id}");
+            }
         }
-    }
-    if let Value::Object(fields) = extra {
-        for (name, value) in fields {
-            let _ = write!(text, " {name}={value}");
+        if let Value::Object(fields) = self.extra {
+            for (name, value) in fields {
+                let _ = write!(text, " {name}={value}");
+            }
         }
+        let mut safe = String::with_capacity(text.len());
+        for c in text.chars() {
+            if c.is_control() { safe.extend(c.escape_default()) } else { safe.push(c) }
+        }
+        safe
     }
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { safe.extend(c.escape_default()) } else { safe.push(c) }
-    }
-    safe
 }
 
 /// What an event or a span carries.
-#[derive(Default, Clone)]
+#[derive(Clone)]
 struct Fields {
-    request_id: Option<String>,
-    task_id: Option<String>,
+    ids: Vec<(&'static str, Option<String>)>,
     message: Option<String>,
     extra: Map<String, Value>,
 }
 
 impl Fields {
+    fn new(names: IdFields) -> Self {
+        Self { ids: names.iter().map(|name| (*name, None)).collect(), message: None, extra: Map::new() }
+    }
+
     fn put(&mut self, field: &Field, value: Value) {
         let text = |value: Value| match value {
             Value::String(text) => text,
             other => other.to_string(),
         };
-        match field.name() {
-            "message" => self.message = Some(text(value)),
-            "request_id" => self.request_id = Some(text(value)),
-            "task_id" => self.task_id = Some(text(value)),
-            name => {
-                self.extra.insert(name.to_owned(), value);
-            }
+        let name = field.name();
+        if name == "message" {
+            self.message = Some(text(value));
+        } else if let Some((_, id)) = self.ids.iter_mut().find(|(known, _)| *known == name) {
+            *id = Some(text(value));
+        } else {
+            self.extra.insert(name.to_owned(), value);
         }
+    }
+
+    /// Takes over what this one does not say itself.
+    fn within(&mut self, outer: &Fields) {
+        take_ids(&mut self.ids, &outer.ids);
+        for (name, value) in &outer.extra {
+            self.extra.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+    }
+}
+
+/// Fills the ids that are missing.
+fn take_ids(ids: &mut [(&'static str, Option<String>)], outer: &[(&'static str, Option<String>)]) {
+    for (name, id) in ids.iter_mut().filter(|(_, id)| id.is_none()) {
+        *id = outer.iter().find(|(known, _)| known == name).and_then(|(_, id)| id.clone());
     }
 }
 
@@ -134,6 +149,8 @@ impl Visit for Fields {
 pub struct LogLayer {
     level: LogLevel,
     own: &'static [&'static str],
+    silent: &'static [&'static str],
+    ids: IdFields,
     pretty: bool,
     scrub: Option<Scrub>,
     sink: Sink,
@@ -141,11 +158,15 @@ pub struct LogLayer {
 
 impl LogLayer {
     pub(super) fn new(settings: &LogSettings, pretty: bool, sink: Sink) -> Self {
-        Self { level: settings.level, own: settings.own, pretty, scrub: settings.scrub.clone(), sink }
+        let LogSettings { level, own, silent, ids, .. } = *settings;
+        Self { level, own, silent, ids, pretty, scrub: settings.scrub.clone(), sink }
     }
 
     fn wants(&self, metadata: &Metadata<'_>) -> bool {
         let krate = metadata.target().split("::").next().unwrap_or_default();
+        if self.silent.contains(&krate) {
+            return false;
+        }
         let floor = if self.own.contains(&krate) { self.level } else { self.level.max(LogLevel::Warning) };
         // Spans of ours are kept at every level: they carry the ids of the lines inside them.
         (metadata.is_span() && self.own.contains(&krate)) || LogLevel::of(metadata.level()) >= floor
@@ -163,7 +184,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
 
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         if let Some(span) = context.span(id) {
-            let mut fields = Fields::default();
+            let mut fields = Fields::new(self.ids);
             attributes.record(&mut fields);
             span.extensions_mut().insert(fields);
         }
@@ -178,28 +199,21 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut fields = Fields::default();
+        let mut fields = Fields::new(self.ids);
         event.record(&mut fields);
         for span in context.event_scope(event).into_iter().flatten() {
             if let Some(outer) = span.extensions().get::<Fields>() {
-                fields.request_id = fields.request_id.or_else(|| outer.request_id.clone());
-                fields.task_id = fields.task_id.or_else(|| outer.task_id.clone());
-                for (name, value) in &outer.extra {
-                    fields.extra.entry(name.clone()).or_insert_with(|| value.clone());
-                }
+                fields.within(outer);
             }
         }
-        let level = LogLevel::of(event.metadata().level());
-        let logger = event.metadata().target().replace("::", ".");
-        let render = if self.pretty { pretty } else { json };
-        let text = render(
-            level,
-            &logger,
-            fields.request_id.as_deref(),
-            fields.task_id.as_deref(),
-            fields.message.as_deref().unwrap_or_default(),
-            &Value::Object(fields.extra),
-        );
+        let line = Line {
+            level: LogLevel::of(event.metadata().level()),
+            logger: &event.metadata().target().replace("::", "."),
+            ids: fields.ids,
+            message: fields.message.as_deref().unwrap_or_default(),
+            extra: &Value::Object(fields.extra),
+        };
+        let text = if self.pretty { line.pretty() } else { line.json() };
         let mut text = match &self.scrub {
             Some(scrub) => scrub(text),
             None => text,
@@ -213,20 +227,19 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
     }
 }
 
-/// The request id and task id of the spans around the caller, as far as this module's layer recorded them.
-pub fn current_ids() -> (Option<String>, Option<String>) {
-    let ids = tracing::Span::current().with_subscriber(|(id, dispatch)| {
-        let registry = dispatch.downcast_ref::<Registry>()?;
-        let (mut request_id, mut task_id) = (None, None);
-        for span in registry.span(id)?.scope() {
+/// These ids as the spans around the caller have them, as far as this module's layer recorded them.
+pub fn current_ids(names: IdFields) -> Vec<(&'static str, Option<String>)> {
+    let mut ids: Vec<_> = names.iter().map(|name| (*name, None)).collect();
+    tracing::Span::current().with_subscriber(|(id, dispatch)| {
+        let span = dispatch.downcast_ref::<Registry>()?.span(id)?;
+        for span in span.scope() {
             if let Some(fields) = span.extensions().get::<Fields>() {
-                request_id = request_id.or_else(|| fields.request_id.clone());
-                task_id = task_id.or_else(|| fields.task_id.clone());
+                take_ids(&mut ids, &fields.ids);
             }
         }
-        Some((request_id, task_id))
+        Some(())
     });
-    ids.flatten().unwrap_or_default()
+    ids
 }
 
 /// The log lines a test made.
@@ -260,9 +273,13 @@ impl Write for Captured {
 
 /// For tests: a subscriber that keeps JSON lines in memory, to be set with
 /// `tracing::subscriber::set_default`.
-pub fn capture(level: LogLevel, own: &'static [&'static str]) -> (impl Subscriber + Send + Sync, Captured) {
+pub fn capture(
+    level: LogLevel,
+    own: &'static [&'static str],
+    ids: IdFields,
+) -> (impl Subscriber + Send + Sync, Captured) {
     let captured = Captured::default();
-    let settings = LogSettings { level, format: LogFormat::Json, own, scrub: None };
+    let settings = LogSettings { level, format: LogFormat::Json, own, silent: &[], ids, scrub: None };
     let subscriber = super::subscriber(&settings, false, Arc::new(Mutex::new(captured.clone())));
     (subscriber, captured)
 }
@@ -273,8 +290,10 @@ mod tests {
     use serde_json::json;
     use tracing::{debug, error, info, info_span, warn};
 
+    const IDS: IdFields = &["request_id", "task_id"];
+
     fn logged(level: LogLevel, work: impl FnOnce()) -> Captured {
-        let (subscriber, captured) = capture(level, &["chassis"]);
+        let (subscriber, captured) = capture(level, &["chassis"], IDS);
         tracing::subscriber::with_default(subscriber, work);
         captured
     }
@@ -303,7 +322,8 @@ mod tests {
             info!("before");
             tracing::Span::current().record("task_id", "demo-1");
             info!(method = "mine", "after");
-            assert_eq!(current_ids(), (Some("req-1".to_owned()), Some("demo-1".to_owned())));
+            let wanted = [("request_id", Some("req-1".to_owned())), ("task_id", Some("demo-1".to_owned()))];
+            assert_eq!(current_ids(IDS), wanted);
             info!(request_id = %"req-2", "own");
         });
         let lines = captured.lines();
@@ -313,6 +333,23 @@ mod tests {
             (&json!("demo-1"), &json!({"method": "mine"}))
         );
         assert_eq!(lines[2]["request_id"], "req-2");
+    }
+
+    #[test]
+    fn each_program_names_the_ids_that_stand_on_its_lines() {
+        let (subscriber, captured) = capture(LogLevel::Info, &["chassis"], &["request_id", "parcel_id"]);
+        tracing::subscriber::with_default(subscriber, || {
+            let _work = info_span!("work", parcel_id = "p-1", task_id = "t-1").entered();
+            info!("sent");
+        });
+        let line = captured.lines().remove(0);
+        assert_eq!((&line["parcel_id"], &line["request_id"]), (&json!("p-1"), &Value::Null));
+        // Another program's id is a field like any other.
+        assert_eq!((line.get("task_id"), &line["extra"]), (None, &json!({"task_id": "t-1"})));
+        let text = captured.text();
+        let keys = ["logger", "request_id", "parcel_id", "message"];
+        let places = keys.map(|k| text.find(&format!("\"{k}\":")).expect("key is there"));
+        assert!(places.is_sorted(), "{text}");
     }
 
     #[test]
@@ -338,8 +375,14 @@ mod tests {
 
     #[test]
     fn no_value_can_forge_a_second_line() {
-        let text =
-            pretty(LogLevel::Info, "a", Some("req-1"), None, "one\ntwo\u{1b}[31m", &json!({"x": "y\nz"}));
+        let line = Line {
+            level: LogLevel::Info,
+            logger: "a",
+            ids: vec![("request_id", Some("req-1\n".to_owned()))],
+            message: "one\ntwo\u{1b}[31m",
+            extra: &json!({"x": "y\nz"}),
+        };
+        let text = line.pretty();
         assert!(!text.contains(['\n', '\u{1b}']), "{text}");
         let captured = logged(LogLevel::Info, || info!("one\n{{\"level\":\"ERROR\"}}"));
         assert_eq!(captured.lines().len(), 1);
@@ -353,11 +396,17 @@ mod tests {
             level: LogLevel::Info,
             format: LogFormat::Json,
             own: &["chassis"],
+            silent: &["rmcp"],
+            ids: IDS,
             scrub: Some(scrub),
         };
         let subscriber = super::super::subscriber(&settings, false, Arc::new(Mutex::new(captured.clone())));
-        tracing::subscriber::with_default(subscriber, || info!(key = "hunter2", "hunter2"));
+        tracing::subscriber::with_default(subscriber, || {
+            info!(key = "hunter2", "hunter2");
+            tracing::error!(target: "rmcp::transport", "somebody else's words");
+        });
         assert!(!captured.text().contains("hunter2"));
+        assert_eq!(captured.text().lines().count(), 1, "a silent crate is not heard");
         assert_eq!(captured.lines()[0]["extra"]["key"], "[redacted]");
     }
 }

@@ -1,6 +1,6 @@
 //! A panic is one JSON line on stderr, with its backtrace.
 
-use super::{LogLevel, Scrub, last_words};
+use super::{IdFields, LogLevel, Scrub, last_words};
 use std::backtrace::Backtrace;
 use std::panic::PanicHookInfo;
 
@@ -9,11 +9,11 @@ use std::panic::PanicHookInfo;
 const WITHHELD: &str = "the message is shown at log level DEBUG, because it may quote user text";
 
 /// Replaces the process's panic hook. The panic goes on unwinding; whoever catches it answers with INTERNAL.
-pub fn install_panic_hook(level: LogLevel, scrub: Option<Scrub>) {
-    std::panic::set_hook(Box::new(move |panic| report(panic, level, scrub.as_ref())));
+pub fn install_panic_hook(level: LogLevel, ids: IdFields, scrub: Option<Scrub>) {
+    std::panic::set_hook(Box::new(move |panic| report(panic, level, ids, scrub.as_ref())));
 }
 
-fn report(panic: &PanicHookInfo<'_>, level: LogLevel, scrub: Option<&Scrub>) {
+fn report(panic: &PanicHookInfo<'_>, level: LogLevel, ids: IdFields, scrub: Option<&Scrub>) {
     let payload = panic.payload();
     let message = match (payload.downcast_ref::<&'static str>(), payload.downcast_ref::<String>()) {
         (Some(fixed), _) => (*fixed).to_owned(),
@@ -28,5 +28,5 @@ fn report(panic: &PanicHookInfo<'_>, level: LogLevel, scrub: Option<&Scrub>) {
         "thread": std::thread::current().name(),
         "backtrace": Backtrace::force_capture().to_string(),
     });
-    last_words(LogLevel::Error, "panic", "Panicked", &extra, scrub);
+    last_words(LogLevel::Error, "panic", ids, "Panicked", &extra, scrub);
 }

@@ -81,10 +81,14 @@ fn the_report_says_where_each_value_comes_from() {
 #[test]
 fn credentials_inside_a_url_are_masked() {
     const URLS: &[Var] = &[Var::new("One", "APP_URL", DefaultValue::None, Kind::Url, "Where.")];
-    let values = Values::new("environment", [("APP_URL", "https://user:hunter2@host.example/path?key=hunter2&x=1")]);
+    let values =
+        Values::new("environment", [("APP_URL", "https://user:hunter2@host.example/path?key=hunter2&x=1")]);
     let problems = Reader::new(URLS, &values).finish().expect_err("credentials are refused");
     let text = format!("{problems}{problems:?}");
-    assert!(text.contains("https://[redacted]@host.example/path?[redacted]`") && !text.contains("hunter2"), "{text}");
+    assert!(
+        text.contains("https://[redacted]@host.example/path?[redacted]`") && !text.contains("hunter2"),
+        "{text}"
+    );
 }
 
 #[test]

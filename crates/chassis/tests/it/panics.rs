@@ -1,17 +1,19 @@
 //! What a panic leaves on stderr, seen from outside the process.
 
-use chassis::telemetry::{LogLevel, Scrub, capture, install_panic_hook};
+use chassis::telemetry::{IdFields, LogLevel, Scrub, capture, install_panic_hook};
 use serde_json::Value;
 use std::process::Command;
 use std::sync::Arc;
+
+const IDS: IdFields = &["request_id", "task_id"];
 
 /// Panics twice inside a span, the hook installed. A test of its own, and the child of the one below.
 #[test]
 fn a_panic_goes_on_unwinding() {
     let scrub: Scrub = Arc::new(|line| line.replace("hunter2", "[redacted]"));
-    let (subscriber, _logs) = capture(LogLevel::Info, &["it"]);
+    let (subscriber, _logs) = capture(LogLevel::Info, &["it"], IDS);
     let _logging = tracing::subscriber::set_default(subscriber);
-    install_panic_hook(LogLevel::Info, Some(scrub));
+    install_panic_hook(LogLevel::Info, IDS, Some(scrub));
     let outcomes = tracing::info_span!("request", request_id = "req-1", task_id = "demo-1").in_scope(|| {
         let user_text = "what the user wrote";
         let fixed = std::panic::catch_unwind(|| panic!("fixed words, hunter2"));

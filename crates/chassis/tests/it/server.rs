@@ -403,7 +403,8 @@ async fn what_does_not_finish_in_time_is_cut() {
 
 #[tokio::test]
 async fn a_request_has_a_start_and_an_end_line_with_its_id() {
-    let (subscriber, logs) = chassis::telemetry::capture(chassis::telemetry::LogLevel::Info, &["chassis"]);
+    let level = chassis::telemetry::LogLevel::Info;
+    let (subscriber, logs) = chassis::telemetry::capture(level, &["chassis"], &["request_id"]);
     let _logging = tracing::subscriber::set_default(subscriber);
     let app = start_default().await;
     app.send(with_key("/things/secret-name").header("x-request-id", "req-5")).await;

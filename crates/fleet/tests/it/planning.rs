@@ -65,6 +65,7 @@ fn engine(status: Status, desired: Desired) -> EngineFacts {
         source: Source::Observe,
         observed_at: NOW,
         accounted_start: Some(STARTED),
+        rotation_unfinished: false,
     }
 }
 
@@ -185,6 +186,28 @@ fn a_key_rotation_hides_no_crash() {
     assert_eq!(steps(&facts), [], "nor does it let the engine sleep");
     facts.seen = seen(ObjectState::Exited { code: Some(1), oom: false, at: None });
     assert_eq!(steps(&facts), crashed(FailureReason::Crashed, Some(1), false, None));
+}
+
+#[test]
+fn a_broken_off_rotation_of_a_running_engine_is_resolved() {
+    let mut facts = running();
+    facts.rotation_unfinished = true;
+    facts.idle_after = Some(Duration::ZERO);
+    assert_eq!(steps(&facts), [PlanStep::OpenOperation(OperationKind::RotateKey)], "before it may sleep");
+    facts.source = Source::List;
+    assert_eq!(steps(&facts), [PlanStep::OpenOperation(OperationKind::RotateKey)]);
+    let claim = Claim::Until(NOW.plus_millis(1));
+    facts.open = Some(OpenOperation { kind: OperationKind::RotateKey, claim, retry_at: None });
+    assert_eq!(steps(&facts), [], "it is under way");
+    facts.open = None;
+    facts.seen = seen(ObjectState::Exited { code: Some(1), oom: false, at: None });
+    assert_eq!(steps(&facts), crashed(FailureReason::Crashed, Some(1), false, None), "a dead one first");
+    for (status, desired) in [(Status::Sleeping, Desired::Sleeping), (Status::Failed, Desired::Running)] {
+        let mut resting = engine(status, desired);
+        resting.seen = seen(ObjectState::Paused);
+        resting.rotation_unfinished = true;
+        assert_eq!(steps(&resting), [], "one that serves nobody is asked when it serves again");
+    }
 }
 
 #[test]
@@ -379,11 +402,18 @@ fn facts() -> impl Strategy<Value = EngineFacts> {
         open,
         words,
         times,
-        (any::<bool>(), any::<bool>(), 0u64..2, 0i64..6),
+        (any::<bool>(), any::<bool>(), any::<bool>(), 0u64..2, 0i64..6),
         prop::option::of(prop::sample::select(SleepMode::ALL)),
     )
         .prop_map(
-            |((status, desired), open, seen, times, (booted, listed, turns, generation), sleep_mode)| {
+            |(
+                (status, desired),
+                open,
+                seen,
+                times,
+                (booted, listed, rotation_unfinished, turns, generation),
+                sleep_mode,
+            )| {
                 let activity = Activity {
                     in_flight_turns: turns,
                     open_streams: 0,
@@ -394,6 +424,7 @@ fn facts() -> impl Strategy<Value = EngineFacts> {
                     open,
                     seen,
                     booted,
+                    rotation_unfinished,
                     generation,
                     sleep_mode,
                     wake_at: times.0,

@@ -62,6 +62,7 @@ impl World {
             source: Source::Observe,
             observed_at: Timestamp::from_millis(0),
             accounted_start: None,
+            rotation_unfinished: false,
         };
         let (now, exists, attempts, failure) = (0, false, 0, None);
         Self { now, facts, exists, attempts, failure, boots: Boots::ByHand, away: false, said: Vec::new() }
@@ -233,6 +234,7 @@ impl World {
                 self.facts.sleep_mode = Some(SleepMode::Freeze);
                 self.see(ObjectState::Paused);
             }
+            OperationKind::RotateKey => self.facts.rotation_unfinished = false,
             _ => {}
         }
         self.facts.open = None;
@@ -407,6 +409,10 @@ impl World {
             ["idle", "after", time] => {
                 self.facts.idle_after = Some(Duration::from_secs(seconds(time).unsigned_abs()));
             }
+            ["rotation", "breaks", "off"] => {
+                self.facts.rotation_unfinished = true;
+                self.facts.open = None;
+            }
             ["replica", "dies"] => {
                 if let Some(open) = &mut self.facts.open {
                     open.claim = Claim::Until(Timestamp::from_millis(self.now - 1));
@@ -481,4 +487,5 @@ stories! {
     a_replica_dies_in_the_middle
     attempts_are_forgotten_after_ten_minutes
     strangers_at_work
+    a_broken_off_rotation_is_resolved
 }

@@ -260,6 +260,23 @@ fn every_operation_ends_in_a_legal_pair() {
 }
 
 #[test]
+fn one_actor_touches_an_object_and_a_rotation_touches_none() {
+    use fleet::operation::Step;
+    for &kind in OperationKind::ALL {
+        for &step in kind.steps() {
+            // Who waits for a predecessor must not hold what that one needs to come to its end.
+            let acts = !matches!(step, Step::Settle | Step::Finish) && kind != OperationKind::RotateKey;
+            assert_eq!(kind.touches_object(step), acts, "{kind} {}", step.as_str());
+            assert!(!(step.is_without_backend() && kind.touches_object(step)), "{kind} {}", step.as_str());
+        }
+        assert!(
+            kind.steps().last().is_none_or(|last| last.is_without_backend()),
+            "{kind} ends in the database"
+        );
+    }
+}
+
+#[test]
 fn retries_of_what_must_succeed_double_to_five_minutes() {
     let waits: Vec<u64> = (0..9).map(|n| fleet::operation::retry_delay(n).as_secs()).collect();
     assert_eq!(waits, [5, 10, 20, 40, 80, 160, 300, 300, 300]);

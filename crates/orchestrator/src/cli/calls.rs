@@ -3,8 +3,8 @@
 //! A key is shown only with `--show-key`.
 
 use super::api::{Api, As};
-use chassis::terminal::{self, Paint};
 use super::{Exit, Stop, emit, emit_json};
+use chassis::terminal::{self, Paint};
 use clap::Args;
 use contract::UserId;
 use contract::fleet_api::{AdmitRequest, AdmitResponse, AuditPage, AuditRecord, EngineRecord, IssuedKey};

@@ -6,19 +6,21 @@
 
 use super::database::{Database, no_engine, policy};
 use super::{Exit, Stop, waiting};
+use crate::core::backend_error;
+use crate::discovery::elsewhere;
 use crate::engine_client::EngineClient;
 use crate::keys::{self, EngineKeys};
 use crate::registry::change::{
     Change, EnginePatch, Finish, NewOperation, Open, OpenOutcome, Outcome, Reserve, ReserveOutcome,
 };
 use crate::registry::rows::{AuditEntry, Found, Operation, Product, SealedKey};
-use backends::Prober as _;
+use backends::{BackendError, Prober as _};
 use chassis::config::Secret;
 use contract::{EngineId, FleetCode, FleetError, OperationId, ReplicaId, Timestamp, UserId};
 use fleet::audit::AuditAction;
 use fleet::health::{HealthReport, Verdict, verdict};
 use fleet::idle::IdleRules;
-use fleet::lifecycle::{Desired, SleepMode, Status};
+use fleet::lifecycle::{BackendKind, Desired, Status};
 use fleet::observation::{ObjectState, Observation};
 use fleet::operation::{OperationKind, Step};
 use fleet::policy::PolicyEngine;
@@ -75,8 +77,15 @@ fn unowned(kind: OperationKind, supersedes: bool, params: Value) -> NewOperation
     }
 }
 
-/// The opening of an operation on an engine as it was read.
-fn opening(found: &Found, kind: OperationKind, supersede: bool) -> Open {
+/// Refuses an engine of another kind of backend than the one that is configured here, as a replica does: nobody would
+/// perform what is opened on it.
+fn check_backend(db: &Database, found: &Found) -> Result<(), Stop> {
+    let kind = found.engine.backend;
+    if kind == db.settings.engine_backend { Ok(()) } else { Err(elsewhere(kind).into()) }
+}
+
+/// The opening of an operation on an engine as it was read; `backend` as in [`Open`].
+fn opening(found: &Found, kind: OperationKind, supersede: bool, backend: Option<BackendKind>) -> Open {
     let engine = &found.engine;
     let old = found.operation.as_ref().filter(|_| supersede);
     let mut params = json!({"from": engine.status, "from_desired": engine.desired});
@@ -91,7 +100,7 @@ fn opening(found: &Found, kind: OperationKind, supersede: bool) -> Open {
         operation: unowned(kind, old.is_some(), params),
         supersede: old.map(|o| o.id),
         fence: None,
-        backend: None,
+        backend,
         audit: Vec::new(),
     }
 }
@@ -106,6 +115,7 @@ async fn perform(
     let (product, user) = db.user(reference).await?;
     for _ in 0..ROUNDS_MAX {
         let found = db.registry.find(product.id, &user).await?.ok_or_else(no_engine)?;
+        check_backend(db, &found)?;
         let (kind, supersede) = match meet(request, Some(standing(&found))) {
             Meeting::Refuse(code) => return Err(refusal(code, &found)),
             Meeting::Answer(_) | Meeting::NotAdmitted(_) => return Err(unsettled()),
@@ -122,11 +132,12 @@ async fn perform(
                 continue;
             }
         };
-        let mut open = opening(&found, kind, supersede);
+        let mut open = opening(&found, kind, supersede, Some(db.settings.engine_backend));
         prepare(&found, &mut open);
         match db.registry.open(&open).await? {
             OpenOutcome::Opened(opened) => return waiting::until_done(db, opened.1.id).await,
-            OpenOutcome::Unchanged | OpenOutcome::OtherBackend(_) => {}
+            OpenOutcome::Unchanged => {}
+            OpenOutcome::OtherBackend(kind) => return Err(elsewhere(kind).into()),
             OpenOutcome::Missing => return Err(no_engine()),
         }
     }
@@ -162,6 +173,9 @@ pub async fn provision(
     let sealer = db.keys()?;
     let image = allowed_image(db, &product, version)?;
     let place = db.place().await?;
+    if let Err(full @ BackendError::Capacity(_)) = place.backend.room().await {
+        return Err(backend_error(&full).into());
+    }
     let (key, _) = keys::new_engine_key();
     let sealed = sealed(&sealer, &key);
     let ports =
@@ -257,6 +271,7 @@ pub async fn sleep(db: &Database, reference: &str) -> Result<bool, Stop> {
     let (product, user) = db.user(reference).await?;
     for _ in 0..ROUNDS_MAX {
         let found = db.registry.find(product.id, &user).await?.ok_or_else(no_engine)?;
+        check_backend(db, &found)?;
         match meet(Request::Sleep, Some(standing(&found))) {
             Meeting::Answer(_) => return Ok(true),
             Meeting::Refuse(code) => return Err(refusal(code, &found)),
@@ -270,7 +285,8 @@ pub async fn sleep(db: &Database, reference: &str) -> Result<bool, Stop> {
                     OpenOutcome::Opened(opened) => {
                         return waiting::until_done(db, opened.1.id).await.map(|_| false);
                     }
-                    OpenOutcome::Unchanged | OpenOutcome::OtherBackend(_) => {}
+                    OpenOutcome::Unchanged => {}
+                    OpenOutcome::OtherBackend(kind) => return Err(elsewhere(kind).into()),
                     OpenOutcome::Missing => return Err(no_engine()),
                 }
             }
@@ -290,18 +306,14 @@ async fn fenced(db: &Database, found: &Found, kind: OperationKind) -> Result<Ope
         wake_grace: settings.wake_grace_s,
     };
     let t0 = db.registry.now().await?;
-    let activity = if rules.mode == SleepMode::Label {
-        crate::vitals::activity(&found.vitals)
-    } else {
-        probe(db, found.engine.id).await?.activity
-    };
+    let activity = probe(db, found.engine.id).await?.activity;
     let facts = crate::idle::facts(found, activity, None);
     let blockers = fleet::idle::request_blockers(&facts, &rules, t0);
     if !blockers.is_empty() {
         let words: Vec<&str> = blockers.iter().map(|b| b.as_str()).collect();
         return Err(busy(&format!("the engine is in use ({})", words.join(", "))));
     }
-    let mut open = opening(found, kind, false);
+    let mut open = opening(found, kind, false, Some(settings.engine_backend));
     open.operation.params["reason"] = json!("api");
     open.fence = Some(t0);
     open.patch = EnginePatch {
@@ -345,7 +357,7 @@ pub async fn forget(db: &Database, reference: &str) -> Result<EngineId, Stop> {
     let (product, user) = db.user(reference).await?;
     for _ in 0..ROUNDS_MAX {
         let found = db.registry.find(product.id, &user).await?.ok_or_else(no_engine)?;
-        let mut open = opening(&found, OperationKind::Destroy, found.operation.is_some());
+        let mut open = opening(&found, OperationKind::Destroy, found.operation.is_some(), None);
         open.operation.owner = Some((ReplicaId::generate(), FORGET_LEASE));
         let (engine, operation) = match db.registry.open(&open).await? {
             OpenOutcome::Opened(opened) => *opened,
@@ -406,6 +418,7 @@ fn age(since: Timestamp, now: Timestamp) -> u64 {
 pub async fn reissue_key(db: &Database, reference: &str) -> Result<Secret, Stop> {
     let sealer = db.keys()?;
     let (product, found) = db.engine(reference).await?;
+    check_backend(db, &found)?;
     let user = found.engine.user_id.clone();
     if found.engine.status == Status::Destroying || found.operation.is_some() {
         return Err(refusal(FleetCode::EngineBusy, &found));

@@ -6,13 +6,13 @@
 
 use super::database::connect;
 use super::migrations::{OLDEST_SERVER, SUPPORTED_SERVER};
-use chassis::terminal::{self, Paint};
 use super::{Exit, emit, emit_json};
 use crate::config::{Config, ImagePull, Purpose, Settings, filesystem};
 use crate::keys::EngineKeys;
 use crate::places;
 use crate::registry::Registry;
 use chassis::config::{Layered, Problems};
+use chassis::terminal::{self, Paint};
 use contract::EngineId;
 use fleet::lifecycle::BackendKind;
 use serde::Serialize;

@@ -4,11 +4,11 @@
 
 use super::changes;
 use super::database::Database;
-use chassis::terminal::{self, Paint};
 use super::{Exit, Stop, emit, emit_json};
 use crate::registry::rows::{AuditEntry, Found};
 use backends::BackendError;
 use chassis::config::Secret;
+use chassis::terminal::{self, Paint};
 use clap::Subcommand;
 use contract::fleet_api::{StatusCounts, StatusResponse};
 use contract::{EngineId, ProductId};

@@ -2,10 +2,10 @@
 //! with what would be made now, which only a replica can make.
 
 use super::database::{Database, policy};
-use chassis::terminal::{self, Paint};
 use super::{Exit, Stop, emit, emit_json};
 use crate::registry::AuditFilter;
 use crate::registry::rows::{Found, Product};
+use chassis::terminal::{self, Paint};
 use fleet::audit::AuditAction;
 use fleet::explain::{Explained, admission, because, summary};
 use fleet::idle::IdleRules;

@@ -1,11 +1,11 @@
 //! `migrate`: levels, pending SQL, and applying it.
 
 use super::database::connect;
-use chassis::terminal::Paint;
 use super::{Exit, Stop, emit, emit_json};
-use chassis::terminal;
 use crate::config::{Settings, database_url_problem};
 use chassis::config::Secret;
+use chassis::terminal;
+use chassis::terminal::Paint;
 use clap::Args;
 use serde_json::json;
 

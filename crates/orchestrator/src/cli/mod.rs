@@ -24,11 +24,11 @@ mod waiting;
 
 use crate::config::{self, Config, Loaded, Purpose, Settings};
 use chassis::config::{Layered, Problems};
+use chassis::terminal::{self, Paint};
 use clap::{Parser, Subcommand};
 use contract::FleetError;
 use contract::fleet_api::AdmitRequest;
 use database::Database;
-use chassis::terminal::{self, Paint};
 use std::ffi::OsString;
 use std::future::Future;
 use std::path::PathBuf;
@@ -459,7 +459,7 @@ where
 
 /// Tells all problems at once.
 fn refuse(problems: &Problems) -> Exit {
-    terminal::tell_problems("orchestrator.config", problems);
+    terminal::tell_problems("orchestrator.config", crate::telemetry::LOG_IDS, problems);
     Exit::Configuration
 }
 

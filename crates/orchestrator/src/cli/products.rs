@@ -3,8 +3,8 @@
 //! A platform key is printed once, when it is made; nothing can show it again.
 
 use super::api::{Api, As};
-use chassis::terminal::{self, Paint};
 use super::{Exit, Stop, emit, emit_json};
+use chassis::terminal::{self, Paint};
 use clap::{Args, Subcommand};
 use contract::Slug;
 use contract::fleet_api::{

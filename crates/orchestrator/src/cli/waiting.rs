@@ -4,9 +4,9 @@
 //! never cancels anything; what was asked for goes on.
 
 use super::database::Database;
-use chassis::terminal;
 use super::{Exit, Stop};
 use crate::registry::rows::Operation;
+use chassis::terminal;
 use contract::OperationId;
 use fleet::operation::{OperationKind, OperationStatus};
 use std::io::{IsTerminal as _, Write as _};

@@ -1,8 +1,30 @@
-//! A new engine: policy, a place in the start queue, then quota, port, key and operation in one transaction.
+//! A new engine: policy, room on the backend, the product's turn, a place in the start queue, then quota, port, key
+//! and operation in one transaction.
 //!
 //! A refusal leaves nothing behind; from the commit on the work goes on whether anybody waits for it or not.
 
-use super::*;
+use super::refusals::{failure_of, no_engine, queue_full, refusal, unsettled};
+use super::{Caller, Ended, Held, Idempotency, standing};
+use crate::core::{Core, backend_error};
+use crate::keys;
+use crate::registry::change::{Reserve, ReserveOutcome};
+use crate::registry::rows::{Found, SealedKey};
+use crate::work;
+use backends::BackendError;
+use contract::fleet_api::ProvisionResponse;
+use contract::{EngineId, FleetCode, FleetError, OperationId, UserId};
+use fleet::operation::OperationKind;
+use fleet::request::{Replay, replay};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a provision waits for the backend to say whether it has room. Longer holds every provision while a
+/// daemon hangs; shorter lets callers in while a busy one is asked.
+const ROOM_WAIT: Duration = Duration::from_secs(1);
+/// When a full backend is asked again, in seconds: when engines are removed or stopped. Shorter makes refused callers
+/// a load of their own; longer leaves places empty.
+const ROOM_AGAIN_S: u64 = 5;
 
 impl Core {
     /// Endpoint 1: a new engine, healthy when this returns.
@@ -91,8 +113,25 @@ impl Core {
             self.denials.note(&caller.product, user, denial.code().as_str());
             return Err(denial.error());
         }
+        if let Err(full) = self.has_room().await {
+            return self.known_before(caller, user, idempotency.as_ref(), full).await;
+        }
+        let turn = match self.turns.take(caller.product.id).await {
+            Ok(turn) => turn,
+            Err(full) => {
+                let full = line_full(full.retry_after_s);
+                return self.known_before(caller, user, idempotency.as_ref(), full).await;
+            }
+        };
+        let promise = match self.gate.promise() {
+            Ok(promise) => promise,
+            Err(full) => {
+                drop(turn);
+                let full = queue_full(full.retry_after_s);
+                return self.known_before(caller, user, idempotency.as_ref(), full).await;
+            }
+        };
         let version = engine_version.unwrap_or_else(|| self.config.engine_image.clone());
-        let promise = self.gate.promise().map_err(|full| queue_full(full.retry_after_s))?;
         let (key, _) = keys::new_engine_key();
         let (hash, sealed) = self.keys.seal(&key);
         let params = json!({"via": via, "engine_version": version});
@@ -117,20 +156,19 @@ impl Core {
         let (product, user) = (caller.product.clone(), user.clone());
         self.to_the_end(async move {
             let sent = Instant::now();
-            match core.registry.reserve(&reserve).await? {
+            let outcome = core.registry.reserve(&reserve).await;
+            drop(turn);
+            match outcome? {
                 ReserveOutcome::Reserved(reserved) => {
-                    work::spawn_promised(&core, reserved.1.clone(), sent, Some(promise));
-                    Ok(Reserved::New(reserved.1.id))
+                    let operation = &reserved.1;
+                    if operation.owner == Some(core.replica) {
+                        work::spawn_promised(&core, operation.clone(), sent, Some(promise));
+                    }
+                    Ok(Reserved::New(operation.id))
                 }
                 ReserveOutcome::AlreadyExists => Ok(Reserved::Exists),
                 ReserveOutcome::Replayed(engine) => Ok(Reserved::Replayed(engine)),
-                ReserveOutcome::OtherBody => Err(FleetError::new(
-                    FleetCode::InvalidRequest,
-                    "this Idempotency-Key was used with another body",
-                )
-                .with(
-                    json!({"fields": [{"field": "Idempotency-Key", "problem": "used with another body"}]}),
-                )),
+                ReserveOutcome::OtherBody => Err(other_body()),
                 ReserveOutcome::QuotaExceeded(limit) => {
                     core.denials.note(&product, &user, FleetCode::QuotaExceeded.as_str());
                     Err(fleet::policy::Denial::QuotaExceeded(fleet::quota::QuotaExceeded {
@@ -150,6 +188,45 @@ impl Core {
         })
         .await
     }
+
+    /// Has the backend room for one more object? One that does not say is no reason to refuse: the work waits for it.
+    async fn has_room(&self) -> Result<(), FleetError> {
+        match tokio::time::timeout(ROOM_WAIT, self.backend.room()).await {
+            Ok(Err(full @ BackendError::Capacity(_))) => Err(backend_error(&full).retry_after(ROOM_AGAIN_S)),
+            Ok(Ok(()) | Err(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Nobody new is taken in now; but who repeats what was done before is told so, not that nothing exists.
+    async fn known_before(
+        &self,
+        caller: &Caller,
+        user: &UserId,
+        idempotency: Option<&Idempotency>,
+        full: FleetError,
+    ) -> Result<Reserved, FleetError> {
+        let product = caller.product.id;
+        if let Some(wanted) = idempotency
+            && let Some((engine, hash)) = self.registry.idempotent(product, &wanted.key).await?
+        {
+            let same = hash == wanted.request_hash;
+            return if same { Ok(Reserved::Replayed(engine)) } else { Err(other_body()) };
+        }
+        match self.registry.find(product, user).await? {
+            Some(_) => Ok(Reserved::Exists),
+            None => Err(full),
+        }
+    }
+}
+
+fn other_body() -> FleetError {
+    FleetError::new(FleetCode::InvalidRequest, "this Idempotency-Key was used with another body")
+        .with(json!({"fields": [{"field": "Idempotency-Key", "problem": "used with another body"}]}))
+}
+
+fn line_full(retry_after_s: u64) -> FleetError {
+    FleetError::new(FleetCode::CapacityExhausted, "too many provisions of this product wait on this replica")
+        .retry_after(retry_after_s)
 }
 
 /// What became of the first writing of an engine.

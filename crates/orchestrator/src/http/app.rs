@@ -9,6 +9,7 @@ use chassis::config::Secret;
 use chassis::drain::Drain;
 use contract::{FleetCode, FleetError};
 use std::sync::{Arc, OnceLock};
+use tokio_util::task::TaskTracker;
 
 /// What is known before the database is.
 #[derive(Debug, Clone)]
@@ -38,13 +39,15 @@ pub struct App {
     pub settings: ApiSettings,
     /// Stopping.
     pub drain: Drain,
+    /// Requests that change something, from the moment they are let in to their answer.
+    pub accepted: TaskTracker,
     core: OnceLock<Arc<Core>>,
 }
 
 impl App {
     /// One that answers `STARTING`.
     pub fn new(settings: ApiSettings, drain: Drain) -> Arc<Self> {
-        Arc::new(Self { settings, drain, core: OnceLock::new() })
+        Arc::new(Self { settings, drain, accepted: TaskTracker::new(), core: OnceLock::new() })
     }
 
     /// From now on requests are served by this core; a second call changes nothing.

@@ -42,6 +42,8 @@ pub async fn check(
     mut request: Request,
     next: Next,
 ) -> Response {
+    // Counted before it is let in, so that a drain that begins now either refuses it or waits for it.
+    let _accepted = operation.changes.then(|| app.accepted.token());
     match admit(&app, operation, &mut request).await {
         Ok(()) => next.run(request).await,
         Err(error) => error_response(&error, current_request_id().as_ref()),

@@ -14,6 +14,7 @@ use contract::{EngineId, OperationId, ReplicaId};
 use fleet::lifecycle::BackendKind;
 use fleet::operation::{OperationStatus, Step};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -42,6 +43,13 @@ macro_rules! of_backend {
     };
 }
 
+/// Leaves out, where steps are named, operations that are at another one.
+macro_rules! at_steps {
+    ($steps:literal) => {
+        concat!(" AND (", $steps, "::text[] IS NULL OR step = ANY(", $steps, "))")
+    };
+}
+
 const CLAIM_NEXT: Query = Query::new(
     "claim_next",
     concat!(
@@ -49,6 +57,7 @@ const CLAIM_NEXT: Query = Query::new(
         "WHERE o.id = (SELECT id FROM operations WHERE ",
         claimable!(),
         of_backend!("$3"),
+        at_steps!("$4"),
         " ORDER BY started_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING ",
         operation_columns!()
     ),
@@ -74,6 +83,7 @@ const CLAIM_OWN: Query = Query::new(
         "WHERE o.id = (SELECT id FROM operations WHERE status = 'open' AND owner = $1 AND id <> ALL($3::uuid[]) \
            AND lease_until < clock_timestamp() + $2::bigint * INTERVAL '0.5 millisecond'",
         of_backend!("$4"),
+        at_steps!("$5"),
         " ORDER BY started_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING ",
         operation_columns!()
     ),
@@ -88,7 +98,7 @@ const CLOSE_ORPHAN: Query = Query::new(
 
 const STEP: Query = Query::new(
     "step",
-    "UPDATE operations SET step = $3, params = params || COALESCE($4::jsonb, '{}') \
+    "UPDATE operations SET step = $3, params = params || COALESCE($4::jsonb, '{}'), timings = timings || $5 \
      WHERE id = $1 AND claim = $2 AND status = 'open' RETURNING id",
 );
 
@@ -132,18 +142,46 @@ const ORPHANS_PER_CALL: usize = 16;
 /// Why an operation without an engine ends: code and message.
 pub const ENGINE_GONE: (&str, &str) = ("ENGINE_NOT_FOUND", "the engine is gone");
 
+/// Which operations a replica takes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// All on engines of this backend.
+    Backend(BackendKind),
+    /// While this backend is away: only those whose next step is performed without it.
+    WithoutBackend(BackendKind),
+}
+
+impl Reach {
+    fn backend(self) -> &'static str {
+        match self {
+            Reach::Backend(kind) | Reach::WithoutBackend(kind) => kind.as_str(),
+        }
+    }
+
+    fn steps(self) -> Option<Vec<&'static str>> {
+        match self {
+            Reach::Backend(_) => None,
+            Reach::WithoutBackend(_) => {
+                let steps = Step::ALL.iter().filter(|step| step.is_without_backend());
+                Some(steps.map(|step| step.as_str()).collect())
+            }
+        }
+    }
+}
+
 impl Registry {
-    /// Claims the oldest operation on an engine of this backend that nobody works on and that is due, with its
-    /// engine.
+    /// Claims the oldest operation within reach that nobody works on and that is due, with its engine.
     pub async fn claim_next(
         &self,
         me: ReplicaId,
-        backend: BackendKind,
+        reach: Reach,
         lease: Duration,
     ) -> Result<Option<(Operation, Found)>, RegistryError> {
         for _ in 0..ORPHANS_PER_CALL {
             let conn = self.database.conn().await?;
-            let row = conn.maybe(&CLAIM_NEXT, &[&me.uuid(), &millis(lease), &backend.as_str()]).await?;
+            let row = conn
+                .maybe(&CLAIM_NEXT, &[&me.uuid(), &millis(lease), &reach.backend(), &reach.steps()])
+                .await?;
             let Some(row) = row else { return Ok(None) };
             let operation = Cells::of(&row).operation()?;
             if let Some(row) = conn.maybe(&FOUND, &[&operation.engine_id.uuid()]).await? {
@@ -151,7 +189,7 @@ impl Registry {
             }
             drop(conn);
             self.close_broken(operation.id, operation.claim, ENGINE_GONE).await?;
-            tracing::warn!(operation.id = %operation.id, engine.id = %operation.engine_id, "an open operation had no engine; closed");
+            tracing::warn!(operation_id = %operation.id, engine_id = %operation.engine_id, "an open operation had no engine; closed");
         }
         Ok(None)
     }
@@ -189,12 +227,13 @@ impl Registry {
         &self,
         me: ReplicaId,
         held: &[OperationId],
-        backend: BackendKind,
+        reach: Reach,
         lease: Duration,
     ) -> Result<Option<Operation>, RegistryError> {
         let held: Vec<Uuid> = held.iter().map(|id| id.uuid()).collect();
         let conn = self.database.conn().await?;
-        let row = conn.maybe(&CLAIM_OWN, &[&me.uuid(), &millis(lease), &held, &backend.as_str()]).await?;
+        let (backend, steps) = (reach.backend(), reach.steps());
+        let row = conn.maybe(&CLAIM_OWN, &[&me.uuid(), &millis(lease), &held, &backend, &steps]).await?;
         row.map(|row| Cells::of(&row).operation()).transpose()
     }
 
@@ -210,19 +249,25 @@ impl Registry {
         row.map(|row| Cells::of(&row).operation()).transpose()
     }
 
-    /// Records the step that is about to act; false when the claim is lost: then do not act.
+    /// Records the step that is about to act, and the times so far, so that whoever goes on knows them; false when the
+    /// claim is lost: then do not act.
     pub async fn step(
         &self,
         id: OperationId,
         claim: i64,
         step: Step,
         params_merge: Option<&Value>,
+        timings: &BTreeMap<String, u64>,
     ) -> Result<bool, RegistryError> {
+        let timings = serde_json::to_value(timings)
+            .map_err(|e| RegistryError::Defect(format!("timings of {id}: {e}")))?;
         let conn = self.database.conn().await?;
-        Ok(conn.maybe(&STEP, &[&id.uuid(), &claim, &step.as_str(), &params_merge]).await?.is_some())
+        let row = conn.maybe(&STEP, &[&id.uuid(), &claim, &step.as_str(), &params_merge, &timings]).await?;
+        Ok(row.is_some())
     }
 
-    /// Lengthens our claims in one statement; the answer is those we still hold.
+    /// Lengthens our claims in one statement, on a connection that requests never hold; the answer is those we still
+    /// hold.
     pub async fn renew(
         &self,
         me: ReplicaId,
@@ -234,7 +279,7 @@ impl Registry {
         }
         let ids: Vec<Uuid> = held.iter().map(|(id, _)| id.uuid()).collect();
         let claims: Vec<i64> = held.iter().map(|(_, claim)| *claim).collect();
-        let conn = self.database.conn().await?;
+        let conn = self.database.kept().await?;
         let rows = conn.rows(&RENEW, &[&me.uuid(), &ids, &claims, &millis(lease)]).await?;
         rows.iter().map(|row| Cells::of(row).cell().map(OperationId::from_uuid)).collect()
     }

@@ -1,6 +1,9 @@
 //! The pool, its connections, and the one way a statement is run: named, prepared once, measured, with a limit.
 //!
-//! The pool is lazy: it exists while the database is away and heals by itself. Refuses statements without a name.
+//! The pool is lazy: it exists while the database is away and heals by itself. Two connections are kept apart from it,
+//! so that leases and the pulse never wait behind requests. Refuses statements without a name.
+//!
+//! The invariant: a connection that still owes an answer is closed, never handed out again.
 
 use super::error::{Fault, RegistryError, chain, classify};
 use super::tls;
@@ -11,7 +14,7 @@ use deadpool_postgres::{
 };
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, Connection, IsolationLevel, Row, Socket};
@@ -28,6 +31,10 @@ pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(7);
 const TCP_LIMIT: Duration = Duration::from_secs(15);
 /// Silence before a keep-alive. Longer loses connections to idle timeouts of firewalls unnoticed.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+
+/// Connections kept for what keeps this replica alive (supervisor lease, claims, pulse), taken from the configured
+/// number. More is taken from requests; with one, the pulse waits for a lease that waits for its row.
+const KEPT: usize = 2;
 
 /// Limits of every session: a statement 5 s, a lock 2 s, an idle transaction 10 s. Longer lets one stuck statement
 /// block the fleet; shorter fails batches on a loaded server.
@@ -68,24 +75,62 @@ impl Query {
 /// Parameters of a statement.
 pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-/// The pool and what is needed for a connection outside of it.
+/// The pools and what is needed for a connection outside of them.
 pub(super) struct Database {
     pool: Pool,
+    kept: Pool,
     config: Config,
     tls: MakeRustlsConnect,
     statements: AtomicU64,
 }
 
-/// A connection from the pool.
+/// A connection from a pool.
 pub(super) struct Conn<'d> {
     database: &'d Database,
-    client: Object,
+    /// `None` only while this is being dropped.
+    client: Option<Object>,
+    owes: Owes,
 }
 
 /// A transaction; dropped without [`Tx::commit`] it is rolled back.
 pub(super) struct Tx<'c> {
     database: &'c Database,
     inner: Transaction<'c>,
+    owes: &'c Owes,
+}
+
+/// Whether the server still owes an answer: it did not come in time, or its caller went away. Whoever used that
+/// connection next would wait for it, too.
+#[derive(Default)]
+struct Owes(AtomicBool);
+
+impl Owes {
+    /// Waits for an answer with a limit; from the question to the answer the connection owes.
+    async fn settle<T>(
+        &self,
+        what: &str,
+        answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Fault> {
+        self.0.store(true, Ordering::Relaxed);
+        let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await.map_err(|_| silence(what))?;
+        self.0.store(false, Ordering::Relaxed);
+        Ok(answer?)
+    }
+
+    fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Conn<'_> {
+    fn drop(&mut self) {
+        if self.owes.any()
+            && let Some(client) = self.client.take()
+        {
+            // Out of the pool; its end closes the connection.
+            drop(Object::take(client));
+        }
+    }
 }
 
 impl Database {
@@ -99,32 +144,43 @@ impl Database {
         if config.get_application_name().is_none() {
             config.application_name(&settings.application_name);
         }
-        let manager = Manager::from_config(
-            config.clone(),
-            tls.clone(),
-            ManagerConfig { recycling_method: RecyclingMethod::Fast },
-        );
-        let pool = Pool::builder(manager)
-            .max_size(settings.max_connections.max(1))
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(CONNECT_LIMIT))
-            .create_timeout(Some(CONNECT_LIMIT))
-            .recycle_timeout(Some(CONNECT_LIMIT))
-            .post_create(Hook::async_fn(|client, _| {
-                Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
-            }))
-            .build()
-            .map_err(|e| RegistryError::Defect(e.to_string()))?;
-        Ok(Self { pool, config, tls, statements: AtomicU64::new(0) })
+        let of = |connections: usize| {
+            let manager = Manager::from_config(
+                config.clone(),
+                tls.clone(),
+                ManagerConfig { recycling_method: RecyclingMethod::Fast },
+            );
+            Pool::builder(manager)
+                .max_size(connections)
+                .runtime(Runtime::Tokio1)
+                .wait_timeout(Some(CONNECT_LIMIT))
+                .create_timeout(Some(CONNECT_LIMIT))
+                .recycle_timeout(Some(CONNECT_LIMIT))
+                .post_create(Hook::async_fn(|client, _| {
+                    Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+                }))
+                .build()
+                .map_err(|e| RegistryError::Defect(e.to_string()))
+        };
+        let pool = of(settings.max_connections.saturating_sub(KEPT).max(1))?;
+        let kept = of(KEPT)?;
+        Ok(Self { pool, kept, config, tls, statements: AtomicU64::new(0) })
     }
 
     /// Hands out no connection any more.
     pub(super) fn close(&self) {
         self.pool.close();
+        self.kept.close();
     }
 
+    /// A connection for requests, executors and loops.
     pub(super) async fn conn(&self) -> Result<Conn<'_>, Fault> {
-        Ok(Conn { database: self, client: self.pool.get().await? })
+        Ok(Conn { database: self, client: Some(self.pool.get().await?), owes: Owes::default() })
+    }
+
+    /// A connection for one statement that keeps this replica alive; requests never hold it.
+    pub(super) async fn kept(&self) -> Result<Conn<'_>, Fault> {
+        Ok(Conn { database: self, client: Some(self.kept.get().await?), owes: Owes::default() })
     }
 
     /// A connection outside the pool, to be driven by the caller. Nothing is set on it.
@@ -160,6 +216,7 @@ impl Database {
     async fn run<C: GenericClient>(
         &self,
         client: &C,
+        owes: &Owes,
         query: &Query,
         params: Params<'_>,
     ) -> Result<Vec<Row>, Fault> {
@@ -169,13 +226,10 @@ impl Database {
             let statement = client.prepare_cached(&query.sql).await?;
             client.query(&statement, params).await
         };
-        let answer = tokio::time::timeout(ANSWER_LIMIT, work).await;
+        let answer = owes.settle(query.name, work).await;
         metrics::histogram!("bap_db_query_duration_seconds", "query" => query.name)
             .record(began.elapsed().as_secs_f64());
-        match answer {
-            Ok(rows) => Ok(rows?),
-            Err(_) => Err(silence(query.name)),
-        }
+        answer
     }
 }
 
@@ -188,7 +242,8 @@ fn silence(what: &str) -> Fault {
 
 impl Conn<'_> {
     pub(super) async fn rows(&self, query: &Query, params: Params<'_>) -> Result<Vec<Row>, Fault> {
-        self.database.run(&self.client, query, params).await
+        let client = self.client.as_ref().ok_or_else(gone)?;
+        self.database.run(client, &self.owes, query, params).await
     }
 
     pub(super) async fn maybe(&self, query: &Query, params: Params<'_>) -> Result<Option<Row>, Fault> {
@@ -201,15 +256,16 @@ impl Conn<'_> {
 
     /// Begins a transaction at READ COMMITTED.
     pub(super) async fn begin(&mut self) -> Result<Tx<'_>, Fault> {
-        let start = self.client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
-        let inner = tokio::time::timeout(ANSWER_LIMIT, start).await.map_err(|_| silence("begin"))??;
-        Ok(Tx { database: self.database, inner })
+        let client = self.client.as_mut().ok_or_else(gone)?;
+        let start = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
+        let inner = self.owes.settle("begin", start).await?;
+        Ok(Tx { database: self.database, inner, owes: &self.owes })
     }
 }
 
 impl Tx<'_> {
     pub(super) async fn rows(&self, query: &Query, params: Params<'_>) -> Result<Vec<Row>, Fault> {
-        self.database.run(&self.inner, query, params).await
+        self.database.run(&self.inner, self.owes, query, params).await
     }
 
     pub(super) async fn maybe(&self, query: &Query, params: Params<'_>) -> Result<Option<Row>, Fault> {
@@ -223,13 +279,17 @@ impl Tx<'_> {
     /// Runs statements that take no parameters and cannot be prepared (DDL), as text made of checked names.
     pub(super) async fn batch(&self, name: &'static str, sql: &str) -> Result<(), Fault> {
         self.database.statements.fetch_add(1, Ordering::Relaxed);
-        let answer = tokio::time::timeout(ANSWER_LIMIT, self.inner.batch_execute(sql)).await;
-        Ok(answer.map_err(|_| silence(name))??)
+        self.owes.settle(name, self.inner.batch_execute(sql)).await
     }
 
     pub(super) async fn commit(self) -> Result<(), Fault> {
-        Ok(tokio::time::timeout(ANSWER_LIMIT, self.inner.commit()).await.map_err(|_| silence("commit"))??)
+        self.owes.settle("commit", self.inner.commit()).await
     }
+}
+
+/// Cannot be seen by anybody: a connection loses its client only when it is dropped.
+fn gone() -> Fault {
+    Fault::Told(RegistryError::Defect("a connection was used after its end".to_owned()))
 }
 
 fn nothing(query: &Query) -> Fault {

@@ -1,6 +1,7 @@
 //! The supervisor's lease: who runs the loops. Decided by the database clock alone.
 //!
-//! A lease is never a fence: a deposed holder is harmless because of claims, revisions and generations.
+//! A lease is never a fence: a deposed holder is harmless because of claims, revisions and generations. Its statements
+//! have connections of their own: a burst of requests costs nobody the lease.
 
 use super::cells::Cells;
 use super::db::Query;
@@ -37,7 +38,7 @@ impl Registry {
         name: &str,
         ttl: Duration,
     ) -> Result<Option<i64>, RegistryError> {
-        let conn = self.database.conn().await?;
+        let conn = self.database.kept().await?;
         match conn.maybe(&TRY_LEASE, &[&me.uuid(), &name, &millis(ttl)]).await? {
             Some(row) => Cells::of(&row).cell().map(Some),
             None => Ok(None),
@@ -46,14 +47,14 @@ impl Registry {
 
     /// Hands the lease over at once and tells the others; false when it was not ours.
     pub async fn release_lease(&self, me: ReplicaId) -> Result<bool, RegistryError> {
-        let conn = self.database.conn().await?;
+        let conn = self.database.kept().await?;
         let told = Notice::Lease.payload();
         Ok(conn.maybe(&RELEASE_LEASE, &[&me.uuid(), &notify::CHANNEL, &told]).await?.is_some())
     }
 
     /// Who had the lease last, and until when.
     pub async fn lease_holder(&self) -> Result<Option<(ReplicaId, Timestamp)>, RegistryError> {
-        let conn = self.database.conn().await?;
+        let conn = self.database.kept().await?;
         let Some(row) = conn.maybe(&LEASE_HOLDER, &[]).await? else { return Ok(None) };
         let mut cells = Cells::of(&row);
         Ok(Some((cells.cell().map(ReplicaId::from_uuid)?, cells.time()?)))

@@ -37,12 +37,20 @@ pub struct Migration {
 }
 
 /// Every migration of this program, oldest first.
-pub static MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "orchestrator",
-    compatible_from: 1,
-    sql: include_str!("../../migrations/0001_orchestrator.sql"),
-}];
+pub static MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "orchestrator",
+        compatible_from: 1,
+        sql: include_str!("../../migrations/0001_orchestrator.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "engines_to_destroy",
+        compatible_from: 1,
+        sql: include_str!("../../migrations/0002_engines_to_destroy.sql"),
+    },
+];
 
 impl Migration {
     /// SHA-256 of the text, in hex.

@@ -32,7 +32,7 @@ pub mod notify;
 
 pub use audit::{AuditFilter, FleetMetrics};
 pub use change::*;
-pub use claims::ENGINE_GONE;
+pub use claims::{ENGINE_GONE, Reach};
 pub use db::DatabaseSettings;
 pub use engines::RepickOutcome;
 pub use error::RegistryError;
@@ -76,6 +76,12 @@ impl Registry {
     /// The database clock.
     pub async fn now(&self) -> Result<Timestamp, RegistryError> {
         let conn = self.database.conn().await?;
+        Cells::of(&conn.one(&NOW, &[]).await?).time()
+    }
+
+    /// The database clock for the pulse: not held up by requests, however many wait for a connection.
+    pub async fn pulse(&self) -> Result<Timestamp, RegistryError> {
+        let conn = self.database.kept().await?;
         Cells::of(&conn.one(&NOW, &[]).await?).time()
     }
 

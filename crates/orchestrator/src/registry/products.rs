@@ -116,11 +116,12 @@ const ROTATE: Query = Query::new(
 
 const MARK_DELETING: Query = Query::new(
     "mark_deleting",
-    "UPDATE products SET deleting = TRUE, updated_at = clock_timestamp() WHERE id = $1",
+    "UPDATE products SET deleting = TRUE, engines_to_destroy = COALESCE(engines_to_destroy, $2), \
+     updated_at = clock_timestamp() WHERE id = $1",
 );
 
 const LOCK_PRODUCT_ROW: Query =
-    Query::new("lock_product_row", "SELECT slug FROM products WHERE id = $1 FOR UPDATE");
+    Query::new("lock_product_row", "SELECT engines_to_destroy FROM products WHERE id = $1 FOR UPDATE");
 
 const COUNT_ENGINES: Query =
     Query::new("count_engines", "SELECT count(*) FROM engines WHERE product_id = $1");
@@ -268,7 +269,8 @@ impl Registry {
     }
 
     /// From now on the product's keys are dead and it gets no new engines. With engines left only when they may be
-    /// destroyed; they are counted under the lock that a reservation takes, so none slips in between.
+    /// destroyed; they are counted under the lock that a reservation takes, so none slips in between. The first count
+    /// stays in the row until the end.
     pub async fn mark_deleting(
         &self,
         id: ProductId,
@@ -287,13 +289,14 @@ impl Registry {
         if left > 0 && !destroy_engines {
             return Ok(DeletionMark::EnginesLeft(left));
         }
-        tx.rows(&MARK_DELETING, &[&id.uuid()]).await?;
+        tx.rows(&MARK_DELETING, &[&id.uuid(), &left]).await?;
         tx.tell(&[Notice::Product { id }]).await?;
         tx.commit().await?;
         Ok(DeletionMark::Deleting(left))
     }
 
-    /// Removes a product that has no engines, with its row for the log.
+    /// Removes a product that has no engines, with its row for the log. The row's `engines_destroyed` is filled in here:
+    /// what was counted when the deletion began.
     pub async fn delete_product_if_empty(
         &self,
         id: ProductId,
@@ -306,15 +309,21 @@ impl Registry {
     async fn delete_product_once(&self, id: ProductId, audit: &AuditEntry) -> Result<ProductRemoval, Fault> {
         let mut conn = self.database.conn().await?;
         let tx = conn.begin().await?;
-        if tx.maybe(&LOCK_PRODUCT_ROW, &[&id.uuid()]).await?.is_none() {
+        let Some(row) = tx.maybe(&LOCK_PRODUCT_ROW, &[&id.uuid()]).await? else {
             return Ok(ProductRemoval::Missing);
-        }
+        };
+        let counted: Option<i64> = Cells::of(&row).cell()?;
         let left: i64 = Cells::of(&tx.one(&COUNT_ENGINES, &[&id.uuid()]).await?).cell()?;
         if left > 0 {
             return Ok(ProductRemoval::EnginesLeft(left));
         }
         tx.rows(&DELETE_PRODUCT, &[&id.uuid()]).await?;
-        audit::insert(&tx, &[AuditEntry { product_id: Some(id), ..audit.clone() }]).await?;
+        let mut entry = AuditEntry { product_id: Some(id), ..audit.clone() };
+        if let Value::Object(metadata) = &mut entry.metadata {
+            metadata.insert("engines_destroyed".to_owned(), counted.unwrap_or(0).into());
+        }
+        audit::check(std::slice::from_ref(&entry))?;
+        audit::insert(&tx, &[entry]).await?;
         tx.tell(&[Notice::Product { id }]).await?;
         tx.commit().await?;
         Ok(ProductRemoval::Removed)

@@ -2,8 +2,8 @@
 
 use super::{every, never, tenure};
 use crate::core::Core;
-use crate::registry::RegistryError;
 use crate::registry::notify::Notice;
+use crate::registry::{Reach, RegistryError};
 use crate::watched::Trust;
 use crate::{telemetry, work};
 use backends::BackendError;
@@ -20,7 +20,8 @@ const CLAIMS: Duration = Duration::from_secs(5);
 /// Operations this replica works on at once; the rest waits for other replicas or for an end. More is memory and
 /// tasks; fewer lets waiting operations hold up others.
 const CLAIMED_MAX: usize = 1024;
-/// Period of the look at database and backend for /health (§3.4 endpoint 21: at most 1 s old).
+/// Period of the looks at database and backend for /health (§3.4 endpoint 21: at most 1 s old), each in a loop of its
+/// own. Longer shows what is past; shorter is load on a daemon that is slow already.
 const PULSE: Duration = Duration::from_secs(1);
 /// Looks in a row to which the backend may be too slow before its calls are refused unasked. More trusts a hung daemon
 /// for longer; fewer refuses every start under way because one answer was late.
@@ -44,7 +45,8 @@ pub(crate) fn start(core: &Arc<Core>, trust: Trust, over: &CancellationToken) ->
     loops.spawn(renew(Arc::clone(core), over.clone()));
     loops.spawn(listen(Arc::clone(core), over.clone()));
     loops.spawn(lease(Arc::clone(core), over.clone()));
-    loops.spawn(pulse(Arc::clone(core), trust, over.clone()));
+    loops.spawn(pulse(Arc::clone(core), over.clone()));
+    loops.spawn(ping(Arc::clone(core), trust, over.clone()));
     loops.spawn(vitals(Arc::clone(core), over.clone()));
     loops.spawn(denials(Arc::clone(core), over.clone()));
     loops.close();
@@ -54,7 +56,8 @@ pub(crate) fn start(core: &Arc<Core>, trust: Trust, over: &CancellationToken) ->
 /// Starts what a read-only replica needs: it looks, and changes nothing.
 pub(crate) fn start_reading(core: &Arc<Core>, trust: Trust, over: &CancellationToken) -> TaskTracker {
     let loops = TaskTracker::new();
-    loops.spawn(pulse(Arc::clone(core), trust, over.clone()));
+    loops.spawn(pulse(Arc::clone(core), over.clone()));
+    loops.spawn(ping(Arc::clone(core), trust, over.clone()));
     loops.close();
     loops
 }
@@ -62,32 +65,30 @@ pub(crate) fn start_reading(core: &Arc<Core>, trust: Trust, over: &CancellationT
 /// Claims operations that nobody works on.
 async fn claims(core: Arc<Core>, over: CancellationToken) {
     every("claims", CLAIMS, over, || async { core.nudge.claims.notified().await }, || async {
-        if !core.pulse.backend_ok() {
-            return Ok(());
-        }
+        let reach = match core.pulse.backend_ok() {
+            true => Reach::Backend(core.backend.kind()),
+            false => Reach::WithoutBackend(core.backend.kind()),
+        };
         while core.claims.count() < CLAIMED_MAX {
             let sent = Instant::now();
-            let Some((operation, _)) = core.registry.claim_next(core.replica, core.backend.kind(), core.config.operation_lease_s).await? else {
+            let Some((operation, _)) = core.registry.claim_next(core.replica, reach, core.config.operation_lease_s).await? else {
                 break;
             };
             tracing::info!(operation_id = %operation.id, engine_id = %operation.engine_id, kind = operation.kind.as_str(),
                 step = operation.step.as_str(), attempt = operation.attempt, "taking up an operation");
             work::spawn(&core, operation, sent);
         }
-        take_up_own(&core).await
+        take_up_own(&core, reach).await
     })
     .await;
 }
 
 /// Operations this replica opened or claimed and lost sight of while the database was away.
-async fn take_up_own(core: &Arc<Core>) -> Result<(), RegistryError> {
+async fn take_up_own(core: &Arc<Core>, reach: Reach) -> Result<(), RegistryError> {
     let held: Vec<_> = core.claims.held().into_iter().map(|(id, _)| id).collect();
     for _ in 0..CLAIMED_MAX {
         let sent = Instant::now();
-        let mine = core
-            .registry
-            .claim_own(core.replica, &held, core.backend.kind(), core.config.operation_lease_s)
-            .await?;
+        let mine = core.registry.claim_own(core.replica, &held, reach, core.config.operation_lease_s).await?;
         let Some(operation) = mine else { break };
         work::spawn(core, operation, sent);
     }
@@ -133,10 +134,7 @@ async fn listen(core: Arc<Core>, over: CancellationToken) {
                     core.nudge.look_at(id);
                 }
             }
-            Some(Notice::Product { id }) => {
-                core.rates.reset(id);
-                core.nudge.reconcile.notify_one();
-            }
+            Some(Notice::Product { .. }) => core.nudge.reconcile.notify_one(),
             Some(Notice::Lease) => core.nudge.lease.notify_one(),
             Some(Notice::Queue) => core.nudge.claims.notify_one(),
             Some(Notice::Reconnected) => {
@@ -161,6 +159,15 @@ async fn lease(core: Arc<Core>, over: CancellationToken) {
     let mut tenure_now: Option<(CancellationToken, tokio::task::JoinHandle<()>)> = None;
     let mut believed_until = Instant::now();
     loop {
+        // Renewing dies with what it is for: a tenure that broke off gives the lease to somebody else.
+        if tenure_now.as_ref().is_some_and(|(_, handle)| handle.is_finished()) {
+            end(&core, &mut tenure_now, Some(believed_until + DISTRUST)).await;
+            give_back(&core).await;
+            tokio::select! {
+                () = tokio::time::sleep(ttl) => {}
+                () = over.cancelled() => return,
+            }
+        }
         let sent = Instant::now();
         let patience = match &tenure_now {
             // Not past the moment up to which the lease is believed in.
@@ -207,7 +214,13 @@ async fn lease(core: Arc<Core>, over: CancellationToken) {
     }
     let held = tenure_now.is_some();
     end(&core, &mut tenure_now, Some(believed_until + DISTRUST)).await;
-    if held && let Err(error) = core.registry.release_lease(core.replica).await {
+    if held {
+        give_back(&core).await;
+    }
+}
+
+async fn give_back(core: &Core) {
+    if let Err(error) = core.registry.release_lease(core.replica).await {
         tracing::debug!(%error, "cannot give the supervisor lease back; it ends by itself");
     }
 }
@@ -238,13 +251,10 @@ async fn end(
     }
 }
 
-/// Looks at the database and at the backend's identity.
-async fn pulse(core: Arc<Core>, trust: Trust, over: CancellationToken) {
-    let identity = Mutex::new(core.instance.backend_identity.clone());
-    let slow = AtomicU32::new(0);
+/// Looks at the database, and shows what this replica is doing. Nothing here waits for the backend or for requests.
+async fn pulse(core: Arc<Core>, over: CancellationToken) {
     every("pulse", PULSE, over, never, || async {
-        let database = tokio::time::timeout(PULSE, core.registry.now()).await;
-        let up = match database {
+        let up = match tokio::time::timeout(PULSE, core.registry.pulse()).await {
             Ok(Ok(now)) => {
                 core.clock.set(now);
                 true
@@ -267,6 +277,33 @@ async fn pulse(core: Arc<Core>, trust: Trust, over: CancellationToken) {
         {
             core.pulse.saw_supervisor();
         }
+        tell_health(&core);
+        let (in_use, size) = core.registry.pool_gauges();
+        telemetry::pool(in_use, size);
+        let places = core.config.admit_waiters_max;
+        telemetry::waiters(places.saturating_sub(core.waiters.available_permits()));
+        core.gate.tick();
+        let (permits, depths) = core.gate.gauges();
+        telemetry::start_permits(permits);
+        for (class, depth) in depths {
+            telemetry::start_queue(class.as_str(), depth);
+        }
+        Ok::<(), RegistryError>(())
+    })
+    .await;
+}
+
+fn tell_health(core: &Core) {
+    let (database, backend) = (core.pulse.database_ok(), core.pulse.backend_ok());
+    let ok = database && backend && core.pulse.supervisor_ok();
+    telemetry::health(ok, database, core.backend.kind(), backend);
+}
+
+/// Looks whether the backend answers, and whether it is the one the engines are on.
+async fn ping(core: Arc<Core>, trust: Trust, over: CancellationToken) {
+    let identity = Mutex::new(core.instance.backend_identity.clone());
+    let slow = AtomicU32::new(0);
+    every("ping", PULSE, over, never, || async {
         let known = identity.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let answer = core.backend.ping().await;
         let backend = match answer {
@@ -297,17 +334,7 @@ async fn pulse(core: Arc<Core>, trust: Trust, over: CancellationToken) {
                     "the backend cannot be reached, or is not the one it was"
                 );
             }
-        }
-        telemetry::health(up && backend && core.pulse.supervisor_ok(), up, core.backend.kind(), backend);
-        let (in_use, size) = core.registry.pool_gauges();
-        telemetry::pool(in_use, size);
-        let places = core.config.admit_waiters_max;
-        telemetry::waiters(places.saturating_sub(core.waiters.available_permits()));
-        core.gate.tick();
-        let (permits, depths) = core.gate.gauges();
-        telemetry::start_permits(permits);
-        for (class, depth) in depths {
-            telemetry::start_queue(class.as_str(), depth);
+            tell_health(&core);
         }
         Ok::<(), RegistryError>(())
     })

@@ -2,9 +2,9 @@
 
 use super::Supervisor;
 use super::view::Entry;
-use crate::core::Core;
 use crate::discovery::parse_policy;
 use crate::failing;
+use crate::locks::Actor;
 use crate::registry::change::{Change, EnginePatch};
 use crate::registry::rows::{AuditEntry, Found};
 use crate::registry::{ProductRef, RegistryError};
@@ -128,17 +128,16 @@ pub(super) async fn perform(
                 core.nudge.look_at(id);
             }
         }
-        // What was seen may be the work of an operation that was opened after the row was read.
-        PlanStep::ThawStranger if !is_as_read(core, &entry.found).await? => core.nudge.look_at(id),
-        PlanStep::ThawStranger => {
-            tracing::warn!(engine_id = %id, "a running engine was frozen by somebody else; thawing it");
-            told(id, "thaw", core.backend.thaw(id).await.err());
-        }
         PlanStep::ProbeForRecovery => series(supervisor, id, false),
-        PlanStep::StopGivenUp | PlanStep::StopStranger => {
+        PlanStep::ThawStranger | PlanStep::StopGivenUp | PlanStep::StopStranger => {
             let (inner, found) = (Arc::clone(supervisor), entry.found.clone());
+            let thaws = step == PlanStep::ThawStranger;
             supervisor.spawn_slow(id, async move {
-                if let Err(error) = stop_stranger(&inner, &found).await {
+                let done = match thaws {
+                    true => thaw_stranger(&inner, &found).await,
+                    false => stop_stranger(&inner, &found).await,
+                };
+                if let Err(error) = done {
                     crate::telemetry::loop_failed("reconcile", &error);
                 }
             });
@@ -169,10 +168,20 @@ pub(super) async fn perform(
     Ok(())
 }
 
-/// Whether the row is the one that was planned on: nobody has changed it, and nobody is at work.
-async fn is_as_read(core: &Core, found: &Found) -> Result<bool, RegistryError> {
+/// Whether the object may be touched outside any operation, asked under its lock: this is still the supervisor, nobody
+/// has changed the row that was planned on, and nobody is at work. What was seen may be the work of an operation that
+/// was opened after the row was read, or while this waited for its place. A key rotation is no such work.
+async fn may_touch(supervisor: &Arc<Supervisor>, found: &Found) -> Result<bool, RegistryError> {
+    let core = &supervisor.core;
     let now = core.registry.found(found.engine.id).await?;
-    Ok(now.is_some_and(|now| now.engine.revision == found.engine.revision && now.operation.is_none()))
+    let is_as_read = now.is_some_and(|now| {
+        now.engine.revision == found.engine.revision
+            && now.operation.is_none_or(|open| open.kind == OperationKind::RotateKey)
+    });
+    if !is_as_read {
+        core.nudge.look_at(found.engine.id);
+    }
+    Ok(is_as_read && supervisor.holds())
 }
 
 fn told(id: EngineId, call: &str, error: Option<backends::BackendError>) {
@@ -256,14 +265,15 @@ async fn crashed(
         Some(line) => work::clip(format!("the engine ended{exit}: {line}")),
         None => format!("the engine ended{exit}"),
     };
-    if failing::fail(core, &entry.found, reason, &message, facts).await?.is_some() {
+    if let Some(engine) = failing::fail(core, &entry.found, reason, &message, facts).await? {
         if let Some(restarts) = restarts
             && let Some(entry) = supervisor.view.lock().get_mut(&id)
         {
             entry.vitals.backend_restarts = restarts;
             entry.accounted_start = None;
         }
-        if core.backend.capabilities().self_restarts {
+        // One that was given up is being stopped: it must not be found healthy meanwhile.
+        if core.backend.capabilities().self_restarts && engine.next_restart_at.is_some() {
             series(supervisor, id, true);
         }
         core.nudge.look_at(id);
@@ -298,7 +308,9 @@ async fn until_recovered(
     let mut attempt = 0;
     loop {
         let Some(found) = core.registry.found(id).await? else { return Ok(()) };
-        if found.engine.status != Status::Failed || found.operation.is_some() {
+        // A rotation that the crash has broken off is about to end; until then nobody can write a recovery down.
+        let rotates = found.operation.as_ref().is_some_and(|open| open.kind == OperationKind::RotateKey);
+        if found.engine.status != Status::Failed || (found.operation.is_some() && !rotates) {
             return Ok(());
         }
         if found.engine.next_restart_at.is_some_and(|due| due <= found.now)
@@ -308,17 +320,21 @@ async fn until_recovered(
         }
         let Ok(seen) = core.backend.observe(id).await else { return Ok(()) };
         let Observation::Present(object) = &seen else { return Ok(()) };
-        if let ObjectState::Running { address: Some(address), restarts, started_at } = &object.state {
+        if let ObjectState::Running { address: Some(address), restarts, started_at } = &object.state
+            && !rotates
+        {
             let reply = core.prober.get_health(*address, fleet::health::BOOT_PROBE_TIMEOUT).await;
             let verdict = verdict(&work::outcome(reply));
             if verdict.serves() {
+                // Whoever is at the object (a stop after giving up) has the last word; the next look sees what is left.
+                let Some(_held) = core.locks.try_lock(id, Actor::Recovery) else { return Ok(()) };
                 if let Some(entry) = supervisor.view.lock().get_mut(&id) {
                     entry.vitals.backend_restarts = *restarts;
                     entry.accounted_start = Some(*started_at);
                     entry.vitals.count(&verdict, found.now);
                     core.note_vitals(id, crate::vitals::to_row(&entry.vitals));
                 }
-                if failing::recover(core, &found, by_backend, Some(object.container_id.clone()))
+                if failing::recover(core, &found, by_backend, Some(object.container_id.clone()), *address)
                     .await?
                     .is_some()
                 {
@@ -346,20 +362,24 @@ async fn refreeze(supervisor: &Arc<Supervisor>, found: &Found) {
     begun(core.begin(opening).await.err(), found.engine.id);
 }
 
-/// An engine runs that should be down. What was seen may be the work of an operation that was opened after the row
-/// was read, or while this waited for its place.
+/// An engine runs that should be down.
 async fn stop_stranger(supervisor: &Arc<Supervisor>, found: &Found) -> Result<(), RegistryError> {
     let (core, id) = (&supervisor.core, found.engine.id);
-    let as_read = is_as_read(core, found).await?;
-    if !supervisor.holds() {
-        return Ok(());
+    if may_touch(supervisor, found).await? {
+        tracing::warn!(engine_id = %id, status = found.engine.status.as_str(), "an engine that should be down runs; stopping it");
+        told(id, "stop", core.backend.stop(id, core.config.engine_stop_grace_s).await.err());
     }
-    if !as_read {
+    Ok(())
+}
+
+/// A running engine was frozen by somebody else.
+async fn thaw_stranger(supervisor: &Arc<Supervisor>, found: &Found) -> Result<(), RegistryError> {
+    let (core, id) = (&supervisor.core, found.engine.id);
+    if may_touch(supervisor, found).await? {
+        tracing::warn!(engine_id = %id, "a running engine was frozen by somebody else; thawing it");
+        told(id, "thaw", core.backend.thaw(id).await.err());
         core.nudge.look_at(id);
-        return Ok(());
     }
-    tracing::warn!(engine_id = %id, status = found.engine.status.as_str(), "an engine that should be down runs; stopping it");
-    told(id, "stop", core.backend.stop(id, core.config.engine_stop_grace_s).await.err());
     Ok(())
 }
 
@@ -370,6 +390,9 @@ async fn remove_stale(
 ) -> Result<(), RegistryError> {
     let core = &supervisor.core;
     let id = entry.found.engine.id;
+    if !may_touch(supervisor, &entry.found).await? {
+        return Ok(());
+    }
     // Looked at again right before: only the old object goes.
     match core.backend.observe(id).await {
         Ok(Observation::Present(object))

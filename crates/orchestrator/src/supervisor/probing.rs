@@ -8,6 +8,7 @@ use crate::{telemetry, work};
 use contract::{EngineId, Timestamp};
 use fleet::audit::AuditAction;
 use fleet::health::{Verdict, offset, verdict};
+use fleet::operation::OperationKind;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
@@ -51,7 +52,8 @@ fn due(supervisor: &Supervisor) -> Vec<(EngineId, SocketAddr)> {
     let mut due = Vec::new();
     for (id, entry) in supervisor.view.lock().iter_mut() {
         let probed = crate::discovery::is_admittable(&entry.found.engine)
-            && entry.found.operation.is_none()
+            // A key rotation may stay open for long, and must not keep a sick engine.
+            && entry.found.operation.as_ref().is_none_or(|open| open.kind == OperationKind::RotateKey)
             // A run nobody has looked at yet is not counted against the last one.
             && entry.vitals.backend_restarts != u32::MAX;
         if !probed {
@@ -85,7 +87,7 @@ async fn probe(supervisor: &Arc<Supervisor>, id: EngineId, address: SocketAddr) 
     telemetry::probe(verdict.word(), began.elapsed());
     // Another supervisor compares what is stored with its own reading: both are the database's.
     let now = core.clock.now();
-    let (vitals, changed, found) = {
+    let (vitals, told, found) = {
         let mut entries = supervisor.view.lock();
         let Some(entry) = entries.get_mut(&id) else { return Ok(()) };
         entry.next_probe = Some(Instant::now() + until_offset(id, interval, now).max(interval / 2));
@@ -94,10 +96,11 @@ async fn probe(supervisor: &Arc<Supervisor>, id: EngineId, address: SocketAddr) 
             return Ok(());
         }
         let changed = look::counted(entry, &verdict, now);
-        (entry.vitals.clone(), changed, entry.found.clone())
+        let sample = entry.samples.takes(core.config.audit_health_sample);
+        (entry.vitals.clone(), changed || sample, entry.found.clone())
     };
     core.note_vitals(id, crate::vitals::to_row(&vitals));
-    if changed || sampled(core.config.audit_health_sample) {
+    if told {
         write_down(supervisor, &found, &verdict, began.elapsed(), vitals.health_failures).await?;
     }
     match &verdict {
@@ -136,11 +139,6 @@ async fn probe(supervisor: &Arc<Supervisor>, id: EngineId, address: SocketAddr) 
         }
     }
     Ok(())
-}
-
-/// One in so many probes is written down; 0 = none.
-fn sampled(one_in: u32) -> bool {
-    one_in > 0 && rand::random_range(0..one_in) == 0
 }
 
 async fn write_down(

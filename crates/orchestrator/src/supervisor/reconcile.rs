@@ -1,5 +1,6 @@
 //! The pass over everything: read the rows, list the backend, plan each engine, remove orphans.
 
+use super::adoption::Adoption;
 use super::view::Entry;
 use super::{Supervisor, every, look, orphans};
 use crate::registry::RegistryError;
@@ -12,6 +13,7 @@ use fleet::orphans::ListVerdict;
 use fleet::plan::{PlanStep, Seen, Source, plan};
 use futures::StreamExt;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,12 +24,13 @@ const PRODUCTS_PAGE: i64 = 500;
 pub(super) async fn run(supervisor: Arc<Supervisor>) {
     let period = supervisor.core.config.reconcile_interval_s;
     let nudge = Arc::clone(&supervisor);
+    let adopted = AtomicBool::new(false);
     every(
         "reconcile",
         period,
         supervisor.over.clone(),
         || async { nudge.core.nudge.reconcile.notified().await },
-        || async { pass(&supervisor).await },
+        || async { pass(&supervisor, &adopted).await },
     )
     .await;
 }
@@ -40,6 +43,9 @@ pub(super) async fn events(supervisor: Arc<Supervisor>) {
             event = events.next() => event,
             () = supervisor.over.cancelled() => return,
         };
+        if supervisor.core.fail_points.pass("supervisor", "events", "before") {
+            panic!("a test asked for it");
+        }
         match event {
             Some(event) => match (event.engine, event.kind) {
                 (
@@ -111,7 +117,8 @@ async fn read_rows(supervisor: &Supervisor) -> Result<HashSet<EngineId>, Registr
     Ok(alive)
 }
 
-async fn pass(supervisor: &Arc<Supervisor>) -> Result<(), RegistryError> {
+/// `adopted`: the first list of this tenure was compared with the rows, and told.
+async fn pass(supervisor: &Arc<Supervisor>, adopted: &AtomicBool) -> Result<(), RegistryError> {
     let core = &supervisor.core;
     let asked = core.registry.now().await?;
     // A backend that is away is told about once, when it goes (`background::pulse`); until then there is no word.
@@ -130,6 +137,9 @@ async fn pass(supervisor: &Arc<Supervisor>) -> Result<(), RegistryError> {
     let work = match &listed {
         Some(listed) => {
             see_all(supervisor, listed, &rows, asked);
+            if !adopted.swap(true, Ordering::Relaxed) {
+                Adoption::of(&supervisor.view, listed).tell();
+            }
             let work = plan_all(supervisor, now);
             let planned = began.elapsed();
             crate::telemetry::loop_ran("plan", planned);

@@ -35,6 +35,8 @@ pub(crate) struct Entry {
     pub(crate) next_probe: Option<Instant>,
     /// The verdict of the last probe, to notice changes.
     pub(crate) last_verdict: Option<&'static str>,
+    /// Which of its probes are written down.
+    pub(crate) samples: Samples,
     /// Not tried for sleep before.
     pub(crate) no_sleep_before: Instant,
     /// Its object differs from what would be made now.
@@ -55,6 +57,7 @@ impl Entry {
         };
         Self {
             observed_at: Timestamp::from_millis(0),
+            samples: Samples::of(found.engine.id),
             found,
             slug,
             idle_after,
@@ -117,7 +120,29 @@ impl Entry {
             source: self.source,
             observed_at: self.observed_at,
             accounted_start: self.accounted_start,
+            rotation_unfinished: engine.next_key.is_some(),
         }
+    }
+}
+
+/// Counts the probes of one engine, to pick one in so many.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Samples(u32);
+
+impl Samples {
+    /// Begins at another place for each engine, so that a fleet that is taken over at once does not write its samples
+    /// at once.
+    fn of(id: EngineId) -> Self {
+        Self(u32::try_from(id.uuid().as_u128() & u128::from(u32::MAX)).unwrap_or(0))
+    }
+
+    /// Counts a probe; true for one in so many, false always when that is 0.
+    pub(crate) fn takes(&mut self, one_in: u32) -> bool {
+        if one_in == 0 {
+            return false;
+        }
+        self.0 = (self.0 % one_in + 1) % one_in;
+        self.0 == 0
     }
 }
 
@@ -199,5 +224,27 @@ impl View {
     /// How many engines are running and should be.
     pub(crate) fn running(&self) -> usize {
         self.lock().values().filter(|e| crate::discovery::is_admittable(&e.found.engine)).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn one_probe_in_so_many_of_each_engine_is_a_sample() {
+        let mut first = BTreeSet::new();
+        for _ in 0..200 {
+            let mut samples = Samples::of(EngineId::generate());
+            let taken: Vec<usize> = (0..1000).filter(|_| samples.takes(100)).collect();
+            assert_eq!(taken.len(), 10, "{taken:?}");
+            assert!(taken.windows(2).all(|pair| pair[1] - pair[0] == 100), "{taken:?}");
+            first.insert(taken[0]);
+        }
+        assert!(first.len() > 50, "the samples of a fleet come together: {first:?}");
+        let mut samples = Samples::of(EngineId::generate());
+        assert!((0..10).all(|_| samples.takes(1)));
+        assert!((0..10).all(|_| !samples.takes(0)));
     }
 }

@@ -24,9 +24,9 @@ pub(super) fn tell(replica: &Replica, data_dir: &Path, offline: bool) {
          State is kept in {dir}. Ctrl-C stops engines, orchestrator and PostgreSQL;\n  \
          the next `up` goes on with everything.\n{model}\n  \
          Product `{DEMO}` admits its user `{DEMO_USER}`:\n\n    \
-         curl -s -X POST {api}/engines/{DEMO_USER}/admit \\\n      \
+         (umask 077; curl -s -X POST {api}/engines/{DEMO_USER}/admit \\\n      \
          -H \"X-Platform-Key: $(cat {key_file})\" -H 'Content-Type: application/json' \\\n      \
-         -d '{{\"auto_provision\":true,\"auto_wake\":true}}' > admitted.json\n\n  \
+         -d '{{\"auto_provision\":true,\"auto_wake\":true}}' > admitted.json)\n\n  \
          and talks to the engine it was given:\n\n    \
          curl -N -X POST \"$(sed 's/.*\"url\":\"\\([^\"]*\\)\".*/\\1/' admitted.json)/execute\" \\\n      \
          -H \"X-Engine-Key: $(sed 's/.*\"api_key\":\"\\([^\"]*\\)\".*/\\1/' admitted.json)\" \\\n      \

@@ -1,5 +1,6 @@
 //! Putting an engine to rest, after the fence has been passed.
 
+use super::ends::awake;
 use super::outcome;
 use super::{Flow, StepError, Work};
 use crate::registry::change::EnginePatch;
@@ -9,6 +10,7 @@ use fleet::health::{Verdict, verdict};
 use fleet::lifecycle::{Desired, FailureReason, SleepMode, Status};
 use fleet::observation::{ObjectState, Observation};
 use fleet::operation::Step;
+use fleet::restart::Next;
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -82,32 +84,31 @@ impl Work {
             healthy = matches!(verdict(&outcome(reply)), Verdict::Healthy { .. } | Verdict::Degraded { .. });
         }
         let reason = if healthy { None } else { Some(FailureReason::Crashed) };
+        if reason.is_some_and(|reason| self.next(reason) == Next::GiveUp) {
+            self.stop_given_up().await?;
+        }
         self.end(move |work| {
             let mut finish = work.finish(false);
             finish.error = Some((told.code.as_str().to_owned(), told.message.clone()));
             let mut audit = vec![work.entry(
                 AuditAction::Sleep,
-                Some(if healthy { Status::Running } else { Status::Failed }),
+                // That it did not survive is the next row.
+                Some(Status::Running),
                 Some(&told),
                 work.facts_of_sleep(),
             )];
             finish.patch = match reason {
-                None => EnginePatch {
-                    desired: Some(Desired::Running),
-                    sleep_mode: Some(None),
-                    wake_at: Some(None),
-                    ..EnginePatch::default()
-                },
+                None => awake(),
                 Some(reason) => {
-                    let (patch, entry) = crate::failing::crash(
+                    let crash = crate::failing::crash(
                         &work.core,
                         &work.found,
                         reason,
                         "the engine did not survive a failed sleep",
                         json!({}),
                     );
-                    audit.push(entry);
-                    EnginePatch { desired: Some(Desired::Running), ..patch }
+                    audit.extend(crash.audit);
+                    EnginePatch { desired: Some(Desired::Running), ..crash.patch }
                 }
             };
             finish.audit = audit;

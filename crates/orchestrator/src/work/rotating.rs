@@ -1,28 +1,37 @@
 //! A new engine key without restart: stored first, told to the engine, then made the key.
 
 use super::{AWAY_MAX, Flow, StepError, Work};
+use crate::core::Core;
 use crate::keys;
 use crate::registry::change::{EnginePatch, Open};
-use crate::registry::rows::SealedKey;
+use crate::registry::rows::{Engine, SealedKey};
 use backends::ProbeReply;
 use bytes::Bytes;
 use contract::engine_api::RotateKeyResponse;
 use contract::{FleetCode, FleetError, Timestamp};
 use fleet::audit::AuditAction;
-use fleet::health::verdict;
 use fleet::lifecycle::Status;
 use fleet::observation::{ObjectState, Observation};
 use fleet::operation::Step;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the engine is asked before the next key is tried out (§6.8).
 const TRIES: u32 = 3;
-/// Between two of them: three tries in ten seconds.
-const BETWEEN_TRIES: Duration = Duration::from_millis(2_500);
-/// Longest wait for one answer of the engine.
-const CALL_LIMIT: Duration = Duration::from_secs(5);
+/// All tries and the waits between them fit into this (§6.8). Longer holds the caller; shorter calls an engine silent
+/// that is busy.
+const TRIES_WITHIN: Duration = Duration::from_secs(10);
+/// Between two of them.
+const BETWEEN_TRIES: Duration = Duration::from_millis(1_500);
+/// Longest wait for one answer of the engine. With three tries and two waits this leaves a second for the looks at its
+/// address.
+const CALL_LIMIT: Duration = Duration::from_secs(2);
+const _: () = assert!(
+    TRIES as u128 * CALL_LIMIT.as_millis() + (TRIES - 1) as u128 * BETWEEN_TRIES.as_millis()
+        < TRIES_WITHIN.as_millis()
+);
+
 /// What the engine said.
 enum Told {
     /// It has the key; the old one is good until then.
@@ -38,7 +47,7 @@ enum Told {
 }
 
 /// Adds a new key to the opening of a rotation.
-pub(crate) fn with_new_key(core: &crate::core::Core, mut open: Open) -> Open {
+pub(crate) fn with_new_key(core: &Core, mut open: Open) -> Open {
     let (key, _) = keys::new_engine_key();
     let (hash, sealed) = core.keys.seal(&key);
     open.patch = EnginePatch { next_key: Some(Some(SealedKey { hash, sealed })), ..open.patch };
@@ -56,21 +65,27 @@ impl Work {
         else {
             return self.refuse_rotation("the stored key cannot be decrypted").await;
         };
-        if self.engine().status != Status::Running {
-            return self.suspend_rotation().await;
-        }
-        let mut silence = String::new();
+        let began = Instant::now();
+        let mut silence = "it has no address".to_owned();
         for attempt in 0..TRIES {
             if attempt > 0 {
                 tokio::select! {
                     () = tokio::time::sleep(BETWEEN_TRIES) => {}
                     () = self.claim.lost() => return Ok(Flow::Lost),
                 }
+                if began.elapsed() + CALL_LIMIT > TRIES_WITHIN {
+                    break;
+                }
+                if !self.refresh().await? {
+                    return Ok(Flow::Lost);
+                }
+            }
+            // A crash beside it is written down at once, and the restart waits for this to end.
+            if self.engine().status != Status::Running {
+                return self.suspend_rotation().await;
             }
             self.may_act()?;
-            let Some(address) = self.engine_address().await? else {
-                return self.suspend_rotation().await;
-            };
+            let Some(address) = self.engine_address().await? else { continue };
             match self.rotate_call(address, current.expose(), &next.hash).await {
                 Told::Taken(until) => return Ok(self.rotated(until)),
                 Told::Window => return self.window_open().await,
@@ -85,14 +100,14 @@ impl Work {
                 Told::Silent(why) => silence = why,
             }
         }
-        let Some(address) = self.engine_address().await? else {
-            return self.suspend_rotation().await;
+        let known = match self.engine_address().await? {
+            Some(address) => self.knows(address, new.expose()).await,
+            None => None,
         };
-        match self.knows(address, new.expose()).await {
+        match known {
             Some(true) => Ok(self.rotated(Timestamp::now().plus_millis(self.overlap_s() * 1000))),
             Some(false) => self.refuse_rotation(&silence).await,
-            // While the operation is open nobody else looks after the engine: a sick one must not be kept by it.
-            None if !self.is_healthy(address).await => self.suspend_rotation().await,
+            // It stays open (§6.8). The sweep looks after the engine meanwhile, and its failure ends this.
             None => {
                 let told = FleetError::new(
                     FleetCode::BackendError,
@@ -106,11 +121,6 @@ impl Work {
     /// The overlap that is asked for, in seconds; the engine clamps it to its own window.
     fn overlap_s(&self) -> i64 {
         i64::try_from(self.core.config.key_overlap_s.as_secs()).unwrap_or(i64::MAX / 1000)
-    }
-
-    async fn is_healthy(&self, address: SocketAddr) -> bool {
-        let reply = self.probe(address, self.core.config.health_check_timeout_s).await;
-        verdict(&super::boot::outcome(reply)).serves()
     }
 
     async fn engine_address(&self) -> Result<Option<SocketAddr>, StepError> {
@@ -149,14 +159,8 @@ impl Work {
         }
     }
 
-    /// Does the engine accept this key? `None`: no usable answer.
     async fn knows(&self, address: SocketAddr, key: &str) -> Option<bool> {
-        let reply = self.core.prober.call(address, "GET", "/version", key, Bytes::new(), CALL_LIMIT).await;
-        match reply.status() {
-            Some(200) => Some(true),
-            Some(401 | 403) => Some(false),
-            _ => None,
-        }
+        knows(&self.core, address, key).await
     }
 
     fn rotated(&mut self, until: Timestamp) -> Flow {
@@ -192,7 +196,7 @@ impl Work {
     }
 
     /// The engine stopped serving meanwhile. Whether it took the key is found out when it serves again
-    /// ([`Work::settle_rotation`]), so the next key stays in the row and the restart gets its turn.
+    /// ([`settled_rotation`]), so the next key stays in the row and the restart gets its turn.
     async fn suspend_rotation(&mut self) -> Result<Flow, StepError> {
         let told = FleetError::new(
             FleetCode::BackendError,
@@ -206,16 +210,6 @@ impl Work {
             finish
         })
         .await
-    }
-
-    /// An engine serves again whose rotation was broken off: which of the two keys does it take?
-    pub(super) async fn settle_rotation(&self, address: Option<SocketAddr>) -> Option<EnginePatch> {
-        let next = self.engine().next_key.as_ref()?;
-        let key = self.core.keys.open(&next.sealed).ok()?;
-        match self.knows(address?, key.expose()).await? {
-            true => Some(EnginePatch { promote_next_key: true, ..EnginePatch::default() }),
-            false => Some(EnginePatch { next_key: Some(None), ..EnginePatch::default() }),
-        }
     }
 
     async fn window_open(&mut self) -> Result<Flow, StepError> {
@@ -243,5 +237,30 @@ impl Work {
             finish
         })
         .await
+    }
+}
+
+/// Does the engine accept this key? `None`: no usable answer.
+async fn knows(core: &Core, address: SocketAddr, key: &str) -> Option<bool> {
+    let reply = core.prober.call(address, "GET", "/version", key, Bytes::new(), CALL_LIMIT).await;
+    match reply.status() {
+        Some(200) => Some(true),
+        Some(401 | 403) => Some(false),
+        _ => None,
+    }
+}
+
+/// An engine serves again whose rotation was broken off: which of the two keys does it take? `None`: nothing is to be
+/// settled, or the engine does not say; then the planner has it asked again.
+pub(crate) async fn settled_rotation(
+    core: &Core,
+    engine: &Engine,
+    address: Option<SocketAddr>,
+) -> Option<EnginePatch> {
+    let next = engine.next_key.as_ref()?;
+    let key = core.keys.open(&next.sealed).ok()?;
+    match knows(core, address?, key.expose()).await? {
+        true => Some(EnginePatch { promote_next_key: true, ..EnginePatch::default() }),
+        false => Some(EnginePatch { next_key: Some(None), ..EnginePatch::default() }),
     }
 }

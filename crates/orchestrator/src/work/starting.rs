@@ -1,20 +1,19 @@
 //! Bringing an engine up: image, storage, exactly one object, and what follows when it does not come up.
 
-use super::boot::clip;
-use super::{AWAY_MAX, Flow, StepError, Work};
+use super::{Flow, StepError, Work};
+use crate::gate::Promise;
 use crate::registry::RepickOutcome;
 use crate::registry::change::{Change, EnginePatch, Outcome};
 use crate::registry::rows::AuditEntry;
 use crate::telemetry::Phase;
 use crate::telemetry::RestartedBy;
 use backends::{BackendError, EngineEndpoint};
-use contract::{FleetError, Timestamp};
+use contract::Timestamp;
 use fleet::audit::AuditAction;
 use fleet::health::{Verdict, verdict};
-use fleet::lifecycle::{Desired, FailureReason, SleepMode, Status};
+use fleet::lifecycle::{SleepMode, Status};
 use fleet::observation::{Object, ObjectState, Observation};
 use fleet::operation::{OperationKind, Step};
-use fleet::restart::Next;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -23,9 +22,6 @@ use std::time::{Duration, Instant};
 const PORTS_TRIED_MAX: u32 = 5;
 /// How long a port with a stranger on it is left alone (§6.1).
 const QUARANTINE: Duration = Duration::from_secs(600);
-/// When a caller may ask again for a start that found the backend away. Longer holds up users after a blip; shorter
-/// is a herd at a sick backend.
-const GIVEN_BACK_RETRY_S: u64 = 5;
 /// What is waited for an object on its way down beyond the stop grace (§5.3).
 const GOING_DOWN_SLACK: Duration = Duration::from_secs(5);
 /// Between two looks at it.
@@ -66,8 +62,7 @@ impl Work {
     async fn make_object(&mut self) -> Result<(), StepError> {
         let queued = Instant::now();
         let promise = self.promise.take();
-        let permit = self.core.gate.acquire(self.class(), self.operation.product_id, promise).await;
-        let _permit = permit.map_err(|full| StepError::Full(full.retry_after_s))?;
+        let _permit = self.permit(promise).await?;
         self.took(Phase::Queue, queued);
         let began = Instant::now();
         for _ in 0..PORTS_TRIED_MAX {
@@ -150,7 +145,7 @@ impl Work {
                 }
                 ObjectState::Paused => {
                     let began = Instant::now();
-                    let _permit = self.permit().await?;
+                    let _permit = self.permit(None).await?;
                     self.core.backend.thaw(id).await?;
                     self.took(Phase::Thaw, began);
                     self.started = Some(Instant::now());
@@ -181,7 +176,7 @@ impl Work {
                     ObjectState::Running { .. } => return Ok(()),
                     ObjectState::Paused => {
                         let began = Instant::now();
-                        let _permit = self.permit().await?;
+                        let _permit = self.permit(None).await?;
                         self.core.backend.thaw(id).await?;
                         self.took(Phase::Thaw, began);
                         self.started = Some(Instant::now());
@@ -272,9 +267,9 @@ impl Work {
         Err(StepError::Lost)
     }
 
-    async fn permit(&self) -> Result<crate::gate::Permit, StepError> {
+    async fn permit(&self, promise: Option<Promise>) -> Result<crate::gate::Permit, StepError> {
         tokio::select! {
-            permit = self.core.gate.acquire(self.class(), self.operation.product_id, None) => {
+            permit = self.core.gate.acquire(self.class(), self.operation.product_id, promise) => {
                 permit.map_err(|full| StepError::Full(full.retry_after_s))
             }
             () = self.claim.lost() => Err(StepError::Lost),
@@ -283,7 +278,7 @@ impl Work {
 
     async fn start_in_place(&mut self) -> Result<(), StepError> {
         let queued = Instant::now();
-        let _permit = self.permit().await?;
+        let _permit = self.permit(None).await?;
         self.took(Phase::Queue, queued);
         self.may_act()?;
         let began = Instant::now();
@@ -388,7 +383,8 @@ impl Work {
             _ => None,
         };
         telemetry_of_start(self, boot_ms);
-        let rotation = self.settle_rotation(self.address).await.unwrap_or_default();
+        let rotation =
+            super::settled_rotation(&self.core, self.engine(), self.address).await.unwrap_or_default();
         self.end(move |work| {
             let kind = work.operation.kind;
             let engine = work.engine();
@@ -457,162 +453,6 @@ impl Work {
     fn overhead_ms(&self, boot_ms: i32) -> i64 {
         let whole = crate::core::between(self.operation.started_at, self.found.now);
         (crate::core::millis(whole) - i64::from(boot_ms)).max(0)
-    }
-
-    /// What follows when a start did not succeed.
-    pub(super) async fn start_failed(&mut self, step: Step, error: &StepError) -> Result<Flow, StepError> {
-        let kind = self.operation.kind;
-        let told = error.told();
-        if error.is_transient() || matches!(error, StepError::Full(_)) {
-            return match kind {
-                // The engine stays what it was; the caller may try again.
-                // Once it was started it is not: then it is asked again.
-                OperationKind::Start | OperationKind::Wake if self.is_at_rest() && step != Step::Boot => {
-                    self.give_back(&told).await
-                }
-                _ => Ok(Flow::Later(self.retry_delay(AWAY_MAX), told)),
-            };
-        }
-        if kind == OperationKind::Provision && step == Step::Create {
-            // Half-made objects go; one that was started is kept for its log.
-            let seen = self.core.backend.observe(self.operation.engine_id).await;
-            if matches!(seen, Ok(Observation::Present(Object { state: ObjectState::Created, .. }))) {
-                let _ = self.core.backend.remove(self.operation.engine_id).await;
-            }
-        }
-        let reason = error.reason();
-        let message = clip(told.message.clone());
-        let exit_code = match error {
-            StepError::Boot(failure) => failure.exit_code,
-            _ => None,
-        };
-        let gave_up = self.next(reason) == Next::GiveUp;
-        let flow = self.end_failed(reason, &message, exit_code, &told).await?;
-        if gave_up && matches!(flow, Flow::Ended) {
-            // So that the backend's own policy stops looping.
-            let grace = self.core.config.engine_stop_grace_s;
-            if let Err(error) = self.core.backend.stop(self.operation.engine_id, grace).await {
-                tracing::warn!(%error, "cannot stop an engine that was given up");
-            }
-        }
-        Ok(flow)
-    }
-
-    fn is_at_rest(&self) -> bool {
-        matches!(self.engine().status, Status::Stopped | Status::Sleeping)
-    }
-
-    /// The backend is away: the engine stays what it was, the intent goes back, the caller is told.
-    async fn give_back(&mut self, told: &FleetError) -> Result<Flow, StepError> {
-        let told = told.clone();
-        self.end(move |work| {
-            let status = work.engine().status;
-            let desired = if status == Status::Sleeping { Desired::Sleeping } else { Desired::Stopped };
-            let action = if work.operation.kind == OperationKind::Wake {
-                AuditAction::Wake
-            } else {
-                AuditAction::Start
-            };
-            let more = if work.operation.kind == OperationKind::Wake {
-                json!({"reason": work.operation.params["reason"], "mode": work.engine().sleep_mode})
-            } else {
-                json!({})
-            };
-            let mut finish = work.finish(false);
-            finish.error = Some((told.code.as_str().to_owned(), told.message.clone()));
-            let wait = told.retry_after_s.unwrap_or(GIVEN_BACK_RETRY_S);
-            finish.params = Some(json!({"error_details": {"retrying": false}, "retry_after_s": wait}));
-            finish.patch = EnginePatch { desired: Some(desired), ..EnginePatch::default() };
-            finish.audit = vec![work.entry(action, Some(status), Some(&told), more)];
-            finish
-        })
-        .await
-    }
-
-    fn next(&self, reason: FailureReason) -> Next {
-        let attempts = u32::try_from(self.engine().restart_attempts).unwrap_or(0);
-        self.core.restart_rules().after_failure(attempts, reason, self.found.now)
-    }
-
-    async fn end_failed(
-        &mut self,
-        reason: FailureReason,
-        message: &str,
-        exit_code: Option<i32>,
-        told: &FleetError,
-    ) -> Result<Flow, StepError> {
-        let (message, told) = (message.to_owned(), told.clone());
-        if self.next(reason) == Next::GiveUp {
-            let engine = self.engine();
-            crate::telemetry::given_up(
-                engine.id,
-                engine.product_id,
-                engine.restart_attempts,
-                reason.as_str(),
-            );
-        }
-        self.end(move |work| {
-            let kind = work.operation.kind;
-            let next = work.next(reason);
-            let due = match next {
-                Next::At(at) => Some(crate::core::between(work.found.now, at)),
-                Next::GiveUp => None,
-            };
-            let next_at = match next {
-                Next::At(at) => Some(at),
-                Next::GiveUp => None,
-            };
-            let mut finish = work.finish(false);
-            finish.error = Some((told.code.as_str().to_owned(), message.clone()));
-            finish.params = Some(json!({
-                "error_details": told.details, "retry_after_s": due.map(|d| d.as_secs().max(1)),
-            }));
-            finish.patch = EnginePatch {
-                status: Some(Status::Failed),
-                next_restart_in: Some(due),
-                failure: Some(Some((reason, message.clone()))),
-                container_id: Some(work.engine().container_id.clone()),
-                reset_vitals: true,
-                ..EnginePatch::default()
-            };
-            let attempts = work.engine().restart_attempts;
-            let (action, more) = match kind {
-                OperationKind::Provision => (
-                    AuditAction::ProvisionFailed,
-                    json!({"via": work.operation.params["via"], "engine_version": work.engine().engine_version,
-                           "reason": reason, "exit_code": exit_code}),
-                ),
-                OperationKind::Wake => (
-                    AuditAction::Wake,
-                    json!({"reason": work.operation.params["reason"], "mode": work.engine().sleep_mode}),
-                ),
-                OperationKind::Restart => (
-                    AuditAction::AutoRestartFailed,
-                    json!({"attempt": attempts, "reason": reason, "next_restart_at": next_at}),
-                ),
-                _ => (AuditAction::Start, json!({})),
-            };
-            let error = (kind != OperationKind::Restart).then_some(&told);
-            finish.audit = vec![work.entry(action, Some(Status::Failed), error, more)];
-            if next == Next::GiveUp {
-                let mut entry = work.entry(
-                    AuditAction::AutoRestartGaveUp,
-                    Some(Status::Failed),
-                    None,
-                    json!({"attempts": attempts, "reason": reason}),
-                );
-                entry.actor = "system".to_owned();
-                entry.metadata = json!({
-                    "operation_id": work.operation.id, "attempts": attempts, "reason": reason,
-                    "from": Status::Failed, "to": Status::Failed,
-                });
-                entry.started_at = None;
-                entry.has_duration = false;
-                finish.audit.push(entry);
-            }
-            finish
-        })
-        .await
     }
 }
 

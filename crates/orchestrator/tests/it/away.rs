@@ -279,3 +279,27 @@ async fn wrong_daemon_creates_nothing() {
     trial.hurry(&sql).await;
     demo.until_status("bob", "running").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_waits_to_be_written_down_is_written_while_the_backend_is_away() {
+    let mut trial = Trial::new().await;
+    trial.adjust = |config| config.settings.operation_lease_s = Duration::from_secs(2);
+    let (trial, demo) = trial.ready().await;
+    let sql = trial.sql().await;
+    let (down, up) = (demo.engine("down").await, demo.engine("up").await);
+    let core = std::sync::Arc::clone(&trial.replicas[0].core);
+    for (user, point) in [("down", "stop.finish.before"), ("up", "stop.stop.before")] {
+        core.fail_points.arm(point, orchestrator::failpoint::Failure::Vanish);
+        let demo = demo.clone();
+        tokio::spawn(async move { demo.post(user, "stop").await });
+        until("its executor is gone", async || !core.fail_points.is_armed(point)).await;
+    }
+    trial.world.set_reachable(false);
+    until("it is noticed", async || !core.pulse.backend_ok()).await;
+    rests(&sql, down, "stopped").await;
+    assert!(!core.pulse.backend_ok());
+    assert_eq!(logged(&sql, down).await, ["provision", "stop"]);
+    assert_eq!(books(&sql, up).await.status, "running", "what needs the backend waits for it");
+    trial.world.set_reachable(true);
+    rests(&sql, up, "stopped").await;
+}

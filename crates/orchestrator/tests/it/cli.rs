@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use testbed::postgres::TestDatabase;
 
 const ADMIN: &str = "an-admin-key-of-more-than-32-characters";
-const MASTER: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
+pub const MASTER: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
 
 /// Longest wait for something the program does by itself.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The program with nothing in its environment but what is given, in an empty directory.
-struct Program {
-    dir: tempfile::TempDir,
-    env: Vec<(String, String)>,
+pub struct Program {
+    pub dir: tempfile::TempDir,
+    pub env: Vec<(String, String)>,
 }
 
 impl Program {
@@ -24,7 +24,7 @@ impl Program {
         Self { dir, env: env.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect() }
     }
 
-    fn on(url: &str) -> Self {
+    pub fn on(url: &str) -> Self {
         Self::new(&[
             ("ORCH_DATABASE_URL", url),
             ("ORCH_MASTER_KEY", MASTER),
@@ -37,13 +37,13 @@ impl Program {
         ])
     }
 
-    fn with(mut self, name: &str, value: &str) -> Self {
+    pub fn with(mut self, name: &str, value: &str) -> Self {
         self.env.retain(|(n, _)| n != name);
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bap-engine"));
         command
             .args(args)
@@ -53,12 +53,12 @@ impl Program {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub fn run(&self, args: &[&str]) -> Output {
         self.command(args).stdin(Stdio::null()).output().expect("the program runs")
     }
 
     /// Runs it to success and reads its JSON.
-    fn json(&self, args: &[&str]) -> Value {
+    pub fn json(&self, args: &[&str]) -> Value {
         let mut with_json = args.to_vec();
         with_json.push("--json");
         let output = self.run(&with_json);
@@ -67,7 +67,7 @@ impl Program {
     }
 
     /// Runs it to the given exit code; the answer is everything it printed.
-    fn fails(&self, args: &[&str], code: i32) -> String {
+    pub fn fails(&self, args: &[&str], code: i32) -> String {
         let output = self.run(args);
         let text = format!("{}{}", out(&output), err(&output));
         assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
@@ -84,7 +84,7 @@ fn err(output: &Output) -> String {
 }
 
 /// A replica that is killed with the test.
-struct Replica(Child);
+pub struct Replica(Child);
 
 impl Drop for Replica {
     fn drop(&mut self) {
@@ -94,14 +94,14 @@ impl Drop for Replica {
 }
 
 /// Two ports that were free a moment ago.
-fn free_addresses() -> (String, String) {
+pub fn free_addresses() -> (String, String) {
     let listeners = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port"));
     let [api, internal] = listeners.map(|l| l.local_addr().expect("has one").to_string());
     (api, internal)
 }
 
 /// A replica that answers.
-fn serve(program: Program) -> (Program, Replica) {
+pub fn serve(program: Program) -> (Program, Replica) {
     let (api, internal) = free_addresses();
     let url = format!("http://{api}");
     let program = program.with("ORCH_BIND", &api).with("ORCH_INTERNAL_BIND", &internal).with("BAP_URL", &url);
@@ -115,6 +115,35 @@ fn serve(program: Program) -> (Program, Replica) {
         assert!(began.elapsed() < LIMIT, "no replica after {LIMIT:?}: {}", log());
     }
     (program, replica)
+}
+
+/// The page of metrics, when somebody listens.
+fn metrics(internal: &str) -> Option<String> {
+    use std::io::{Read as _, Write as _};
+    let mut socket = std::net::TcpStream::connect(internal).ok()?;
+    socket.set_read_timeout(Some(LIMIT)).ok()?;
+    socket.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;
+    let mut page = String::new();
+    socket.read_to_string(&mut page).ok()?;
+    Some(page)
+}
+
+/// An alert on `bap_db_up` would never see a replica whose database never came, if it had no value until then.
+#[test]
+fn before_its_database_has_answered_a_replica_counts_it_as_down() {
+    let (_, internal) = free_addresses();
+    let program = Program::on("postgresql://postgres@127.0.0.1:9/none?sslmode=disable")
+        .with("ORCH_INTERNAL_BIND", &internal);
+    let _replica =
+        Replica(program.command(&["serve"]).stdout(Stdio::null()).spawn().expect("the program starts"));
+    let began = Instant::now();
+    let page = loop {
+        if let Some(page) = metrics(&internal) {
+            break page;
+        }
+        assert!(began.elapsed() < LIMIT, "nobody listens at {internal}");
+    };
+    assert!(page.contains("\nbap_db_up 0\n") && page.contains("\nbap_health_ok 0\n"), "{page}");
 }
 
 #[test]
@@ -362,6 +391,41 @@ fn forget(program: &Program) {
         program.json(&["audit", "prune", "--older-than", "13m"])["dropped"].as_array().map(Vec::len),
         Some(0)
     );
+}
+
+/// A deployment that was switched to another backend leaves the rows of the old one alone, from the terminal, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_another_backend_are_refused_at_the_terminal_and_can_be_forgotten() {
+    let database = TestDatabase::create().await;
+    let program = Program::on(&database.url);
+    let (program, replica) = tokio::task::block_in_place(|| {
+        let (program, replica) = serve(program);
+        program.json(&["products", "register", "demo"]);
+        program.json(&["engines", "provision", "demo/u"]);
+        (program, replica)
+    });
+    let connected = tokio_postgres::connect(&database.url, tokio_postgres::NoTls).await;
+    let (sql, connection) = connected.expect("the server is up");
+    tokio::spawn(connection);
+    let row = async || {
+        let row = sql.query_one("SELECT xmin::text, status, engine_key_hash FROM engines", &[]).await;
+        let row = row.expect("there is one engine");
+        [row.get::<_, String>(0), row.get(1), row.get(2)]
+    };
+    sql.execute("UPDATE engines SET backend = 'docker'", &[]).await.expect("the row is there");
+    let before = row().await;
+    tokio::task::block_in_place(|| {
+        for command in ["start", "stop", "sleep", "destroy", "rotate-key", "reissue-key"] {
+            let refused = program.fails(&["engines", command, "demo/u"], 1);
+            assert!(refused.contains("runs on the backend docker"), "{command}: {refused}");
+        }
+    });
+    assert_eq!(row().await, before, "nothing was changed");
+    tokio::task::block_in_place(|| {
+        let gone = program.json(&["engines", "destroy", "demo/u", "--forget"]);
+        assert_eq!(gone["status"], "destroyed");
+        drop(replica);
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]

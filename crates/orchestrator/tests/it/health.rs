@@ -18,12 +18,12 @@ async fn patient() -> (Trial, Product) {
 }
 
 /// The place brings crashed processes back by itself, as Docker does.
-fn restarts_by_itself(trial: &Trial) {
+pub fn restarts_by_itself(trial: &Trial) {
     let capabilities = Capabilities { self_restarts: true, ..trial.world.capabilities() };
     trial.world.set_capabilities(capabilities);
 }
 
-async fn more_probes(trial: &Trial, id: EngineId, count: u64) {
+pub async fn more_probes(trial: &Trial, id: EngineId, count: u64) {
     let before = trial.world.probes(id);
     until("it is probed", async || trial.world.probes(id) >= before + count).await;
 }
@@ -36,7 +36,7 @@ async fn all_probed(trial: &Trial, ids: &[EngineId], count: u64) {
     .await;
 }
 
-fn health(trial: &Trial, id: EngineId, answer: HealthAnswer) {
+pub fn health(trial: &Trial, id: EngineId, answer: HealthAnswer) {
     trial.world.edit(id, |profile| profile.health = answer);
 }
 

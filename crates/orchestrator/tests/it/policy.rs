@@ -150,6 +150,26 @@ async fn the_rate_limit_says_when_to_come_back_and_refused_calls_do_not_consume(
     assert_eq!(demo.admit("ada").await.status, 200);
 }
 
+/// Only another policy begins the count afresh, however late a notice about the product comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_platform_key_gives_nothing_back_that_was_spent() {
+    let (trial, _) = Trial::with_product().await;
+    let limited = trial.product("limited", json!({"rate_limit_rpm": 1})).await;
+    assert_eq!(limited.admit("ada").await.status, 200);
+    for _ in 0..10 {
+        let rotated = trial.admin("POST", "/products/limited/rotate-platform-key", json!({})).await;
+        let key = rotated.body["platform_api_key"].as_str().expect("a key is shown").to_owned();
+        let renamed = limited.clone().with_key(&key);
+        for _ in 0..5 {
+            assert_eq!(renamed.admit("ada").await.code(), "RATE_LIMITED");
+        }
+    }
+    assert_eq!(set(&trial, "limited", json!({"rate_limit_rpm": 1, "max_engines": 5})).await.status, 200);
+    let newest = trial.admin("POST", "/products/limited/rotate-platform-key", json!({})).await;
+    let newest = limited.with_key(newest.body["platform_api_key"].as_str().expect("a key is shown"));
+    assert_eq!(newest.admit("ada").await.status, 200, "another policy begins afresh");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_is_in_force_on_the_next_request_of_every_replica() {
     let (mut trial, demo) = Trial::with_product().await;

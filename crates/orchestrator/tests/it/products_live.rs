@@ -204,6 +204,40 @@ async fn a_removal_that_was_cut_off_goes_on_when_it_is_said_again() {
     assert_eq!(trial.admin("DELETE", path, Value::Null).await.code(), "PRODUCT_NOT_FOUND");
 }
 
+/// The count is in the product's row, not in the replica that began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_tells_how_many_engines_a_deletion_began_with_whoever_ends_it() {
+    let (mut trial, demo) = Trial::with_product().await;
+    for user in ["a", "b"] {
+        demo.engine(user).await;
+    }
+    let last = demo.engine("c").await;
+    trial.world.fault(Fault::new(FaultKind::Hang).on(Call::Destroy).of(last));
+    let path = "/products/demo?destroy_engines=true";
+    let cut = tokio::spawn({
+        let (base, http) = (trial.base(0), reqwest_of());
+        async move {
+            let request = http.delete(format!("{base}{path}")).header("x-admin-key", crate::trial::ADMIN_KEY);
+            let _ = request.send().await;
+        }
+    });
+    let sql = trial.sql().await;
+    crate::trial::until("one engine is left", async || {
+        let row = sql.query_one("SELECT count(*) FROM engines", &[]).await.expect("the database is up");
+        row.get::<_, i64>(0) == 1
+    })
+    .await;
+    trial.kill(0).await;
+    cut.abort();
+    trial.world.heal();
+    trial.replica().await;
+    let deleted = trial.admin("DELETE", path, Value::Null).await;
+    assert_eq!(deleted.body["status"], "deleted", "{:?}", deleted.body);
+    let rows = trial.rows("action=product_delete").await;
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert_eq!(rows[0]["metadata"]["engines_destroyed"], 3, "{rows:?}");
+}
+
 /// The row of the product remembers that it is to go, whoever dies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deletion_whose_replica_is_gone_is_finished_by_another() {

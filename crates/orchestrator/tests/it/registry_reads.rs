@@ -5,7 +5,9 @@ use contract::{EngineId, Slug, Timestamp};
 use fleet::audit::AuditAction;
 use fleet::lifecycle::{BackendKind, Desired, Status};
 use fleet::operation::OperationKind;
-use orchestrator::registry::{AuditFilter, EnginePatch, ProductRef, ProductRemoval, RegistryError, Vitals};
+use orchestrator::registry::{
+    AuditFilter, DeletionMark, EnginePatch, ProductRef, ProductRemoval, RegistryError, Vitals,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -351,9 +353,10 @@ async fn products_are_registered_changed_listed_and_removed_with_their_rows_in_t
 
     let engine = stage.running(demo.id, "ada").await;
     let remove = async || {
-        let row = log(AuditAction::ProductDelete, json!({"slug": "demo", "engines_destroyed": 1}));
+        let row = log(AuditAction::ProductDelete, json!({"slug": "demo"}));
         registry.delete_product_if_empty(demo.id, row).await.expect("an answer")
     };
+    assert_eq!(registry.mark_deleting(demo.id, true).await, Ok(DeletionMark::Deleting(1)));
     assert_eq!(remove().await, ProductRemoval::EnginesLeft(1));
     stage
         .sql()
@@ -361,12 +364,14 @@ async fn products_are_registered_changed_listed_and_removed_with_their_rows_in_t
         .execute("DELETE FROM engines WHERE id = $1", &[&engine.id.uuid()])
         .await
         .expect("deletes");
+    assert_eq!(registry.mark_deleting(demo.id, false).await, Ok(DeletionMark::Deleting(0)));
     assert_eq!(remove().await, ProductRemoval::Removed);
     assert_eq!(remove().await, ProductRemoval::Missing);
     let filter = AuditFilter { product: Some(demo.id), ..Default::default() };
     let rows = registry.audit(&filter, 10, None).await.expect("reads");
     let told: Vec<_> = rows.iter().map(|row| row.action.as_str()).collect();
     assert_eq!(told, ["product_delete", "provision", "policy_update", "policy_register"]);
+    assert_eq!(rows[0].metadata, json!({"slug": "demo", "engines_destroyed": 1}), "as counted at first");
     assert_eq!(rows[2].metadata, json!({"before": {"max_engines": 1}, "after": {"rate_limit_rpm": 60}}));
 }
 

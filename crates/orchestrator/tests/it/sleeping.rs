@@ -273,7 +273,7 @@ async fn daemon_restart_refreezes_after_the_fence() {
     assert_eq!(demo.post("ada", "sleep").await.status, 200);
     trial.world.restart_daemon(true);
     until("it is frozen again", async || trial.world.truth(id).word() == "paused").await;
-    assert_eq!(demo.standing("ada").await, "sleeping-sleeping");
+    demo.until_standing("ada", "sleeping-sleeping").await;
     until("it is written down", async || trial.actions(id).await == ["provision", "sleep", "sleep"]).await;
     assert_eq!(trial.row(id, "sleep").await["metadata"]["reason"], "refreeze");
     assert_eq!(demo.admit("ada").await.body["admitted"], true);
@@ -448,4 +448,17 @@ async fn a_scheduled_wake_keeps_its_grace_across_a_restart() {
         trial.row(id, "sleep").await["timestamp"].as_str().and_then(Timestamp::parse).expect("has a time");
     let after = slept.millis() - woke.millis();
     assert!(after >= 17_500, "asleep {after} ms after a scheduled wake, within lead, grace and idle time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_label_is_not_put_on_an_engine_whose_turn_began_after_the_last_sweep() {
+    let trial = Trial::new().await.set("ORCH_SLEEP_MODE", "label").set("ORCH_HEALTH_CHECK_INTERVAL_S", "60");
+    let (trial, demo) = trial.ready().await;
+    let id = demo.engine("ada").await;
+    trial.world.set_activity(id, busy(1, 0));
+    let refused = demo.post("ada", "sleep").await;
+    assert_eq!((refused.status, refused.code()), (409, "ENGINE_BUSY"), "{:?}", refused.body);
+    assert_eq!(refused.body["error"]["details"]["in_flight_turns"], 1, "{:?}", refused.body);
+    trial.world.set_activity(id, busy(0, 0));
+    assert_eq!(demo.post("ada", "sleep").await.body["status"], "sleeping");
 }

@@ -2,7 +2,7 @@
 //! loopback, the numbers as a Markdown table with the machine named.
 //!
 //! `cargo bench -p testbed --bench engine` (or `make bench`) measures everything. After `--`, words choose
-//! parts: start, memory, first, deltas, streams, replay; `--quick` makes everything ten times smaller;
+//! parts: start, memory, spawn, first, deltas, streams, replay; `--quick` makes everything ten times smaller;
 //! `--program=PATH` measures a program that is built already.
 //! What each number means is told in `docs/reference/benchmarks.md`. Nothing here judges: a missed aim is
 //! printed, not failed, because the machine is shared.
@@ -10,6 +10,7 @@
 mod history;
 mod machine;
 mod process;
+mod spawn;
 mod table;
 mod wire;
 
@@ -58,6 +59,8 @@ struct Bench {
 }
 
 fn main() {
+    // The sandbox starts this program once more inside bubblewrap.
+    engine::sandbox::inside::run_if_asked();
     let words: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let quick = words.iter().any(|w| w == "--quick");
     let parts: Vec<&str> = words.iter().map(String::as_str).filter(|w| !w.starts_with("--")).collect();
@@ -79,6 +82,10 @@ fn main() {
     }
     if wanted("memory") {
         bench.memory();
+    }
+    if wanted("spawn") {
+        let notes = spawn::measure(&bench.runtime, bench.dir.path(), bench.less, &mut bench.table);
+        bench.notes.extend(notes);
     }
     if wanted("first") {
         bench.first_bytes();

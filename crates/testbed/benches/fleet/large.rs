@@ -107,7 +107,7 @@ pub fn measure(bench: &mut Bench) {
     });
     let _ = empty;
     let (database, world) = bench.runtime.block_on(async {
-        let database = TestDatabase::create().await;
+        let database = TestDatabase::durable().await;
         let world = populate(&database, count).await;
         (database, world)
     });

@@ -73,9 +73,7 @@ fn main() {
         large::measure(&mut bench);
     }
     println!("\n{}\n", machine::describe(dir.path()));
-    println!(
-        "PostgreSQL 18 on the same machine, `fsync` off; a commit costs one flush more on a durable one.\n"
-    );
+    println!("PostgreSQL 18 on the same machine, every commit flushed to the disk as in production.\n");
     println!("{}", bench.table.markdown());
     for note in &bench.notes {
         println!("- {note}");

@@ -46,7 +46,7 @@ pub fn config(database: &TestDatabase, more: &[(&str, &str)]) -> Config {
 impl Deployment {
     /// Engines in memory.
     pub async fn simulated(more: &[(&str, &str)]) -> Self {
-        Self::on(TestDatabase::create().await, SimulatedWorld::new(1), more).await
+        Self::on(TestDatabase::durable().await, SimulatedWorld::new(1), more).await
     }
 
     /// The same, on a database and a world that exist.
@@ -63,7 +63,7 @@ impl Deployment {
 
     /// Engines where the configuration says.
     pub async fn real(more: &[(&str, &str)]) -> Self {
-        let database = TestDatabase::create().await;
+        let database = TestDatabase::durable().await;
         let replica = start(config(&database, more), None).await;
         let core = Arc::clone(&replica.core);
         until("the backend answers", || core.pulse.backend_ok() && core.pulse.is_supervisor()).await;

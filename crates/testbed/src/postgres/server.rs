@@ -21,6 +21,8 @@ pub(super) enum Durability {
     None,
     /// What was committed survives a kill of its processes (not of the machine).
     Kill,
+    /// As in production: what was committed is on the disk. For measurements; a test would only be slower.
+    Machine,
 }
 
 /// Makes a data directory and starts a server in it; the answer is its port.
@@ -70,11 +72,12 @@ fn free_port() -> std::io::Result<u16> {
 /// Starts a server on a data directory that exists, fully detached; returns when it takes connections.
 pub(super) fn start(programs: &Path, folder: &Path, port: u16, durability: Durability) -> Result<(), String> {
     let lazy = match durability {
-        Durability::None => "-c synchronous_commit=off -c full_page_writes=off",
-        Durability::Kill => "",
+        Durability::None => "-c fsync=off -c synchronous_commit=off -c full_page_writes=off",
+        Durability::Kill => "-c fsync=off",
+        Durability::Machine => "",
     };
     let options = format!(
-        "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off {lazy} \
+        "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' {lazy} \
          -c shared_buffers=32MB -c max_connections=300 -c timezone=UTC -c max_wal_size=256MB"
     );
     let (data, log) = (folder.join("data").display().to_string(), folder.join("log").display().to_string());
@@ -101,6 +104,7 @@ pub struct PostgresServer {
     folder: tempfile::TempDir,
     programs: PathBuf,
     port: u16,
+    durability: Durability,
     /// While it is open, the watcher leaves the server alone.
     _users: fs::File,
 }
@@ -108,15 +112,24 @@ pub struct PostgresServer {
 impl PostgresServer {
     /// Starts one.
     pub async fn private(version: Version) -> Self {
+        Self::make(version, Durability::Kill).await
+    }
+
+    /// Starts one that flushes every commit to the disk, as in production.
+    pub async fn durable(version: Version) -> Self {
+        Self::make(version, Durability::Machine).await
+    }
+
+    async fn make(version: Version, durability: Durability) -> Self {
         let made = blocking(move || {
             let programs = programs::find(version)?;
             let folder = tempfile::Builder::new()
                 .prefix("bap-test-postgres-private-")
                 .tempdir()
                 .map_err(|e| format!("temporary directory: {e}"))?;
-            let port = initialise(&programs, folder.path(), Durability::Kill)?;
+            let port = initialise(&programs, folder.path(), durability)?;
             let users = run_server::watched(folder.path(), run_server::Afterwards::RemoveFolder)?;
-            Ok::<_, String>(Self { folder, programs, port, _users: users })
+            Ok::<_, String>(Self { folder, programs, port, durability, _users: users })
         });
         match made.await {
             Ok(server) => server,
@@ -167,10 +180,9 @@ impl PostgresServer {
 
     /// Starts the server again, on the same port and data.
     pub async fn start(&self) {
-        let (programs, folder, port) = (self.programs.clone(), self.folder.path().to_path_buf(), self.port);
-        blocking(move || start(&programs, &folder, port, Durability::Kill))
-            .await
-            .expect("the server starts again");
+        let (programs, folder) = (self.programs.clone(), self.folder.path().to_path_buf());
+        let (port, durability) = (self.port, self.durability);
+        blocking(move || start(&programs, &folder, port, durability)).await.expect("the server starts again");
     }
 
     /// Freezes every process of the server: connections stay open, nothing answers.

@@ -96,6 +96,61 @@ async fn a_network_with_900_endpoints_is_full() {
 }
 
 #[tokio::test]
+async fn room_is_asked_of_the_daemon_once_per_burst_and_makes_nothing() {
+    for (endpoints, full) in [(899, false), (900, true)] {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&seen);
+        let daemon = ScriptedDaemon::serve(move |method, path, _| {
+            log.lock().expect("no panic").push(format!("{method} {path}"));
+            before_create(path, endpoints)
+        });
+        let backend = DockerBackend::connect(settings(&daemon.host())).expect("a socket");
+        let answers = futures::future::join_all((0..50).map(|_| backend.room())).await;
+        for answer in answers {
+            match answer {
+                Err(BackendError::Capacity(words)) if full => assert!(words.contains("900"), "{words}"),
+                Ok(()) if !full => {}
+                other => panic!("{endpoints} endpoints: {other:?}"),
+            }
+        }
+        let seen = seen.lock().expect("no panic").clone();
+        assert!(seen.iter().all(|call| call.starts_with("GET ")), "{seen:?}");
+        // The burst may be longer than the answer is good on a busy machine, but not fifty times.
+        let looks = seen.iter().filter(|call| call.ends_with("/networks/n")).count();
+        assert!((1..=10).contains(&looks), "{looks} looks for fifty callers: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_small_network_is_full_when_its_addresses_are_and_a_missing_one_has_room() {
+    for (endpoints, full) in [(252, false), (253, true)] {
+        let daemon = ScriptedDaemon::serve(move |_, path, _| {
+            let mut served = before_create(path, endpoints);
+            if let (Served::Answer(_, shown), true) = (&mut served, path.ends_with("/networks/n")) {
+                shown["IPAM"] = json!({"Config": [{"Subnet": "10.9.0.0/24", "Gateway": "10.9.0.1"}]});
+            }
+            served
+        });
+        let backend = DockerBackend::connect(settings(&daemon.host())).expect("a socket");
+        let room = backend.room().await;
+        match room {
+            Err(BackendError::Capacity(words)) if full => assert!(words.contains("at most 253"), "{words}"),
+            Ok(()) if !full => {}
+            other => panic!("{endpoints} endpoints: {other:?}"),
+        }
+    }
+    let daemon = ScriptedDaemon::serve(|_, path, _| match path {
+        "/version" => version("1.41"),
+        path if path.contains("/networks?") => Served::Answer(200, json!([])),
+        _ => absent("network"),
+    });
+    let backend = DockerBackend::connect(settings(&daemon.host())).expect("a socket");
+    assert_eq!(backend.room().await, Ok(()));
+    let away = DockerBackend::connect(settings("unix:///nowhere/docker.sock")).expect("needs no daemon");
+    assert!(away.room().await.is_err_and(|error| error.is_transient()), "silence is not room");
+}
+
+#[tokio::test]
 async fn of_two_networks_of_one_name_the_younger_of_ours_goes_and_a_strangers_stays() {
     for ours in [true, false] {
         let settings_of = |host: &str, instance| DockerSettings { instance, ..settings(host) };
@@ -138,6 +193,41 @@ async fn of_two_networks_of_one_name_the_younger_of_ours_goes_and_a_strangers_st
             );
         }
     }
+}
+
+#[tokio::test]
+async fn of_two_networks_of_ours_the_one_that_is_used_stays() {
+    let (instance, removed) = (InstanceId::generate(), Arc::new(Mutex::new(Vec::new())));
+    let gone = Arc::clone(&removed);
+    let daemon = ScriptedDaemon::serve(move |method, path, _| {
+        let mut gone = gone.lock().expect("no panic");
+        match (method, path.trim_start_matches("/v1.41")) {
+            ("DELETE", "/networks/n") => Served::Answer(
+                403,
+                json!({"message": "error while removing network: network engine_net id n has active endpoints"}),
+            ),
+            ("DELETE", path) => {
+                gone.push(path.to_owned());
+                Served::Answer(204, Value::Null)
+            }
+            ("POST", _) => Served::Answer(500, json!({"message": "made"})),
+            (_, listed) if listed.starts_with("/networks?") => {
+                let network = |id: &str, created: &str| {
+                    json!({"Name": "engine_net", "Id": id, "Created": created,
+                           "Labels": {"bap-engine/instance": instance.to_string()}})
+                };
+                let older = network("older", "2026-01-02T03:04:05.1Z");
+                let used = network("n", "2026-01-02T03:04:05.25Z");
+                Served::Answer(200, if gone.is_empty() { json!([used, older]) } else { json!([used]) })
+            }
+            _ => before_create(path, 1),
+        }
+    });
+    let settings = DockerSettings { instance, ..settings(&daemon.host()) };
+    let backend = DockerBackend::connect(settings).expect("a socket");
+    let refused = backend.create(&spec(instance)).await.expect_err("nothing is made here");
+    assert_eq!(refused, BackendError::Refused("made".into()), "there is one network now, and it is used");
+    assert_eq!(*removed.lock().expect("no panic"), ["/networks/older"]);
 }
 
 #[tokio::test]
@@ -229,6 +319,7 @@ async fn a_daemon_that_never_answers_ends_each_call_at_its_deadline() {
     let timed_out = |call, limit_ms| Err::<(), _>(BackendError::TimedOut { call, limit_ms });
     assert_eq!(backend.observe(id).await.map(drop), timed_out("observe", 100));
     assert_eq!(backend.ping().await.map(drop), timed_out("ping", 100));
+    assert_eq!(backend.room().await, timed_out("room", 100));
     assert_eq!(backend.freeze(id).await, timed_out("freeze", 100));
     assert_eq!(backend.thaw(id).await, timed_out("thaw", 100));
     assert_eq!(backend.list().await.map(drop), timed_out("list", 300));

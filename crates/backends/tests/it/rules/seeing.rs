@@ -290,3 +290,28 @@ pub async fn secrets_appear_only_where_the_contract_puts_them<P: Place>() {
         assert!(!text.contains(&"ab".repeat(32)), "{text}");
     }
 }
+
+/// 21
+pub async fn room_is_told_before_anything_is_made<P: Place>() {
+    let place = P::fresh(CALM).await;
+    let backend = place.backend();
+    assert_eq!(backend.room().await, Ok(()), "an empty place has room");
+    assert_eq!(backend.list().await.expect("lists"), Vec::new(), "asking makes nothing");
+    if !place.narrow().await {
+        running(&place, &*backend, 1).await;
+        assert_eq!(backend.room().await, Ok(()), "nothing limits this place");
+        return;
+    }
+    let first = running(&place, &*backend, 1).await;
+    let second = spec_of(&place, 1).await;
+    with_storage(&*backend, &second).await;
+    let full = |answer: &Result<(), BackendError>| matches!(answer, Err(BackendError::Capacity(_)));
+    eventually("it is full", || async { full(&backend.room().await).then_some(()) }).await;
+    let refused = backend.create(&second).await.map(drop);
+    assert!(full(&refused), "{refused:?}");
+    assert_eq!(seen(&*backend, second.engine_id).await, Observation::Absent, "nothing half is left");
+    healthy(&place, &*backend, first.engine_id).await;
+    backend.remove(first.engine_id).await.expect("removes");
+    eventually("there is room again", || async { backend.room().await.ok() }).await;
+    create(&place, &*backend, &second).await;
+}
