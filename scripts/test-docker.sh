@@ -18,6 +18,27 @@ remove_what_we_made() {
     [ -z "$work" ] || rm -rf "$work"
 }
 
+# The ways out of the sandbox as one program, linked statically like the others. Once per set of programs.
+prepare_suite() {
+    [ ! -x "$programs/escapes.static" ] || [ -z "${SEPTEMBER_PROGRAMS:-}" ] || return 0
+    say "building the attempts to leave the sandbox"
+    local host made
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    made=$(RUSTFLAGS="-C target-feature=+crt-static" cargo test --release --locked --workspace --test escapes \
+        --no-run --target "$host" --message-format=json --quiet |
+        sed -n 's/.*"executable":"\([^"]*escapes-[^"]*\)".*/\1/p' | tail -n 1)
+    [ -n "$made" ] || fail "the attempts did not build"
+    cp "$made" "$programs/escapes.static"
+}
+
+# try_escapes COLUMN USER: every way out, under the runtime's default profile.
+try_escapes() {
+    say "ways out of the sandbox, $1"
+    docker run --rm --user "$2" --network "$project" -e TMPDIR=/tmp \
+        -v "$(realpath "$programs/escapes.static"):/usr/local/bin/escapes:ro" \
+        "$project:base" /usr/local/bin/escapes "--here=$1" || fail "a command left the sandbox ($1)"
+}
+
 wait_container_healthy() {
     for _ in $(seq 150); do
         [ "$(docker inspect -f '{{.State.Health.Status}}' "$1")" = healthy ] && return
@@ -117,6 +138,9 @@ check() {
     expect "$(ask "What did I say the name of my boat is?")" Windrose
     wait_container_healthy "$project-minimal"
     docker rm -fv "$project-minimal" >/dev/null
+
+    try_escapes docker 10001:10001
+    try_escapes "docker root" 0:0
     docker network rm "$project" >/dev/null
     say "docker: both targets run"
 }

@@ -10,7 +10,10 @@ fn output(program: &str, args: &[&str]) -> Option<String> {
 
 fn main() {
     // An image is built without the repository's history: its Dockerfile hands the commit over.
-    #[expect(clippy::disallowed_methods, reason = "the build is told by its environment; nothing is configured here")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the build is told by its environment; nothing is configured here"
+    )]
     let told = std::env::var("SEPTEMBER_COMMIT").ok().filter(|commit| !commit.is_empty());
     let commit = told
         .or_else(|| output("git", &["rev-parse", "--short=12", "HEAD"]))

@@ -149,11 +149,15 @@ pub struct Effect {
     pub pgid: Option<i32>,
     /// When the intent was committed.
     pub started_at: Timestamp,
+    /// When the outcome was.
+    pub finished_at: Option<Timestamp>,
+    /// False between an outcome and its `tool_result` event: the post-tool hooks run in between.
+    pub told: bool,
 }
 
 const COLUMNS: &str =
     "tool_call_id, turn_id, tool, input_json, effect_class, state, output_json, output_blob,
-    reason, error, pgid, started_at";
+    reason, error, pgid, started_at, finished_at, told";
 
 fn read(row: &Row<'_>) -> Result<Effect> {
     let id: String = row.get(0)?;
@@ -187,6 +191,8 @@ fn read(row: &Row<'_>) -> Result<Effect> {
         error: row.get(9)?,
         pgid: row.get(10)?,
         started_at: Timestamp::from_millis(row.get(11)?),
+        finished_at: row.get::<_, Option<i64>>(12)?.map(Timestamp::from_millis),
+        told: row.get(13)?,
     })
 }
 
@@ -252,6 +258,26 @@ pub fn settle(tx: &Tx<'_>, call: &CallId, outcome: &Outcome) -> Result<bool> {
     Ok(changed == 1)
 }
 
+/// Notes that the `tool_result` of a settled call is still to come: its post-tool hooks run first.
+pub fn keep_untold(tx: &Tx<'_>, call: &CallId) -> Result<()> {
+    tx.conn()
+        .prepare_cached("UPDATE effects SET told = 0 WHERE tool_call_id = ?1 AND state <> 'intent'")?
+        .execute([call.as_str()])?;
+    Ok(())
+}
+
+/// Notes that the `tool_result` of a settled call is out, with the output it tells; false when it was before.
+pub fn tell(tx: &Tx<'_>, call: &CallId, output: &Value) -> Result<bool> {
+    let changed = tx
+        .conn()
+        .prepare_cached(
+            "UPDATE effects SET told = 1, output_json = json_set(output_json, '$.output', json(?2))
+             WHERE tool_call_id = ?1 AND told = 0",
+        )?
+        .execute(params![call.as_str(), output.to_string()])?;
+    Ok(changed == 1)
+}
+
 /// The journal rows of a turn, in call order.
 pub fn of_turn(tx: &Tx<'_>, turn: &TurnId) -> Result<Vec<Effect>> {
     let sql = format!("SELECT {COLUMNS} FROM effects WHERE turn_id = ?1 ORDER BY started_at, block_position");
@@ -264,11 +290,11 @@ pub fn of_turn(tx: &Tx<'_>, turn: &TurnId) -> Result<Vec<Effect>> {
     Ok(out)
 }
 
-/// The calls of a turn that have an outcome.
+/// The calls of a turn that have an outcome which the stream has told.
 pub fn settled_of(tx: &Tx<'_>, turn: &TurnId) -> Result<Vec<CallId>> {
-    let mut statement = tx
-        .conn()
-        .prepare_cached("SELECT tool_call_id FROM effects WHERE turn_id = ?1 AND state <> 'intent'")?;
+    let mut statement = tx.conn().prepare_cached(
+        "SELECT tool_call_id FROM effects WHERE turn_id = ?1 AND state <> 'intent' AND told = 1",
+    )?;
     let rows = statement.query_map([turn.as_str()], |r| r.get::<_, String>(0))?;
     rows.map(|id| {
         let id = id?;

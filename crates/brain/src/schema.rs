@@ -23,8 +23,15 @@ pub struct Migration {
 }
 
 /// Every migration of this program, oldest first.
-pub static MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "engine", sql: include_str!("../migrations/0001_engine.sql") }];
+pub static MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "engine", sql: include_str!("../migrations/0001_engine.sql") },
+    Migration {
+        version: 2,
+        name: "skills_and_soul",
+        sql: include_str!("../migrations/0002_skills_and_soul.sql"),
+    },
+    Migration { version: 3, name: "connections", sql: include_str!("../migrations/0003_connections.sql") },
+];
 
 impl Migration {
     /// SHA-256 of the text, in hex.

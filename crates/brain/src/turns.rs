@@ -338,6 +338,23 @@ pub fn set_first_seq(tx: &Tx<'_>, id: &TurnId, seq: i64) -> Result<()> {
     Ok(())
 }
 
+/// Notes that a turn has read what somebody else wrote.
+pub fn taint(tx: &Tx<'_>, id: &TurnId) -> Result<()> {
+    tx.conn()
+        .prepare_cached("UPDATE turns SET tainted = 1 WHERE turn_id = ?1 AND tainted = 0")?
+        .execute([id.as_str()])?;
+    Ok(())
+}
+
+/// True when any turn of the task has read what somebody else wrote: it still stands in the context that later
+/// turns read.
+pub fn is_tainted(tx: &Tx<'_>, task: &TaskId) -> Result<bool> {
+    Ok(tx
+        .conn()
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM turns WHERE task_id = ?1 AND tainted = 1)")?
+        .query_row([task.as_str()], |r| r.get(0))?)
+}
+
 /// Notes how many model calls the turn has made.
 pub fn set_iterations(tx: &Tx<'_>, id: &TurnId, iterations: u32) -> Result<()> {
     tx.conn()

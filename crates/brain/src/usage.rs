@@ -9,10 +9,10 @@ use rusqlite::params;
 /// One model call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Call {
-    /// The turn it served.
-    pub turn_id: TurnId,
+    /// The turn it served; none for a call of POST /rpc.
+    pub turn_id: Option<TurnId>,
     /// The task it served.
-    pub task_id: TaskId,
+    pub task_id: Option<TaskId>,
     /// The word of LLM_PROVIDER.
     pub provider: String,
     /// The model that answered.
@@ -39,8 +39,8 @@ pub fn record(tx: &Tx<'_>, call: &Call) -> Result<()> {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         )?
         .execute(params![
-            call.turn_id.as_str(),
-            call.task_id.as_str(),
+            call.turn_id.as_ref().map(TurnId::as_str),
+            call.task_id.as_ref().map(TaskId::as_str),
             call.provider,
             call.model,
             call.purpose.as_str(),

@@ -3,23 +3,26 @@
 //! One [`Core`] per process, shared by every handler and turn. It owns no logic of its own beyond
 //! [`Core::record`]: the one way to change the brain and tell the streams about it.
 
-use crate::catalog::Catalog;
+use crate::catalog::Shelf;
 use crate::config::Config;
 use crate::feed::Feed;
+use crate::sandbox::proxy::Proxy;
 use crate::sandbox::{Launcher, ProcessGroups, Workspace};
-use crate::tools::registry::Registry;
+use crate::secrets::{Kind, Known, leaving};
 use crate::turn::coordinator::Coordinator;
 use brain::events::StoredEvent;
+use brain::observability::{self, Observation};
 use brain::turns::Turn;
 use brain::{Brain, Tx};
+use connectors::Directory;
 use contract::event::{Event, Nested};
-use contract::{TaskId, Timestamp, TurnId};
+use contract::{ApiError, ErrorCode, TaskId, Timestamp, TurnId};
 use llm::Herald;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -33,10 +36,14 @@ pub struct Core {
     pub feed: Arc<Feed>,
     /// Model calls with retries and fallback.
     pub herald: Herald,
-    /// Agents.
-    pub catalog: Catalog,
-    /// Tools.
-    pub tools: Registry,
+    /// Agents, tools, skills, servers, hooks.
+    pub catalog: Arc<Shelf>,
+    /// Connectors; set once, when they are open.
+    pub connectors: OnceLock<Directory>,
+    /// The secrets that must not leave.
+    pub known: Arc<Known>,
+    /// The way out for sandboxed commands, when hosts are named and the kernel can keep commands to it.
+    pub proxy: Option<Arc<Proxy>>,
     /// The one way to start a process.
     pub launcher: Arc<Launcher>,
     /// What tools may see.
@@ -120,17 +127,55 @@ fn some_time(millis: i64) -> Option<Timestamp> {
 /// Collects the events of one transaction.
 #[derive(Debug, Default)]
 pub struct Emitted {
+    known: Arc<Known>,
     events: Vec<StoredEvent>,
     ended: Option<TurnId>,
+    scrubbed: BTreeSet<Kind>,
 }
 
 impl Emitted {
+    /// Nothing yet; events lose what this set knows.
+    pub fn new(known: Arc<Known>) -> Self {
+        Self { known, ..Self::default() }
+    }
+
+    /// The secrets that must not leave, for what is stored beside the events.
+    pub fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// Secrets that were taken out before they came here.
+    pub fn scrubbed(&mut self, kinds: impl IntoIterator<Item = Kind>) {
+        self.scrubbed.extend(kinds);
+    }
+
+    /// Notes, once per transaction, that secrets were taken out: which kinds, never what.
+    fn note_scrubbed(&self, tx: &Tx<'_>) -> brain::Result<()> {
+        if self.scrubbed.is_empty() {
+            return Ok(());
+        }
+        let of = self.events.last();
+        let kinds: Vec<&str> = self.scrubbed.iter().map(|k| k.as_str()).collect();
+        observability::note(
+            tx,
+            &Observation {
+                kind: "secret_scrubbed",
+                code: None,
+                task_id: of.and_then(|e| TaskId::parse(&e.task_id).ok()),
+                turn_id: of.and_then(|e| TurnId::parse(&e.turn_id).ok()),
+                message: "secrets were taken out of what leaves".into(),
+                data: Some(serde_json::json!({"kinds": kinds})),
+                at: Timestamp::now(),
+            },
+        )
+    }
+
     /// Notes that this transaction ends a turn: its slot is free before anyone can read the final event.
     pub fn ends(&mut self, turn: &TurnId) {
         self.ended = Some(turn.clone());
     }
 
-    /// Appends an event to the log, inside the transaction, and returns its `seq`.
+    /// Appends an event to the log, without secrets, inside the transaction, and returns its `seq`.
     pub fn emit(
         &mut self,
         tx: &Tx<'_>,
@@ -139,7 +184,9 @@ impl Emitted {
         event: &Event,
         nested: Option<&Nested>,
     ) -> brain::Result<i64> {
-        let stored = brain::events::append(tx, task, turn, event, nested, Timestamp::now())?;
+        let (event, found) = leaving::event(&self.known, event);
+        self.scrubbed.extend(found);
+        let stored = brain::events::append(tx, task, turn, &event, nested, Timestamp::now())?;
         let seq = stored.seq;
         self.events.push(stored);
         Ok(seq)
@@ -155,19 +202,22 @@ impl Core {
         change: impl FnOnce(&Tx<'_>, &mut Emitted) -> brain::Result<T> + Send + 'static,
     ) -> brain::Result<T> {
         let (feed, coordinator) = (Arc::clone(&self.feed), Arc::clone(&self.coordinator));
+        let (catalog, known) = (Arc::clone(&self.catalog), Arc::clone(&self.known));
         let started = Instant::now();
         let (value, _) = self
             .brain
             .write_then(
                 name,
                 move |tx| {
-                    let mut emitted = Emitted::default();
+                    let mut emitted = Emitted::new(known);
                     let value = change(tx, &mut emitted)?;
+                    emitted.note_scrubbed(tx)?;
                     Ok((value, emitted))
                 },
                 move |(_, emitted)| {
                     if let Some(turn) = &emitted.ended {
                         coordinator.release(turn);
+                        catalog.unpin(turn);
                     }
                     if !emitted.events.is_empty() {
                         metrics::counter!("engine_events_total").increment(emitted.events.len() as u64);
@@ -178,6 +228,12 @@ impl Core {
             .await?;
         metrics::histogram!("engine_brain_commit_seconds").record(started.elapsed().as_secs_f64());
         Ok(value)
+    }
+
+    /// The connectors, or that they are not open yet.
+    pub fn connectors(&self) -> Result<&Directory, ApiError> {
+        let starting = || ApiError::new(ErrorCode::Starting, "the connectors are not open yet");
+        self.connectors.get().ok_or_else(starting)
     }
 
     /// Starts as many waiting turns as there are free slots.

@@ -10,11 +10,14 @@
 
 pub mod config;
 pub mod core;
+pub mod secrets;
+pub mod outbound;
 pub mod feed;
 pub mod catalog;
 pub mod permissions;
 pub mod sandbox;
 pub mod tools;
+pub mod mcp;
 pub mod turn;
 pub mod http;
 pub mod serve;

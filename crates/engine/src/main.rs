@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    engine::sandbox::inside::run_if_asked();
     engine::cli::main(std::env::args_os())
 }

@@ -3,18 +3,24 @@
 //! The port is bound first and /health answers from then on; the brain is opened behind it. After SIGTERM
 //! running turns get ENGINE_DRAIN_TIMEOUT_S, then stop at the next safe point; `kill -9` is always safe.
 
-use crate::catalog::Catalog;
+use crate::catalog::entries::HooksFile;
+use crate::catalog::snapshot::Models;
+use crate::catalog::{self, Shelf};
 use crate::config::{self, Config};
 use crate::core::{Core, Pulse};
 use crate::feed::Feed;
 use crate::http::app::{App, Life};
 use crate::http::execute::observe;
 use crate::http::{admin, routes};
+use crate::mcp;
 use crate::sandbox::launcher::{Launcher, LauncherConfig};
+use crate::sandbox::proxy::Proxy;
 use crate::sandbox::scrub::Parent;
 use crate::sandbox::{self, Workspace};
-use crate::tools::registry::Registry;
-use crate::tools::{files, own, search, shell};
+use crate::secrets::Known;
+use crate::tools::registry::{BadTool, Registry};
+use crate::tools::tool::Tool;
+use crate::tools::{files, own, search, shell, web};
 use crate::turn::coordinator::Coordinator;
 use crate::turn::{answers, resume};
 use brain::backup::{self, OnExisting, Reason};
@@ -24,18 +30,21 @@ use chassis::drain::{Deadline, Drain};
 use chassis::http::{
     Guard, HostRule, KeyRing, OriginRule, Preflight, RequestMetrics, Server, ServerLimits, Watch, front,
 };
-use chassis::telemetry::{LogSettings, install, install_metrics, last_words};
-use contract::engine_api::{KEY_HEADER, SandboxReport};
+use chassis::telemetry::{IdFields, LogSettings, install, install_metrics, last_words};
+use contract::engine_api::KEY_HEADER;
 use contract::{ErrorCode, Timestamp};
 use http::HeaderName;
 use llm::{Herald, ProviderConfig, ProviderKind, Timeouts};
 use serde_json::json;
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
+/// Ids that stand on every log line.
+pub const LOG_IDS: IdFields = &["request_id", "task_id"];
 /// How often a brain lock held by somebody else is tried again.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 /// How often expired data are removed. More often costs wake-ups of an idle machine.
@@ -56,9 +65,6 @@ const RUNTIME_THREADS: usize = 2;
 /// A task's private directory is emptied after this long without use.
 const SCRATCH_IDLE: Duration = Duration::from_secs(3600);
 
-/// Shorter secrets are not looked for in the log: they would take words out of every line. (specification 14.5)
-const SHORTEST_SCRUBBED: usize = 8;
-
 /// Exit code: success.
 const OK: i32 = 0;
 /// Exit code: failure.
@@ -69,21 +75,19 @@ const CONFIGURATION: i32 = 2;
 /// Serves until a signal; the answer is the exit code of the process.
 pub fn run(config: Config, report: Report) -> i32 {
     let started = Instant::now();
-    let values = config.secret_values().iter().map(|s| s.expose().to_owned());
-    let secrets: Vec<String> = values.filter(|s| s.len() >= SHORTEST_SCRUBBED).collect();
-    let scrub: chassis::telemetry::Scrub = Arc::new(move |line: String| {
-        secrets.iter().fold(line, |line, secret| {
-            if line.contains(secret.as_str()) {
-                line.replace(secret.as_str(), "[redacted:secret]")
-            } else {
-                line
-            }
-        })
+    let known = Arc::new(Known::new(config.secret_values().iter().map(|s| s.expose())));
+    let in_log = Arc::clone(&known);
+    let scrub: chassis::telemetry::Scrub = Arc::new(move |line: String| match in_log.scrub(&line) {
+        Cow::Borrowed(_) => line,
+        Cow::Owned(clean) => clean,
     });
     let settings = LogSettings {
         level: config.engine_log_level,
         format: config.engine_log_format,
-        own: &["engine", "september_engine", "brain", "chassis", "llm"],
+        own: &["engine", "september_engine", "brain", "chassis", "llm", "connectors"],
+        // names the address it could not reach, with its query
+        silent: &["rmcp"],
+        ids: LOG_IDS,
         scrub: Some(Arc::clone(&scrub)),
     };
     if install(&settings).is_err() {
@@ -95,7 +99,7 @@ pub fn run(config: Config, report: Report) -> i32 {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build();
     let code = match runtime {
-        Ok(runtime) => runtime.block_on(serve(config, started)),
+        Ok(runtime) => runtime.block_on(serve(config, started, known)),
         Err(error) => Err(Stop { code: FAILURE, message: format!("start the runtime: {error}") }),
     };
     match code {
@@ -103,7 +107,7 @@ pub fn run(config: Config, report: Report) -> i32 {
         Err(stop) => {
             let level = chassis::telemetry::LogLevel::Error;
             let extra = json!({"code": stop.code});
-            last_words(level, "engine.serve", &stop.message, &extra, Some(&scrub));
+            last_words(level, "engine.serve", LOG_IDS, &stop.message, &extra, Some(&scrub));
             stop.code
         }
     }
@@ -121,7 +125,12 @@ impl Stop {
     }
 }
 
-async fn serve(config: Config, started: Instant) -> Result<(), Stop> {
+async fn serve(config: Config, started: Instant, known: Arc<Known>) -> Result<(), Stop> {
+    // Nobody reads this process's memory, environment or descriptors; where the kernel refuses, commands are
+    // still kept out by the sandbox.
+    if let Err(error) = sandbox::close_engine() {
+        tracing::warn!(error = %error, "The process could not be closed to other processes of its user");
+    }
     let drain = Drain::on_signals().map_err(|e| Stop::failure(format!("listen for signals: {e}")))?;
     let metrics = install_metrics().map_err(|e| Stop::failure(e.to_string()))?;
     let launcher = Arc::new(launcher_of(&config)?);
@@ -141,7 +150,7 @@ async fn serve(config: Config, started: Instant) -> Result<(), Stop> {
         keys: Arc::new(KeyRing::new(env_hash, &[])),
         drain: drain.clone(),
         pulse: Arc::clone(&pulse),
-        sandbox: SandboxReport { mode: config.engine_sandbox.as_str().to_owned(), layers: launcher.layers() },
+        launcher: Arc::clone(&launcher),
         metrics: metrics.clone(),
         started,
         max_body: config.engine_max_body_bytes,
@@ -149,7 +158,7 @@ async fn serve(config: Config, started: Instant) -> Result<(), Stop> {
     let serving = tokio::spawn(server.run(front_of(&app, &config), drain.clone(), CLOSE_WAIT));
 
     let result = match open_brain(&app, &config).await {
-        Ok(Some(brain)) => live(&app, config, brain, launcher, local).await,
+        Ok(Some(brain)) => live(&app, config, brain, launcher, known, local).await,
         Ok(None) => Ok(()),
         Err(stop) => Err(stop),
     };
@@ -199,21 +208,16 @@ fn launcher_of(config: &Config) -> Result<Launcher, Stop> {
         memory_mb: config.sandbox_memory_mb,
         max_processes: config.sandbox_max_processes,
         max_file_mb: config.sandbox_max_file_mb,
+        scratch_bytes: sandbox::SCRATCH_MAX_BYTES,
     };
     let parent = Parent {
         variables: std::env::vars_os().collect(),
         secret_names: config::VARS.iter().filter(|v| v.secret).map(|v| v.name.to_owned()).collect(),
     };
-    let launcher = Launcher::detect(LauncherConfig { mode, scrub, limits, parent }).map_err(|e| Stop {
+    Launcher::detect(LauncherConfig::new(mode, scrub, limits, parent)).map_err(|e| Stop {
         code: CONFIGURATION,
         message: format!("ENGINE_SANDBOX=required cannot be met: {e}"),
-    })?;
-    if mode == config::SandboxMode::BestEffort {
-        for missing in launcher.missing() {
-            tracing::warn!("A sandbox layer is missing: {missing}");
-        }
-    }
-    Ok(launcher)
+    })
 }
 
 /// Opens the brain, saying on /health meanwhile what is waited for. `None` when a signal came first.
@@ -287,6 +291,7 @@ async fn live(
     config: Config,
     brain: Brain,
     launcher: Arc<Launcher>,
+    known: Arc<Known>,
     local: SocketAddr,
 ) -> Result<(), Stop> {
     let bad = |what: &str, e: brain::Error| Stop::failure(format!("{what}: {e}"));
@@ -297,18 +302,25 @@ async fn live(
         brain.write("drop rotation", brain::keys::clear).await.map_err(|e| bad("drop a rotation", e))?;
         tracing::info!("The environment brings a new key; the stored rotation is dropped");
     }
-    let core = core_of(app, config, brain, launcher)?;
+    let custom =
+        brain.read("custom skills", brain::skills::list).await.map_err(|e| bad("read the skills", e))?;
+    let proxy = proxy_of(&config, &launcher, &known).await?;
+    let core = core_of(app, config, brain, launcher, Secrecy { known, proxy }, &custom)?;
+    put_soul(&core).await.map_err(|e| bad("write the soul's template", e))?;
     resume::end_orphans(&core).await.map_err(|e| bad("end orphans", e))?;
     // nothing of an earlier process is left in the tasks' private directories
     remove_scratch(&core.scratch, Duration::ZERO);
     let clean = !core.brain.is_after_crash();
     let open = resume::recover(&core, clean).await.map_err(|e| bad("resume turns", e))?;
     answers::refresh_expiry(&core).await;
+    let directory =
+        mcp::open(&core, local).await.map_err(|e| Stop::failure(format!("open the connectors: {e}")))?;
+    let _ = core.connectors.set(directory);
     let _ = app.core.set(Arc::clone(&core));
     app.set_life(Life::Ready);
     core.pump();
-    announce(&core, local, &app.sandbox, open);
-    note_degraded(&core).await;
+    announce(&core, local, open);
+    tokio::spawn(note_sandbox(Arc::clone(&core)));
     let keepers = [
         tokio::spawn(expire_questions(Arc::clone(&core))),
         tokio::spawn(keep_tidy(Arc::clone(&core))),
@@ -333,6 +345,9 @@ async fn live(
         keeper.abort();
     }
     app.drain.close();
+    if let Some(connectors) = core.connectors.get() {
+        connectors.close().await;
+    }
     let brain = core.brain.clone();
     let _ = tokio::task::spawn_blocking(move || brain.close()).await;
     tracing::info!("Stopped");
@@ -355,7 +370,37 @@ fn scratch_path(config: &Config) -> PathBuf {
     config.brain_dir().join(format!("scratch-{brain_name}"))
 }
 
-fn core_of(app: &Arc<App>, config: Config, brain: Brain, launcher: Arc<Launcher>) -> Result<Arc<Core>, Stop> {
+/// What keeps secrets in and commands from going out.
+struct Secrecy {
+    known: Arc<Known>,
+    proxy: Option<Arc<Proxy>>,
+}
+
+/// The proxy for sandboxed commands, when hosts are named and the kernel can keep commands to it.
+async fn proxy_of(config: &Config, launcher: &Launcher, known: &Known) -> Result<Option<Arc<Proxy>>, Stop> {
+    if config.tool_network_allowlist.is_empty() {
+        return Ok(None);
+    }
+    if !launcher.can_reach_a_proxy() {
+        tracing::warn!(
+            "TOOL_NETWORK_ALLOWLIST is set, but commands stay without network: that needs seccomp and landlock 4 (Linux 6.7)"
+        );
+        return Ok(None);
+    }
+    let proxy = Proxy::start(web::guard(config)).await;
+    let proxy = proxy.map_err(|e| Stop::failure(format!("start the proxy of the sandbox: {e}")))?;
+    known.learn(proxy.token());
+    Ok(Some(Arc::new(proxy)))
+}
+
+fn core_of(
+    app: &Arc<App>,
+    config: Config,
+    brain: Brain,
+    launcher: Arc<Launcher>,
+    Secrecy { known, proxy }: Secrecy,
+    custom: &[brain::skills::Skill],
+) -> Result<Arc<Core>, Stop> {
     for root in &config.allowed_roots {
         make_private_dir(root)?;
     }
@@ -369,21 +414,14 @@ fn core_of(app: &Arc<App>, config: Config, brain: Brain, launcher: Arc<Launcher>
         .seal_brain(&absolute(&config.sqlite_db_path))
         .seal(&absolute(&config.backup_dir));
     if let Some(catalog) = &config.catalog_dir {
-        tracing::warn!(
-            "CATALOG_DIR is kept out of the tools' reach, but its files are not read by this version: only the built-in agents exist"
-        );
         workspace = workspace.read_only(&absolute(catalog));
     }
-    let mut tools = Registry::default();
-    let mut all: Vec<Arc<dyn crate::tools::tool::Tool>> =
-        vec![Arc::new(shell::Bash::new(config.bash_timeout_s))];
-    all.extend(files::tools(config.media_max_bytes as u64));
-    all.push(Arc::new(search::Grep::new()));
-    all.push(Arc::new(search::Find::new()));
-    all.extend(own::OwnTool::all().into_iter().map(|t| Arc::new(t) as Arc<dyn crate::tools::tool::Tool>));
-    for tool in all {
-        tools.add(tool).map_err(|e| Stop::failure(e.to_string()))?;
+    if let Some(hooks) = &config.hooks_settings_path {
+        workspace = workspace.seal(&absolute(hooks));
     }
+    let tools = platform_tools(&config).map_err(|e| Stop::failure(e.to_string()))?;
+    let (shelf, loaded) = Shelf::open(catalog_place(&config), tools, Some(brain.clone()), custom);
+    catalog::shelf::log(&loaded.problems);
     let provider = llm::build(ProviderConfig {
         provider: match config.llm_provider {
             config::Provider::Openai => ProviderKind::OpenAi,
@@ -404,8 +442,10 @@ fn core_of(app: &Arc<App>, config: Config, brain: Brain, launcher: Arc<Launcher>
         coordinator: Arc::new(Coordinator::new(config.engine_task_slots, config.engine_task_queue)),
         brain,
         feed: Arc::new(Feed::default()),
-        catalog: Catalog::default(),
-        tools,
+        catalog: Arc::new(shelf),
+        connectors: OnceLock::new(),
+        known,
+        proxy,
         launcher,
         workspace: Arc::new(workspace),
         groups: Mutex::default(),
@@ -416,9 +456,52 @@ fn core_of(app: &Arc<App>, config: Config, brain: Brain, launcher: Arc<Launcher>
     }))
 }
 
+/// Every tool of the program.
+pub fn platform_tools(config: &Config) -> Result<Registry, BadTool> {
+    let mut tools = Registry::default();
+    let mut all: Vec<Arc<dyn Tool>> = vec![Arc::new(shell::Bash::new(config.bash_timeout_s))];
+    all.extend(files::tools(config.media_max_bytes as u64));
+    all.push(Arc::new(search::Grep::new()));
+    all.push(Arc::new(search::Find::new()));
+    all.extend(web::tools(config));
+    all.extend(own::OwnTool::all().into_iter().map(|t| Arc::new(t) as Arc<dyn Tool>));
+    for tool in all {
+        tools.add(tool)?;
+    }
+    Ok(tools)
+}
+
+/// Where the catalog comes from.
+pub fn catalog_place(config: &Config) -> catalog::shelf::Place {
+    let hooks = config.hooks_settings_path.clone().filter(|_| config.hooks_settings_load_enabled);
+    catalog::shelf::Place {
+        dir: config.catalog_dir.clone(),
+        hooks: hooks.map(|path| HooksFile { path, roots: config.allowed_roots.clone() }),
+        models: Models {
+            provider: config.llm_provider,
+            has_base_url: config.llm_base_url.is_some(),
+            configured: config.llm_model.clone(),
+        },
+    }
+}
+
+/// Writes the soul's template where nobody else has written.
+pub async fn put_soul(core: &Core) -> brain::Result<()> {
+    let Some(soul) = core.catalog.present().soul().cloned() else { return Ok(()) };
+    core.brain
+        .write("soul template", move |tx| brain::soul::put_template(tx, &soul, Timestamp::now()))
+        .await
+        .map(drop)
+}
+
 fn remove_scratch(scratch: &PathBuf, idle: Duration) {
     let Ok(entries) = std::fs::read_dir(scratch) else { return };
     for entry in entries.flatten() {
+        // a stdio server may run for days; at start none does
+        let of_server = entry.file_name().to_string_lossy().starts_with(mcp::SCRATCH_PREFIX);
+        if of_server && !idle.is_zero() {
+            continue;
+        }
         let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
         if age.is_none_or(|a| a >= idle)
             && let Err(error) = std::fs::remove_dir_all(entry.path())
@@ -428,16 +511,23 @@ fn remove_scratch(scratch: &PathBuf, idle: Duration) {
     }
 }
 
-/// A sandbox that misses layers is worth an operator's look.
-async fn note_degraded(core: &Arc<Core>) {
+/// Finds out about the layers that take time to find out about, and says what there is. A sandbox that misses
+/// layers is worth an operator's look.
+async fn note_sandbox(core: Arc<Core>) {
+    let launcher = Arc::clone(&core.launcher);
+    if tokio::task::spawn_blocking(move || launcher.settle()).await.is_err() {
+        return;
+    }
+    tracing::info!(layers = %core.launcher.layers().join(","), "Sandbox: {}", core.launcher.details());
     let missing: Vec<String> = core.launcher.missing().iter().map(ToString::to_string).collect();
-    if !missing.is_empty() {
+    if !missing.is_empty() && core.config.engine_sandbox == config::SandboxMode::BestEffort {
+        tracing::warn!("The sandbox goes without: {}", missing.join("; "));
         let data = Some(json!({"missing": missing}));
-        observe(core, "sandbox_degraded", "a sandbox layer is missing".into(), data).await;
+        observe(&core, "sandbox_degraded", "a sandbox layer is missing".into(), data).await;
     }
 }
 
-fn announce(core: &Arc<Core>, local: SocketAddr, sandbox: &SandboxReport, open: usize) {
+fn announce(core: &Arc<Core>, local: SocketAddr, open: usize) {
     if local.ip().is_unspecified() {
         tracing::warn!("The engine listens on every address of this machine");
     }
@@ -447,7 +537,7 @@ fn announce(core: &Arc<Core>, local: SocketAddr, sandbox: &SandboxReport, open: 
         brain = %core.config.sqlite_db_path.display(),
         provider = core.config.llm_provider.as_str(),
         model = %core.config.llm_model,
-        sandbox = %sandbox.layers.join(","),
+        sandbox = %core.launcher.layers().join(","),
         resumed_turns = open,
         "Ready"
     );

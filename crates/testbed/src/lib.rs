@@ -3,6 +3,7 @@
 //! The library knows `contract` only, so that every crate's tests can use it. Nothing here is shipped.
 
 pub mod docker;
+pub mod mcp;
 pub mod model;
 pub mod postgres;
 

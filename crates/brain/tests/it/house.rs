@@ -138,8 +138,8 @@ pub async fn events(brain: &Brain, turn: &TurnId, name: &str, count: usize) -> i
 /// One model call's usage.
 pub fn call(turn: &TurnId, name: &str, day: i64, offset: i64) -> brain::usage::Call {
     brain::usage::Call {
-        turn_id: turn.clone(),
-        task_id: task(name),
+        turn_id: Some(turn.clone()),
+        task_id: Some(task(name)),
         provider: "openai".to_owned(),
         model: "gpt".to_owned(),
         purpose: Purpose::Main,

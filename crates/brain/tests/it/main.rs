@@ -11,5 +11,7 @@ mod locking;
 mod migrating;
 mod opening;
 mod restoring;
+mod skills;
+mod soul;
 mod verifying;
 mod writing;

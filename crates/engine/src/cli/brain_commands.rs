@@ -3,7 +3,6 @@
 //! Each calls one function of `brain` and tells a person (or, with --json, a program) what came of it.
 //! backup, verify and a dry run read beside a running Engine; the others take the brain's lock.
 
-use chassis::terminal;
 use super::{Exit, emit, emit_json};
 use crate::config::{self, Config};
 use brain::backup::{self, BackupError, OnExisting, Reason};
@@ -13,6 +12,7 @@ use brain::{
     Brain, MigrationMode, OpenError, OpenOptions, migrate as migration, restore as restoration,
     verify as verification,
 };
+use chassis::terminal;
 use contract::Timestamp;
 use serde_json::json;
 use std::path::{Path, PathBuf};

@@ -17,8 +17,8 @@ mod turn;
 mod view;
 
 use super::Exit;
-use chassis::terminal::{self, Paint};
 use chassis::config::Source;
+use chassis::terminal::{self, Paint};
 use client::Client;
 use command::Line;
 use contract::engine_api::ExecuteRequest;

@@ -7,13 +7,13 @@
 mod network;
 
 use super::brain_commands::open_options;
-use chassis::terminal::{self, Paint};
 use super::{Exit, emit, emit_json};
 use crate::config::{Config, Purpose};
 use crate::sandbox::scrub::{Parent, ScrubMode};
 use crate::sandbox::{Launcher, LauncherConfig, Limits, SandboxMode};
 use brain::{filesystem, lock, migrate, shim};
 use chassis::config::{Layered, Problems};
+use chassis::terminal::{self, Paint};
 use contract::Timestamp;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -249,7 +249,10 @@ fn the_brain(config: &Config, checks: &mut Vec<Check>) {
     checks.push(if bytes > QUICK_CHECK_BYTES {
         Check::ok(
             "integrity",
-            format!("not checked above {}; `september-engine verify` does", terminal::bytes(QUICK_CHECK_BYTES)),
+            format!(
+                "not checked above {}; `september-engine verify` does",
+                terminal::bytes(QUICK_CHECK_BYTES)
+            ),
         )
     } else {
         let fix = "september-engine verify, then september-engine restore <file>";
@@ -301,17 +304,28 @@ fn holder(path: &Path, checks: &mut Vec<Check>) {
 }
 
 fn catalog(config: &Config, checks: &mut Vec<Check>) {
-    let Some(dir) = &config.catalog_dir else {
-        checks.push(Check::ok("catalog", "built-in only (CATALOG_DIR is not set)"));
-        return;
-    };
-    checks.push(match std::fs::read_dir(dir) {
-        Ok(_) => Check::ok("catalog", dir.display().to_string()),
-        Err(error) => {
-            let fix = "make it readable for the Engine's user, or unset CATALOG_DIR";
-            Check::error("catalog", format!("{} cannot be read ({error})", dir.display()), fix)
+    match crate::catalog::shelf::look(config) {
+        Ok((catalog, problems)) => {
+            for problem in &problems {
+                let place = format!("{} {}", problem.file, problem.pointer);
+                let found = format!("{}: {}", place.trim_end(), problem.why);
+                let state = if problem.is_error() { State::Error } else { State::Warning };
+                checks.push(Check::new(state, "catalog", found, problem.fix.clone()));
+            }
+            let counts = catalog.counts();
+            let from = match &config.catalog_dir {
+                Some(dir) => dir.display().to_string(),
+                None => "built-in only (CATALOG_DIR is not set)".to_owned(),
+            };
+            let found = format!(
+                "{from}: {} agents, {} tools, {} skills, {} servers",
+                counts["agents"], counts["tools"], counts["skills"], counts["servers"]
+            );
+            checks.push(Check::ok("catalog", found));
         }
-    });
+        Err(why) => checks.push(Check::error("catalog", why, "this is a bug of the program")),
+    }
+    let Some(dir) = &config.catalog_dir else { return };
     let inside = |root: &PathBuf| {
         dir.canonicalize().is_ok_and(|d| root.canonicalize().is_ok_and(|r| d.starts_with(r)))
     };
@@ -330,12 +344,8 @@ fn sandbox(config: &Config, checks: &mut Vec<Check>) {
         return;
     }
     // Best effort, so that every missing layer is listed and not only the first.
-    let probe = LauncherConfig {
-        mode: SandboxMode::BestEffort,
-        scrub: ScrubMode::Strict,
-        limits: Limits::default(),
-        parent: Parent::default(),
-    };
+    let (scrub, limits, parent) = (ScrubMode::Strict, Limits::default(), Parent::default());
+    let probe = LauncherConfig::new(SandboxMode::BestEffort, scrub, limits, parent);
     let launcher = match Launcher::detect(probe) {
         Ok(launcher) => launcher,
         Err(missing) => {
@@ -343,17 +353,25 @@ fn sandbox(config: &Config, checks: &mut Vec<Check>) {
             return;
         }
     };
-    let state = if mode == SandboxMode::Required { State::Error } else { State::Warning };
+    launcher.settle();
+    let fatal = launcher.fatal().map(|missing| missing.layer);
     for missing in launcher.missing() {
-        checks.push(Check::new(
-            state,
-            "sandbox",
-            format!("{} is missing", missing.layer),
-            missing.cause.clone(),
-        ));
+        // What the required layers do without is no error: one of landlock and bubblewrap is enough.
+        let state = match fatal {
+            Some(layer) if mode == SandboxMode::Required && layer == missing.layer => State::Error,
+            Some(_) | None => State::Warning,
+        };
+        checks.push(Check::new(state, "sandbox", format!("{} is missing", missing.layer), missing.cause));
+    }
+    if !launcher.hides_the_rest() {
+        let found = "commands can change mode, owner and times of files of this user outside the workspace";
+        let fix = "modes and owners of the brain are put back; bubblewrap, or a user of its own in a container, \
+                   leaves nothing to change";
+        checks.push(Check::new(State::Warning, "sandbox", found, fix));
     }
     let network = if launcher.network_is_off() { "network off" } else { "network open" };
-    checks.push(Check::ok("sandbox", format!("{word}: {}, {network}", launcher.layers().join(", "))));
+    let layers = launcher.layers().join(", ");
+    checks.push(Check::ok("sandbox", format!("{word}: {layers}; {}, {network}", launcher.details())));
 }
 
 #[cfg(test)]

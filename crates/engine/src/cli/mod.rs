@@ -8,6 +8,7 @@
 //! says what to do.
 
 mod brain_commands;
+mod rekey;
 mod chat;
 mod doctor;
 mod small;
@@ -191,6 +192,13 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Seal all stored credentials under the first key of AD_ENCRYPTION_KEY (Engine stopped)
+    #[command(after_help = "Example:\n  AD_ENCRYPTION_KEY=new,old september-engine rekey")]
+    Rekey {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the ENGINE_KEY_HASH of a key read from standard input
     #[command(
         after_help = "The key is read from standard input, without echo on a terminal; it is never an argument.\n\n\
@@ -282,6 +290,7 @@ fn run(cli: Cli) -> Exit {
         Command::Migrate { dry_run: false, json } => {
             with_config(&source, |c| brain_commands::migrate(c, json))
         }
+        Command::Rekey { json } => with_config(&source, |c| rekey::rekey(c, json)),
         Command::Vacuum { json } => with_config(&source, |c| brain_commands::vacuum(c, json)),
         Command::Health { url, json } => small::health(url, &source, json),
         Command::Openapi | Command::Version { .. } | Command::HashKey { .. } | Command::Reference { .. } => {
@@ -307,7 +316,7 @@ fn with_config(source: &Layered, command: impl FnOnce(&Config) -> Exit) -> Exit 
 
 /// Tells all problems at once.
 fn refuse(problems: &Problems) -> Exit {
-    terminal::tell_problems("engine_core.config", problems);
+    terminal::tell_problems("engine_core.config", crate::serve::LOG_IDS, problems);
     Exit::Configuration
 }
 

@@ -1,8 +1,8 @@
 //! The commands that fit on a page: hash-key, health, openapi, version, reference.
 
-use chassis::terminal;
 use super::{Exit, emit, emit_json};
 use chassis::config::Source;
+use chassis::terminal;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};

@@ -107,6 +107,16 @@ pub struct Config {
     pub sqlite_db_path: PathBuf,
     /// Catalog directory.
     pub catalog_dir: Option<PathBuf>,
+    /// Hook settings file.
+    pub hooks_settings_path: Option<PathBuf>,
+    /// Read the hook settings file.
+    pub hooks_settings_load_enabled: bool,
+    /// Run stop hooks.
+    pub stop_hooks_enabled: bool,
+    /// Run hooks before a tool call.
+    pub pre_tool_hooks_enabled: bool,
+    /// Run hooks after a tool call.
+    pub post_tool_hooks_enabled: bool,
     /// Directory of migration files to compare with the embedded ones.
     pub migrations_dir: Option<PathBuf>,
     /// Run migrations at start, or refuse.
@@ -157,6 +167,19 @@ pub struct Config {
     /// Write cache-hit-ratio alerts.
     pub cache_hit_monitor_enabled: bool,
 
+    /// web_search: first choice.
+    pub brave_api_key: Option<Secret>,
+    /// web_search: second choice.
+    pub tavily_api_key: Option<Secret>,
+    /// Replaces Brave's endpoint; without trailing slash.
+    pub brave_base_url: Option<String>,
+    /// Replaces Tavily's endpoint; without trailing slash.
+    pub tavily_base_url: Option<String>,
+    /// Tool web_fetch works.
+    pub web_fetch_enabled: bool,
+    /// Hosts that sandboxed commands reach and web_fetch uses without asking.
+    pub tool_network_allowlist: Vec<String>,
+
     /// Paths tools may see, absolute; never empty, the first is the working directory.
     pub allowed_roots: Vec<PathBuf>,
     /// How commands are confined.
@@ -177,6 +200,17 @@ pub struct Config {
     pub sandbox_max_processes: u64,
     /// Largest file a subprocess may write, in MiB.
     pub sandbox_max_file_mb: u64,
+
+    /// Stdio servers get every sandbox layer.
+    pub asset_directory_sandboxed: bool,
+    /// Fernet keys of the connectors' credentials; the first encrypts.
+    pub ad_encryption_key: Option<Secret>,
+    /// Where an authorization comes back, without the path; `None` is this machine and the port listened on.
+    pub oauth_redirect_base_url: Option<String>,
+    /// Where the browser goes after an authorization.
+    pub oauth_return_url: Option<String>,
+    /// Time limit of one request to an MCP server.
+    pub ad_call_timeout_s: Duration,
 
     secrets: Vec<Secret>,
 }
@@ -204,7 +238,24 @@ pub fn check_config(source: &dyn Source, json: bool) -> (String, i32) {
         Ok(loaded) => (loaded.report, Vec::new()),
         Err(Problems { problems, report }) => (report, problems),
     };
-    let text = if json { format!("{:#}\n", report.to_json(&problems)) } else { report.to_table(&problems) };
+    // a bad catalog never stops the Engine, so it does not change the exit code
+    let catalog = Config::load(source, Purpose::Tool).ok().map(|l| crate::catalog::shelf::look(&l.config));
+    let odd = match catalog {
+        Some(Ok((_, problems))) => problems,
+        Some(Err(_)) | None => Vec::new(),
+    };
+    let text = if json {
+        let mut report = report.to_json(&problems);
+        let shown = |wanted: bool| -> Vec<serde_json::Value> {
+            odd.iter().filter(|p| p.is_error() == wanted).map(crate::catalog::Problem::json).collect()
+        };
+        report["catalog"] = serde_json::json!({"errors": shown(true), "warnings": shown(false)});
+        format!("{report:#}\n")
+    } else {
+        let word = |p: &crate::catalog::Problem| if p.is_error() { "error" } else { "warning" };
+        let lines: String = odd.iter().map(|p| format!("\ncatalog {}: {p}\n", word(p))).collect();
+        report.to_table(&problems) + &lines
+    };
     (text, if problems.is_empty() { 0 } else { 2 })
 }
 
@@ -262,6 +313,7 @@ impl Config {
         let paths = check::Paths::read(r, &sqlite_db_path);
         check::server(r, engine_host);
         check::embeddings(r);
+        let oauth_redirect_base_url = r.text("OAUTH_REDIRECT_BASE_URL");
         r.computed("OAUTH_REDIRECT_BASE_URL", format!("http://127.0.0.1:{engine_port}"));
 
         Config {
@@ -296,6 +348,13 @@ impl Config {
             super_thinking_budget_tokens: r.int("SUPER_THINKING_BUDGET_TOKENS"),
             sqlite_db_path,
             catalog_dir: r.path("CATALOG_DIR"),
+            hooks_settings_path: r
+                .path("HOOKS_SETTINGS_PATH")
+                .or_else(|| r.path("CATALOG_DIR").map(|dir| dir.join("hooks.json"))),
+            hooks_settings_load_enabled: r.flag("HOOKS_SETTINGS_LOAD_ENABLED"),
+            stop_hooks_enabled: r.flag("STOP_HOOKS_ENABLED"),
+            pre_tool_hooks_enabled: r.flag("PRE_TOOL_HOOKS_ENABLED"),
+            post_tool_hooks_enabled: r.flag("POST_TOOL_HOOKS_ENABLED"),
             migrations_dir: r.path("MIGRATIONS_DIR"),
             migrations: MigrationMode::of(r),
             brain_generation: r.int_opt("BRAIN_GENERATION"),
@@ -323,6 +382,12 @@ impl Config {
             media_max_bytes: r.int("MEDIA_MAX_BYTES"),
             cache_hit_min_ratio: r.float("CACHE_HIT_MIN_RATIO"),
             cache_hit_monitor_enabled: r.flag("CACHE_HIT_MONITOR_ENABLED"),
+            brave_api_key: r.secret("BRAVE_API_KEY"),
+            tavily_api_key: r.secret("TAVILY_API_KEY"),
+            brave_base_url: r.text("BRAVE_BASE_URL").map(|url| url.trim_end_matches('/').to_owned()),
+            tavily_base_url: r.text("TAVILY_BASE_URL").map(|url| url.trim_end_matches('/').to_owned()),
+            web_fetch_enabled: r.flag("WEB_FETCH_ENABLED"),
+            tool_network_allowlist: r.list("TOOL_NETWORK_ALLOWLIST"),
             allowed_roots: paths.allowed_roots,
             engine_sandbox: SandboxMode::of(r),
             subprocess_scrub_mode: ScrubMode::of(r),
@@ -333,6 +398,13 @@ impl Config {
             sandbox_memory_mb: r.int("SANDBOX_MEMORY_MB"),
             sandbox_max_processes: r.int("SANDBOX_MAX_PROCESSES"),
             sandbox_max_file_mb: r.int("SANDBOX_MAX_FILE_MB"),
+            asset_directory_sandboxed: r.flag("ASSET_DIRECTORY_SANDBOXED"),
+            ad_encryption_key: Some(r.list("AD_ENCRYPTION_KEY").join(","))
+                .filter(|keys| !keys.is_empty())
+                .map(Secret::new),
+            oauth_redirect_base_url,
+            oauth_return_url: r.text("OAUTH_RETURN_URL"),
+            ad_call_timeout_s: seconds(r, "AD_CALL_TIMEOUT_S"),
             secrets: r.secrets(&["ENGINE_API_KEY"]),
         }
     }

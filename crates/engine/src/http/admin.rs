@@ -1,4 +1,4 @@
-//! /admin: key rotation and backups.
+//! /admin: key rotation, backups, reading the catalog again.
 
 use super::app::App;
 use super::execute::observe;
@@ -106,6 +106,41 @@ async fn rotate(app: Arc<App>, new: KeyHash, overlap_ms: i64) -> Result<Rotation
     let data = json!({"old_key_valid_until": rotation.valid_until});
     observe(core, "key_rotation", "the key was rotated".into(), Some(data)).await;
     Ok(rotation)
+}
+
+/// Reads the catalog again, each file on its own. Running turns keep the version they began with.
+pub async fn reload_catalog(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal> {
+    let core = Arc::clone(app.core()?);
+    let answer = to_the_end(async move {
+        let shelf = Arc::clone(&core.catalog);
+        let read = tokio::task::spawn_blocking(move || shelf.reload()).await;
+        let loaded = read.map_err(|_| ApiError::new(ErrorCode::Internal, "the catalog could not be read"))?;
+        crate::catalog::shelf::log(&loaded.problems);
+        let servers = loaded.catalog.servers().cloned().collect();
+        if let Err(error) = core.connectors()?.set_catalog(servers).await {
+            tracing::error!(code = "INTERNAL", error = %error, "The connectors' books failed");
+        }
+        crate::serve::put_soul(&core).await.map_err(|e| storage(&e))?;
+        if let Some(connectors) = core.connectors.get()
+            && let Err(error) = connectors.set_catalog(loaded.catalog.servers().cloned().collect()).await
+        {
+            tracing::error!(code = "INTERNAL", error = %error, "The connectors could not take the new servers");
+        }
+        let errors: Vec<Value> =
+            loaded.problems.iter().filter(|p| p.is_error()).map(crate::catalog::Problem::json).collect();
+        let mut counts = loaded.catalog.counts();
+        counts["errors"] = json!(errors.len());
+        counts["version"] = json!(loaded.catalog.version());
+        tracing::info!(version = loaded.catalog.version(), errors = errors.len(), "The catalog was reloaded");
+        observe(&core, "catalog_reload", "the catalog was read again".into(), Some(counts.clone())).await;
+        counts["status"] = json!("reloaded");
+        counts["errors"] = json!(errors);
+        if let Some(fields) = counts.as_object_mut() {
+            fields.remove("version");
+        }
+        Ok::<Value, ApiError>(counts)
+    });
+    Ok(Json(answer.await?))
 }
 
 /// Makes a verified online backup in BACKUP_DIR.

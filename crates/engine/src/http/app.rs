@@ -1,6 +1,7 @@
 //! What handlers share: where the Engine is in its life, and the core once the brain is open.
 
 use crate::core::{Core, Pulse};
+use crate::sandbox::Launcher;
 use chassis::drain::Drain;
 use chassis::http::KeyRing;
 use chassis::telemetry::Metrics;
@@ -41,7 +42,7 @@ pub struct App {
     /// Facts for /health.
     pub pulse: Arc<Pulse>,
     /// How children are confined.
-    pub sandbox: SandboxReport,
+    pub launcher: Arc<Launcher>,
     /// Renders /metrics.
     pub metrics: Metrics,
     /// Process start.
@@ -51,6 +52,11 @@ pub struct App {
 }
 
 impl App {
+    /// How children are confined, as far as it is known by now.
+    pub fn sandbox(&self) -> SandboxReport {
+        SandboxReport { mode: self.launcher.mode().as_str().to_owned(), layers: self.launcher.layers() }
+    }
+
     /// Where the Engine is.
     pub fn life(&self) -> Life {
         self.life.read().unwrap_or_else(PoisonError::into_inner).clone()

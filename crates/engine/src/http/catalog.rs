@@ -20,25 +20,25 @@ const DEFAULT_DAYS: i64 = 30;
 /// Agents.
 pub async fn agents(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal> {
     let core = app.core()?;
-    let known: Vec<String> = core.tools.iter().map(|t| t.name().to_owned()).collect();
-    Ok(Json(core.catalog.json(&core.config.llm_model, &known)))
+    Ok(Json(core.catalog.present().agents_json()))
 }
 
 /// Tools.
 pub async fn tools(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal> {
     let core = app.core()?;
-    let tools: Vec<Value> = core
-        .tools
+    let catalog = core.catalog.present();
+    let tools: Vec<Value> = catalog
+        .tools()
         .iter()
         .map(|t| {
             json!({
                 "name": t.name(),
                 "description": t.description(),
                 "input_schema": t.input_schema(),
-                "kind": "platform",
+                "kind": t.kind().as_str(),
                 "effect": t.effect(&Value::Null).as_str(),
                 "requires_permission": t.requires_permission(),
-                "available": true,
+                "available": t.available(),
             })
         })
         .collect();

@@ -135,6 +135,21 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     }
 }
 
+/// The `{name}` of a path, percent-decoded.
+#[derive(Debug)]
+pub struct Name(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(_) => Err(ApiError::invalid_field("name", "percent-encoded UTF-8", Value::Null).into()),
+        }
+    }
+}
+
 /// A query string; parameters nobody asks for are ignored, of a repeated one the last counts.
 #[derive(Debug)]
 pub struct Query(HashMap<String, String>);

@@ -17,13 +17,15 @@ pub fn of(app: &App) -> Health {
     let failed = core.is_some_and(|c| c.brain.is_failed());
     let database = if failed { SubsystemState::Error } else { SubsystemState::Ok };
     let provider = if app.pulse.provider_is_down() { SubsystemState::Error } else { SubsystemState::Ok };
+    let connectors = core.and_then(|c| c.connectors.get()).is_none_or(connectors::Directory::is_healthy);
+    let connectors = if connectors { SubsystemState::Ok } else { SubsystemState::Error };
     let status = match app.life() {
         Life::Starting => HealthStatus::Starting,
         Life::BrainLocked(_) => HealthStatus::BrainLocked,
         Life::MigrationRequired { .. } => HealthStatus::MigrationRequired,
         Life::Ready if app.drain.is_draining() => HealthStatus::Draining,
         Life::Ready if failed => HealthStatus::Error,
-        Life::Ready if provider == SubsystemState::Error => HealthStatus::Degraded,
+        Life::Ready if [provider, connectors].contains(&SubsystemState::Error) => HealthStatus::Degraded,
         Life::Ready => HealthStatus::Ok,
     };
     let (running, queued) = core.map_or((0, 0), |c| c.coordinator.counts());
@@ -33,7 +35,7 @@ pub fn of(app: &App) -> Health {
         subsystems: Subsystems {
             database,
             llm_provider: provider,
-            asset_directory: SubsystemState::Ok,
+            asset_directory: connectors,
             embeddings: SubsystemState::Ok,
         },
         version: crate::version::VERSION.to_owned(),
@@ -42,9 +44,15 @@ pub fn of(app: &App) -> Health {
             in_flight_turns: (running + queued) as u64,
             open_streams: app.pulse.open_streams().load(Ordering::Relaxed),
             last_activity_at: app.pulse.last_activity(),
-            next_scheduled_at: app.pulse.next_scheduled(),
+            next_scheduled_at: [
+                app.pulse.next_scheduled(),
+                core.and_then(|c| c.connectors.get()?.next_refresh()),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
         },
-        sandbox: app.sandbox.clone(),
+        sandbox: app.sandbox(),
     }
 }
 

@@ -42,9 +42,9 @@ fn build() -> Value {
                 json!({"name": name, "in": place, "required": false, "schema": {"type": kind}, "description": text})
             })
             .collect();
-        if operation.path.contains("{id}") {
+        for name in ["id", "name"].into_iter().filter(|n| operation.path.contains(&format!("{{{n}}}"))) {
             parameters.push(json!({
-                "name": "id", "in": "path", "required": true, "schema": {"type": "string"},
+                "name": name, "in": "path", "required": true, "schema": {"type": "string"},
                 "description": "percent-encoded"
             }));
         }
@@ -72,7 +72,7 @@ fn build() -> Value {
         "paths": paths,
         "components": {
             "securitySchemes": {"engineKey": {"type": "apiKey", "in": "header", "name": "X-Engine-Key"}},
-            "schemas": schemas(),
+            "schemas": all_schemas(),
         },
     })
 }
@@ -146,6 +146,95 @@ fn list_of(name: &str, item: Value) -> Value {
 
 fn object(properties: Value, required: &[&str]) -> Value {
     json!({"type": "object", "properties": properties, "required": required})
+}
+
+fn all_schemas() -> Value {
+    let mut all = schemas();
+    if let Some(map) = all.as_object_mut() {
+        map.extend(catalog_schemas());
+        if let Value::Object(assets) = asset_schemas() {
+            map.extend(assets);
+        }
+    }
+    all
+}
+
+/// Schemas of /assets.
+fn asset_schemas() -> Value {
+    let text = json!({"type": "string"});
+    let number = json!({"type": "integer"});
+    let time = json!({"type": "string", "format": "date-time"});
+    let maybe = |value: &Value| json!({"anyOf": [value, {"type": "null"}]});
+    json!({
+        "ServerList": json!({"type": "array", "items": object(
+            json!({"server_name": text, "display_name": text, "transport": {"type": "string", "enum": ["http", "sse", "stdio"]}, "auth_method": {"type": "string", "enum": ["oauth", "static", "none"]}, "status": {"type": "string", "enum": ["available", "unavailable"]}}),
+            &["server_name", "display_name", "transport", "auth_method", "status"],
+        )}),
+        "ConnectionList": json!({"type": "array", "items": object(
+            json!({"ref_id": text, "server_name": text, "status": {"type": "string", "enum": ["pending_oauth", "connected", "expired", "error"]}, "scopes": {"type": "array", "items": text}, "expires_at": maybe(&time), "tools": number, "last_error": maybe(&text)}),
+            &["ref_id", "server_name", "status", "scopes", "expires_at", "tools", "last_error"],
+        )}),
+        "ConnectRequest": object(
+            json!({"server_name": text, "server_config": {"anyOf": [{"type": "object", "description": "api_key, headers, client_id, client_secret, scopes, or a whole server entry"}, {"type": "null"}]}}),
+            &["server_name"],
+        ),
+        "ConnectResponse": object(
+            json!({"ref_id": text, "status": {"type": "string", "enum": ["connected", "pending_oauth"]}, "auth_url": {"type": "string", "format": "uri"}}),
+            &["ref_id", "status"],
+        ),
+        "CallbackRequest": object(json!({"code": text, "state": text, "iss": text}), &["code", "state"]),
+        "ConnectionDeleted": object(json!({"status": text, "ref_id": text}), &["status", "ref_id"]),
+    })
+}
+
+/// Schemas of /rpc, /skills and /admin/reload-catalog.
+fn catalog_schemas() -> Map<String, Value> {
+    let text = json!({"type": "string"});
+    let number = json!({"type": "integer"});
+    let texts = json!({"type": "array", "items": text});
+    let source = json!({"type": "string", "enum": ["platform", "custom"]});
+    let scripts =
+        json!({"type": "object", "additionalProperties": text, "description": "contents by file name"});
+    let prompt = json!({"anyOf": [text, {"type": "null"}]});
+    let line = json!({
+        "name": text, "description": text, "source": source, "category": text,
+        "confidence": {"type": "number"},
+    });
+    let skill = json!({
+        "name": text, "description": text, "category": text, "prompt_template": prompt,
+        "scripts": scripts, "capabilities": texts, "source": source,
+    });
+    let sent = json!({
+        "name": {"type": "string", "pattern": "^[a-z0-9]+(-[a-z0-9]+)*$", "maxLength": 64},
+        "description": text, "category": text,
+        "prompt": {"type": "string", "description": "required without scripts; accepted as prompt_template, too"},
+        "capabilities": texts, "scripts": scripts,
+    });
+    let changed = json!({
+        "description": text, "category": text, "prompt": text, "capabilities": texts, "scripts": scripts,
+    });
+    let method = json!({"type": "string", "description": "skill.<name> or tool.<name>"});
+    let error = object(json!({"file": text, "message": text}), &["file", "message"]);
+    let reloaded = json!({
+        "status": text, "agents": number, "tools": number, "skills": number, "servers": number,
+        "errors": {"type": "array", "items": error},
+    });
+    let open = json!({"type": "object"});
+    let shown = ["name", "description", "category", "prompt_template", "scripts", "capabilities", "source"];
+    let lines = object(line, &["name", "description", "source", "category", "confidence"]);
+    [
+        ("RpcRequest", object(json!({"method": method, "params": open}), &["method", "params"])),
+        ("RpcResult", object(json!({"result": open}), &["result"])),
+        ("SkillList", json!({"type": "array", "items": lines})),
+        ("Skill", object(skill, &shown)),
+        ("SkillCreate", object(sent, &["name"])),
+        ("SkillChange", object(changed, &[])),
+        ("SkillDeleted", object(json!({"status": text, "name": text}), &["status", "name"])),
+        ("CatalogReloaded", object(reloaded, &["status", "agents", "tools", "skills", "servers", "errors"])),
+    ]
+    .into_iter()
+    .map(|(name, schema)| (name.to_owned(), schema))
+    .collect()
 }
 
 fn schemas() -> Value {

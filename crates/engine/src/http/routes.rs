@@ -2,7 +2,7 @@
 //! answers, the exemptions from the key and the OpenAPI document are all made from it.
 
 use super::app::App;
-use super::{admin, catalog, docs, execute, health, hitl, openapi, tasks};
+use super::{admin, assets, catalog, docs, execute, health, hitl, openapi, rpc, skills, tasks};
 use axum::Router;
 use axum::extract::Request;
 use axum::handler::Handler;
@@ -139,6 +139,75 @@ pub const OPERATIONS: &[Operation] = &[
         codes: &[C::NotFound],
         ..op("DELETE", "/permissions/{id}", "Forget a remembered permission", "PermissionRevoked")
     },
+    Operation {
+        body: Some("RpcRequest"),
+        codes: &[
+            C::SkillNotFound,
+            C::NotFound,
+            C::ValidationError,
+            C::ContextOverflow,
+            C::LlmRateLimited,
+            C::LlmProviderError,
+            C::ProviderTimeout,
+            C::McpConnectionFailed,
+            C::McpTokenExpired,
+            C::Draining,
+        ],
+        ..op("POST", "/rpc", "Call one skill or tool outside a turn", "RpcResult")
+    },
+    op("GET", "/skills", "Skills, by name", "SkillList"),
+    Operation { codes: &[C::SkillNotFound], ..op("GET", "/skills/{name}", "One skill", "Skill") },
+    Operation {
+        body: Some("SkillCreate"),
+        codes: &[C::Conflict, C::ValidationError, C::PayloadTooLarge],
+        ..op("POST", "/skills/create", "Make a custom skill", "Skill")
+    },
+    Operation {
+        body: Some("SkillChange"),
+        codes: &[C::SkillNotFound, C::ValidationError, C::PayloadTooLarge],
+        ..op("PUT", "/skills/{name}", "Change a custom skill; fields left out stay", "Skill")
+    },
+    Operation {
+        codes: &[C::SkillNotFound],
+        ..op("DELETE", "/skills/{name}", "Delete a custom skill", "SkillDeleted")
+    },
+    op("GET", "/assets/servers", "Servers that can be connected", "ServerList"),
+    op("GET", "/assets/connections", "Connections, oldest first", "ConnectionList"),
+    Operation {
+        body: Some("ConnectRequest"),
+        codes: &[C::ConnectionNotFound, C::ValidationError, C::McpConnectionFailed, C::Draining],
+        ..op("POST", "/assets/connect", "Connect to an MCP server", "ConnectResponse")
+    },
+    Operation {
+        body: Some("CallbackRequest"),
+        codes: &[C::McpConnectionFailed],
+        ..op("POST", "/assets/callback", "Finish an authorization", "ConnectResponse")
+    },
+    Operation {
+        keyless: true,
+        parameters: &[
+            ("code", "query", "string", "the authorization code"),
+            ("state", "query", "string", "the state of the authorization; it is the proof"),
+            ("iss", "query", "string", "the authorization server"),
+            ("error", "query", "string", "the authorization server's refusal"),
+        ],
+        codes: &[C::InvalidRequest, C::McpConnectionFailed],
+        ..op(
+            "GET",
+            "/assets/oauth/callback",
+            "Where the browser comes back; 302 when OAUTH_RETURN_URL is set",
+            "ConnectResponse",
+        )
+    },
+    Operation {
+        codes: &[C::ConnectionNotFound],
+        ..op(
+            "DELETE",
+            "/assets/connections/{id}",
+            "Delete a connection with its credentials",
+            "ConnectionDeleted",
+        )
+    },
     op("GET", "/agents", "Agents", "AgentList"),
     op("GET", "/tools", "Tools", "ToolList"),
     Operation {
@@ -164,6 +233,7 @@ pub const OPERATIONS: &[Operation] = &[
         codes: &[C::Conflict],
         ..op("POST", "/admin/rotate-key", "Replace the key on the running Engine", "RotateKeyResponse")
     },
+    op("POST", "/admin/reload-catalog", "Read the catalog again, each file on its own", "CatalogReloaded"),
     Operation {
         body: Some("BackupRequest"),
         codes: &[C::Conflict, C::EngineBusy],
@@ -176,6 +246,7 @@ fn handler(operation: &Operation, app: &Arc<App>) -> MethodRouter {
         "GET" => MethodFilter::GET,
         "POST" => MethodFilter::POST,
         "DELETE" => MethodFilter::DELETE,
+        "PUT" => MethodFilter::PUT,
         other => unreachable!("the route list has no {other}"),
     };
     fn with<H, T>(filter: MethodFilter, handler: H, app: &Arc<App>) -> MethodRouter
@@ -197,6 +268,12 @@ fn handler(operation: &Operation, app: &Arc<App>) -> MethodRouter {
         ("GET", "/hitl/pending") => with(filter, hitl::pending, app),
         ("GET", "/permissions") => with(filter, hitl::permissions, app),
         ("DELETE", "/permissions/{id}") => with(filter, hitl::revoke, app),
+        ("GET", "/assets/servers") => with(filter, assets::servers, app),
+        ("GET", "/assets/connections") => with(filter, assets::connections, app),
+        ("POST", "/assets/connect") => with(filter, assets::connect, app),
+        ("POST", "/assets/callback") => with(filter, assets::callback, app),
+        ("GET", "/assets/oauth/callback") => with(filter, assets::redirected, app),
+        ("DELETE", "/assets/connections/{id}") => with(filter, assets::delete, app),
         ("GET", "/agents") => with(filter, catalog::agents, app),
         ("GET", "/tools") => with(filter, catalog::tools, app),
         ("GET", "/usage") => with(filter, catalog::usage, app),
@@ -207,6 +284,13 @@ fn handler(operation: &Operation, app: &Arc<App>) -> MethodRouter {
         ("GET", path) if path.starts_with("/docs") => with(filter, viewer, app),
         ("POST", "/admin/rotate-key") => with(filter, admin::rotate_key, app),
         ("POST", "/admin/backup") => with(filter, admin::backup, app),
+        ("POST", "/admin/reload-catalog") => with(filter, admin::reload_catalog, app),
+        ("POST", "/rpc") => with(filter, rpc::call, app),
+        ("GET", "/skills") => with(filter, skills::list, app),
+        ("GET", "/skills/{name}") => with(filter, skills::get, app),
+        ("POST", "/skills/create") => with(filter, skills::create, app),
+        ("PUT", "/skills/{name}") => with(filter, skills::replace, app),
+        ("DELETE", "/skills/{name}") => with(filter, skills::delete, app),
         (method, path) => unreachable!("{method} {path} has no handler"),
     }
 }
@@ -260,13 +344,17 @@ pub fn keyless(method: &Method, path: &str) -> bool {
 
 /// The methods of a path, for `Allow` and preflights.
 pub fn methods(path: &str) -> Option<&'static str> {
-    let found: Vec<&str> = OPERATIONS.iter().filter(|o| matches(o.path, path)).map(|o| o.method).collect();
+    // a literal path wins over a template, as in the router
+    let literal = OPERATIONS.iter().any(|o| o.path == path);
+    let fits = |template: &str| if literal { template == path } else { matches(template, path) };
+    let found: Vec<&str> = OPERATIONS.iter().filter(|o| fits(o.path)).map(|o| o.method).collect();
     match found.as_slice() {
         [] => None,
         ["GET"] => Some("GET"),
         ["POST"] => Some("POST"),
         ["DELETE"] => Some("DELETE"),
         ["GET", "DELETE"] => Some("GET, DELETE"),
+        ["GET", "PUT", "DELETE"] => Some("GET, PUT, DELETE"),
         other => unreachable!("the route list has no path with {other:?}"),
     }
 }
@@ -283,12 +371,22 @@ mod tests {
     #[test]
     fn every_operation_knows_its_methods_and_only_documented_ones_are_keyless() {
         for operation in OPERATIONS {
-            let path = operation.path.replace("{id}", "x");
+            let path = operation.path.replace("{id}", "x").replace("{name}", "x");
             assert!(methods(&path).is_some_and(|m| m.contains(operation.method)), "{path}");
         }
         assert_eq!(methods("/tasks/abc"), Some("GET, DELETE"));
         assert_eq!(methods("/nowhere"), None);
         let open: Vec<&str> = OPERATIONS.iter().filter(|o| o.keyless).map(|o| o.path).collect();
-        assert_eq!(open, ["/health", "/openapi.json", "/docs", "/docs/app.js", "/docs/style.css"]);
+        assert_eq!(
+            open,
+            [
+                "/assets/oauth/callback",
+                "/health",
+                "/openapi.json",
+                "/docs",
+                "/docs/app.js",
+                "/docs/style.css"
+            ]
+        );
     }
 }

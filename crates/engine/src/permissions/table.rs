@@ -50,7 +50,7 @@ fn world() -> World {
 
 impl World {
     fn context(&self) -> PermissionContext<'_> {
-        PermissionContext { workspace: &self.workspace, remembered: &self.remembered }
+        PermissionContext { workspace: &self.workspace, remembered: &self.remembered, network: &[] }
     }
 
     /// `B` stands for the base directory.
@@ -208,7 +208,7 @@ fn a_prompt_says_what_would_be_remembered_and_what_a_yes_opens() {
     assert_eq!(prompt.question, format!("Run rm -rf {}?", old.display()));
     assert_eq!(prompt.reason, "destructive command outside ALLOWED_ROOTS");
     assert_eq!(prompt.options, ["yes", "no", "always"]);
-    assert_eq!(prompt.grants, Grants { write: vec![old.clone()] });
+    assert_eq!(prompt.grants, Grants::paths(vec![old.clone()]));
     let Verdict::Prompt(elsewhere) = rules::bash("git reset --hard", Some("sub"), &w.context()) else {
         panic!("must ask")
     };
@@ -230,8 +230,9 @@ fn remembered_rules_allow_but_never_what_is_denied() {
     };
     assert_eq!(prompt.rule, format!("write:{}", target.display()));
     w.remembered.insert(prompt.rule);
-    let grants = Grants { write: vec![target] };
-    assert_eq!(check(&*tool("write_file"), &input, &w.context()), Verdict::Allow { grants });
+    let grants = Grants::paths(vec![target]);
+    let rule = Some(format!("write:{}", w.base.join("srv/new").display()));
+    assert_eq!(check(&*tool("write_file"), &input, &w.context()), Verdict::Allow { rule, grants });
     let brain = w.base.join("data/brain.sqlite");
     w.remembered.insert(format!("write:{}", brain.display()));
     for name in ["read_file", "write_file", "edit_file"] {
@@ -255,4 +256,31 @@ fn remembered_rules_allow_but_never_what_is_denied() {
         Verdict::allow(),
         "answers not_found when run"
     );
+}
+
+#[test]
+fn a_question_about_a_file_shows_what_would_change_in_it() {
+    let w = world();
+    let tools = files::tools(1024);
+    let tool = |name: &str| tools.iter().find(|t| t.name() == name).unwrap().clone();
+    let target = w.base.join("srv/old/f");
+    fs::write(&target, "one\ntwo\nthree\n").unwrap();
+    let shown = |name: &str, input: serde_json::Value| match check(&*tool(name), &input, &w.context()) {
+        Verdict::Prompt(prompt) => {
+            assert_eq!(prompt.touches.len(), 1);
+            assert_eq!(prompt.touches[0].path, target);
+            prompt.diff.unwrap()
+        }
+        other => panic!("must ask, but: {other:?}"),
+    };
+    let name = target.display();
+    let edited = shown("edit_file", json!({"path": target, "old_text": "two", "new_text": "2"}));
+    assert_eq!(edited, format!("--- {name}\n+++ {name}\n@@ -1,3 +1,3 @@\n one\n-two\n+2\n three\n"));
+    let appended = shown("write_file", json!({"path": target, "content": "four\n", "append": true}));
+    assert!(appended.ends_with("\n three\n+four\n"), "{appended}");
+    let replaced = shown("write_file", json!({"path": target, "content": ""}));
+    assert!(replaced.contains("-one\n-two\n-three"), "{replaced}");
+    fs::write(&target, [0xff, 0xfe]).unwrap();
+    let binary = shown("write_file", json!({"path": target, "content": "x"}));
+    assert!(binary.contains("not text"), "{binary}");
 }

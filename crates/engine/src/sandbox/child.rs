@@ -3,12 +3,12 @@
 //! This is the one file of the sandbox with `unsafe` code. Nothing here may allocate, lock, log or panic:
 //! after `fork` in a program with threads, only async-signal-safe calls are allowed.
 //!
-//! The invariant: every step that fails fails the launch.
+//! The invariant: every step that fails fails the launch; only the hint about memory may go unheard.
 
 use libc::{c_int, c_ulong, rlimit};
 use seccompiler::BpfProgram;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 
 /// Files made by a child are readable by the person's other programs and writable by nobody else.
@@ -19,7 +19,14 @@ const OLD_KERNEL_FDS: c_int = 4096;
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 /// What a child of a root Engine keeps: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, for ordinary file work within
 /// landlock. Everything else goes, above all SYS_RESOURCE, with which rlimits could be raised again.
-const KEPT_CAPABILITIES: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 4;
+pub(super) const FILE_WORK: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 4;
+/// SETFCAP besides: without it the kernel maps root into no user namespace. Bubblewrap gives up all of them
+/// before the command starts.
+pub(super) const MAKE_NAMESPACES: u32 = FILE_WORK | 1 << 31;
+
+/// How much sooner than the Engine a child is ended when the machine runs out of memory. Lower and the kernel
+/// may choose the Engine; the highest (1000) would choose a small shell before any other program of the host.
+const OUT_OF_MEMORY_SCORE: &[u8] = b"500";
 
 /// Everything a child does to itself before `exec`.
 pub(super) struct Confinement {
@@ -27,12 +34,16 @@ pub(super) struct Confinement {
     pub parent: u32,
     /// `(resource, limit)`, soft and hard alike.
     pub limits: Vec<(libc::__rlimit_resource_t, u64)>,
-    /// no_new_privs and dropped capabilities.
-    pub unprivileged: bool,
+    /// no_new_privs, and at most these capabilities; `None` changes neither.
+    pub capabilities: Option<u32>,
+    /// The file of a control group that takes its members.
+    pub group: Option<OwnedFd>,
     /// Landlock.
     pub ruleset: Option<OwnedFd>,
     /// Seccomp, in order.
     pub programs: Vec<BpfProgram>,
+    /// Descriptors that stay open across `exec`, for the program that confines itself further.
+    pub handed_over: Vec<OwnedFd>,
 }
 
 #[repr(C)]
@@ -65,11 +76,16 @@ impl Confinement {
         unsafe {
             check(libc::setsid())?;
             libc::umask(UMASK);
+            be_the_first_to_go();
+            if let Some(group) = &self.group {
+                let (fd, own) = (group.as_raw_fd(), b"0");
+                check_long(libc::write(fd, own.as_ptr().cast(), own.len()) as libc::c_long)?;
+            }
             for &(resource, limit) in &self.limits {
                 self.limit(resource, limit)?;
             }
-            if self.unprivileged {
-                drop_capabilities()?;
+            if let Some(kept) = self.capabilities {
+                drop_capabilities(kept)?;
                 check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
             }
             // After the capabilities: changing credentials may clear it.
@@ -78,21 +94,14 @@ impl Confinement {
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
             close_others_on_exec()?;
+            for fd in &self.handed_over {
+                check(libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0))?;
+            }
             if let Some(ruleset) = &self.ruleset {
-                let nr = libc::SYS_landlock_restrict_self;
-                check_long(libc::syscall(nr, ruleset.as_raw_fd(), 0 as c_ulong))?;
+                restrict(ruleset.as_raw_fd())?;
             }
-            for program in &self.programs {
-                let prog = libc::sock_fprog {
-                    // A program has at most 4096 instructions.
-                    len: program.len() as libc::c_ushort,
-                    filter: program.as_ptr().cast_mut().cast(),
-                };
-                let (nr, mode) = (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER as c_ulong);
-                check_long(libc::syscall(nr, mode, 0 as c_ulong, &raw const prog))?;
-            }
+            filter(&self.programs)
         }
-        Ok(())
     }
 
     /// Lowers one limit; a hard limit that is lower already stays.
@@ -112,14 +121,97 @@ impl Confinement {
 
 /// # Safety
 /// Async-signal-safe; callable between fork and exec.
-unsafe fn drop_capabilities() -> io::Result<()> {
+unsafe fn restrict(ruleset: RawFd) -> io::Result<()> {
+    // SAFETY: a plain system call on a descriptor number.
+    unsafe { check_long(libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0 as c_ulong)) }
+}
+
+/// # Safety
+/// Async-signal-safe; callable between fork and exec.
+unsafe fn filter(programs: &[BpfProgram]) -> io::Result<()> {
+    for program in programs {
+        let prog = libc::sock_fprog {
+            // A program has at most 4096 instructions.
+            len: program.len() as libc::c_ushort,
+            filter: program.as_ptr().cast_mut().cast(),
+        };
+        let (nr, mode) = (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER as c_ulong);
+        // SAFETY: `prog` and the program it points to outlive the call.
+        unsafe { check_long(libc::syscall(nr, mode, 0 as c_ulong, &raw const prog))? };
+    }
+    Ok(())
+}
+
+/// A hint to the kernel; where it is not taken, the limits still hold.
+///
+/// # Safety
+/// Async-signal-safe; callable between fork and exec.
+unsafe fn be_the_first_to_go() {
+    // SAFETY: the path ends with a zero byte and the buffer is as long as said.
+    unsafe {
+        let fd = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if fd >= 0 {
+            libc::write(fd, OUT_OF_MEMORY_SCORE.as_ptr().cast(), OUT_OF_MEMORY_SCORE.len());
+            libc::close(fd);
+        }
+    }
+}
+
+/// The landlock ABI of this kernel; not positive when there is none.
+pub(super) fn landlock_version() -> i32 {
+    const VERSION: c_ulong = 1;
+    let (nr, nothing) = (libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>());
+    // SAFETY: with this flag the kernel reads no memory.
+    let version = unsafe { libc::syscall(nr, nothing, 0 as c_ulong, VERSION) };
+    i32::try_from(version).unwrap_or(0)
+}
+
+/// Closes the Engine's own memory, environment and descriptors in `/proc` to other processes of its user, and
+/// leaves no core dump of it: both would show keys.
+pub fn close_engine() -> io::Result<()> {
+    // SAFETY: a plain system call without pointers.
+    unsafe { check(libc::prctl(libc::PR_SET_DUMPABLE, 0 as c_ulong, 0, 0, 0)) }
+}
+
+/// What the program inside bubblewrap does to itself; it has one thread and stays as it is across `fork`.
+///
+/// `facts` is allowed below `/proc`, which exists only inside and so is in no rule yet.
+pub(super) fn confine_self(ruleset: Option<RawFd>, facts: u64, programs: &[BpfProgram]) -> io::Result<()> {
+    #[repr(C, packed)]
+    struct PathRule {
+        allowed_access: u64,
+        parent_fd: i32,
+    }
+    const PATH_BENEATH: c_ulong = 1;
+    close_engine()?;
+    if let Some(ruleset) = ruleset {
+        let proc = std::fs::File::open("/proc")?;
+        let rule = PathRule { allowed_access: facts, parent_fd: proc.as_raw_fd() };
+        let nr = libc::SYS_landlock_add_rule;
+        // SAFETY: `rule` has the kernel's layout and outlives the call.
+        unsafe { check_long(libc::syscall(nr, ruleset, PATH_BENEATH, &raw const rule, 0 as c_ulong))? };
+    }
+    // SAFETY: plain system calls; this thread is the only one.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+        close_others_on_exec()?;
+        if let Some(ruleset) = ruleset {
+            restrict(ruleset)?;
+        }
+        filter(programs)
+    }
+}
+
+/// # Safety
+/// Async-signal-safe; callable between fork and exec.
+unsafe fn drop_capabilities(kept: u32) -> io::Result<()> {
     let header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
     let mut sets = [CapabilitySet::default(); 2];
     // SAFETY: header and sets have the kernel's layout for version 3.
     unsafe {
         check_long(libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()))?;
     }
-    let kept = sets[0].permitted & KEPT_CAPABILITIES;
+    let kept = sets[0].permitted & kept;
     let low = CapabilitySet { effective: kept, permitted: kept, inheritable: 0 };
     let sets = [low, CapabilitySet::default()];
     // SAFETY: as above.

@@ -2,36 +2,78 @@
 //!
 //! A group's number can be reused by the kernel once nobody is in it. So a shell that has ended is kept
 //! as a zombie while its background processes live: the number stays taken until the group is killed.
-//! Processes that left the group are found by their TMPDIR, which is unique to the task. The same mark
-//! finds orphans of an earlier Engine process, whose groups nobody holds any more.
+//! Processes that left the group are found by the [`Mark`] in their limits, which they cannot shed, or by their
+//! TMPDIR; both are unique to the task. The same finds orphans of an earlier Engine process, whose groups
+//! nobody holds any more.
 //!
 //! The invariant: no signal goes to a process that is not known to be ours.
 
+use super::cgroups::Cgroup;
+use super::inside::Word;
+use super::mark::Mark;
+use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a task's processes are searched for: a process may fork while it is being found. Each round
-/// kills what the last one missed; more rounds only matter against a fork bomb, which NPROC limits.
-const SEARCH_ROUNDS: usize = 5;
+/// A search is over when nothing was found this often in a row: a process that goes on in a child again and
+/// again may slip through one look. Fewer lets such a one live; more costs a look at /proc each.
+const EMPTY_LOOKS: usize = 3;
+/// How long a task's processes are searched for at most. Longer holds the end of the turn up; shorter gives up
+/// on a fork bomb, which NPROC or the watch limits.
+const SEARCH_MAX: Duration = Duration::from_secs(1);
 /// How long a killed leader may take to be reaped; longer delays the end of the turn (1 s in all), a
 /// process that takes longer hangs in the kernel.
 const REAP_MAX: Duration = Duration::from_millis(300);
+
+/// Children somebody waits for. As process 1 of a container the Engine inherits every orphan, too, and nobody
+/// waits for those.
+static LEADERS: LazyLock<Mutex<HashSet<i32>>> = LazyLock::new(Mutex::default);
+
+/// Keeps the reaping of orphans away from a child that is waited for elsewhere.
+pub(super) struct Waited(i32);
+
+impl Waited {
+    pub(super) fn new(pid: u32) -> Self {
+        lock(&LEADERS).insert(pid.cast_signed());
+        Self(pid.cast_signed())
+    }
+}
+
+impl Drop for Waited {
+    fn drop(&mut self) {
+        lock(&LEADERS).remove(&self.0);
+    }
+}
 
 /// One child and the process group it leads.
 #[derive(Debug)]
 pub struct Group {
     pgid: i32,
     leader: Mutex<Option<Child>>,
+    /// Where the program inside bubblewrap says how the command ended; the leader is then bubblewrap itself,
+    /// which lives as long as anything in its PID namespace.
+    words: Option<OwnedFd>,
+    told: Mutex<Option<i32>>,
+    /// Bounds, and ends, everything of the launch; where control groups are delegated.
+    cgroup: Option<Cgroup>,
 }
 
 impl Group {
-    pub(super) fn new(leader: Child) -> Self {
-        Self { pgid: leader.id().cast_signed(), leader: Mutex::new(Some(leader)) }
+    pub(super) fn new(leader: Child, words: Option<OwnedFd>, cgroup: Option<Cgroup>) -> Self {
+        let pgid = leader.id().cast_signed();
+        lock(&LEADERS).insert(pgid);
+        Self { pgid, leader: Mutex::new(Some(leader)), words, told: Mutex::new(None), cgroup }
+    }
+
+    /// Where process 1 of the sandbox speaks.
+    pub(super) fn words(&self) -> Option<&OwnedFd> {
+        self.words.as_ref()
     }
 
     /// The group's number, equal to the leader's process id.
@@ -42,6 +84,9 @@ impl Group {
     /// Kills every process of the group. Does nothing once the leader is reaped.
     pub fn kill(&self) {
         if lock(&self.leader).is_some() {
+            if let Some(cgroup) = &self.cgroup {
+                cgroup.kill();
+            }
             kill_group(self.pgid);
         }
     }
@@ -51,12 +96,18 @@ impl Group {
         !process_ids().any(|pid| pid != self.pgid && group_of(pid) == Some(self.pgid))
     }
 
+    /// True once the leader is reaped: nothing of the group is left.
+    pub fn is_over(&self) -> bool {
+        lock(&self.leader).is_none()
+    }
+
     /// Gives the leader's number back to the kernel, if the leader has ended.
     pub fn try_reap(&self) -> Option<ExitStatus> {
         let mut leader = lock(&self.leader);
         let status = leader.as_mut()?.try_wait().ok().flatten();
         if status.is_some() {
             *leader = None;
+            lock(&LEADERS).remove(&self.pgid);
         }
         status
     }
@@ -124,13 +175,13 @@ impl ProcessGroups {
         for group in &groups {
             group.kill();
         }
-        for _ in 0..SEARCH_ROUNDS {
-            if kill_marked(|tmpdir| tmpdir == self.mark) == 0 {
-                break;
-            }
-        }
+        let (mark, tmp) = (Mark::of_task(&self.mark), self.mark.as_path());
+        kill_all_of(|pid| Mark::of_process(pid) == Some(mark) || tmpdir_of(pid).as_deref() == Some(tmp));
         for group in groups {
             group.reap();
+        }
+        if std::process::id() == 1 {
+            reap_orphans();
         }
         *ended = true;
     }
@@ -144,41 +195,71 @@ impl Drop for ProcessGroups {
     }
 }
 
-/// Kills every process left over from an earlier Engine process of this brain: those whose TMPDIR lies
-/// below `tmp_base`, the directory all tasks' temporary directories are in. Call at start, holding the
+/// Kills every process left over from an earlier Engine process of this brain: those whose mark or TMPDIR is
+/// of a task below `tmp_base`, the directory all tasks' temporary directories are in. Call at start, holding the
 /// brain lock, before anything is spawned. Returns how many were killed.
 pub fn kill_orphans(tmp_base: &Path) -> usize {
-    (0..SEARCH_ROUNDS)
-        .map(|_| kill_marked(|tmpdir| tmpdir.starts_with(tmp_base)))
-        .take_while(|&n| n > 0)
-        .sum()
+    kill_all_of(|pid| is_below(pid, tmp_base))
 }
 
 /// Kills a recorded group of an earlier Engine process, provided at least one of its members carries the
 /// mark of a task below `tmp_base`; a group whose number was reused by somebody else carries none.
 /// Returns true when it was killed.
 pub fn kill_orphan_group(pgid: i32, tmp_base: &Path) -> bool {
-    let ours = process_ids()
-        .filter(|&pid| group_of(pid) == Some(pgid))
-        .any(|pid| tmpdir_of(pid).is_some_and(|dir| dir.starts_with(tmp_base)));
+    let ours = process_ids().filter(|&pid| group_of(pid) == Some(pgid)).any(|pid| is_below(pid, tmp_base));
     if ours {
         kill_group(pgid);
     }
     ours
 }
 
-fn kill_marked(is_ours: impl Fn(&Path) -> bool) -> usize {
+/// How many processes carry this task's mark, and may therefore be counted against its limit.
+pub(super) fn count(task_tmp: &Path) -> usize {
+    let mark = Mark::of_task(task_tmp);
+    process_ids().filter(|&pid| Mark::of_process(pid) == Some(mark)).count()
+}
+
+fn is_below(pid: i32, tmp_base: &Path) -> bool {
+    Mark::of_process(pid).is_some_and(|mark| mark.is_below(tmp_base))
+        || tmpdir_of(pid).is_some_and(|dir| dir.starts_with(tmp_base))
+}
+
+/// Kills what is ours until nothing more is found. What was looked at once and is not ours never becomes ours:
+/// the mark is inherited and cannot be taken on. So later looks are at new processes only, the newest first.
+fn kill_all_of(is_ours: impl Fn(i32) -> bool) -> usize {
     let own = std::process::id().cast_signed();
-    let mut killed = 0;
-    for pid in process_ids().filter(|&pid| pid != own) {
-        if tmpdir_of(pid).is_some_and(|dir| is_ours(&dir))
-            && let Some(pid) = rustix::process::Pid::from_raw(pid)
-            && rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok()
-        {
-            killed += 1;
-        }
+    let end = Instant::now() + SEARCH_MAX;
+    let mut seen = HashSet::from([own]);
+    let (mut killed, mut empty) = (0, 0);
+    while empty < EMPTY_LOOKS && Instant::now() < end {
+        let mut pids: Vec<i32> = process_ids().filter(|&pid| seen.insert(pid)).collect();
+        pids.sort_unstable_by(|a, b| b.cmp(a));
+        let found = pids.into_iter().filter(|&pid| is_ours(pid) && kill(pid)).count();
+        killed += found;
+        empty = if found == 0 { empty + 1 } else { 0 };
     }
     killed
+}
+
+fn kill(pid: i32) -> bool {
+    use rustix::process::{Pid, Signal, kill_process};
+    Pid::from_raw(pid).is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
+}
+
+/// Lets orphans that have ended go, which as process 1 only we can: until then they count as processes.
+fn reap_orphans() {
+    use rustix::process::{Pid, WaitOptions, waitpid};
+    let leaders = lock(&LEADERS);
+    for pid in process_ids().filter(|pid| !leaders.contains(pid) && is_our_zombie(*pid)) {
+        // Between looking and waiting nobody else can have taken it.
+        let _ = waitpid(Pid::from_raw(pid), WaitOptions::NOHANG);
+    }
+}
+
+fn is_our_zombie(pid: i32) -> bool {
+    let own = std::process::id().to_string();
+    let fields = stat_of(pid);
+    fields.is_some_and(|(state, parent, _)| state == "Z" && parent == own)
 }
 
 fn kill_group(pgid: i32) {
@@ -201,12 +282,16 @@ fn process_ids() -> impl Iterator<Item = i32> {
 
 /// The process group, or `None` for a process that is gone or a zombie.
 fn group_of(pid: i32) -> Option<i32> {
+    let (state, _, pgid) = stat_of(pid)?;
+    (state != "Z" && state != "X").then(|| pgid.parse().ok()).flatten()
+}
+
+/// State, parent and group.
+fn stat_of(pid: i32) -> Option<(String, String, String)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in brackets may contain anything, brackets and spaces included.
-    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
-    let state = fields.next()?;
-    let pgid = fields.nth(1)?.parse().ok()?;
-    (state != "Z" && state != "X").then_some(pgid)
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace().map(str::to_owned);
+    Some((fields.next()?, fields.next()?, fields.next()?))
 }
 
 /// The TMPDIR a process was started with. Empty for zombies and unreadable for other users' processes.
@@ -221,22 +306,45 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until the leader has ended, without reaping it.
+/// Waits until the command has ended, without reaping the leader.
 pub(super) async fn ended(group: &Group) -> io::Result<()> {
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    if let Some(words) = &group.words {
+        if lock(&group.told).is_some() {
+            return Ok(());
+        }
+        if let Some(Word::Exited(code)) = next_word(words).await? {
+            *lock(&group.told) = Some(code);
+            return Ok(());
+        }
+        // Nobody is left to say anything: the leader has ended or is about to.
+    }
     let pid = Pid::from_raw(group.pgid).ok_or(io::ErrorKind::InvalidInput)?;
     match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(fd) => {
-            // SAFETY: an `OwnedFd` stays open, and the same descriptor, for as long as it is owned; here
-            // until the end of this block.
-            let fd = unsafe {
-                tokio::io::unix::AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE)?
-            };
-            let _ready = fd.readable().await?;
-            Ok(())
-        }
+        Ok(fd) => readable(fd).await,
         Err(_) => poll_until_ended(pid).await,
     }
+}
+
+/// What the program inside says next; `None` when it is gone.
+pub(super) async fn next_word(words: &OwnedFd) -> io::Result<Option<Word>> {
+    loop {
+        let mut bytes = Word::BUFFER;
+        match rustix::io::read(words, &mut bytes) {
+            Ok(count) => return Ok(Word::read(bytes.get(..count).unwrap_or(&[]))),
+            Err(rustix::io::Errno::AGAIN) => readable(words.try_clone()?).await?,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+async fn readable(fd: OwnedFd) -> io::Result<()> {
+    // SAFETY: an `OwnedFd` stays open, and the same descriptor, for as long as it is owned; here until the
+    // end of this function.
+    let fd = unsafe { tokio::io::unix::AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE)? };
+    let _ready = fd.readable().await?;
+    Ok(())
 }
 
 /// For kernels and container runtimes without pidfd.
@@ -251,9 +359,13 @@ async fn poll_until_ended(pid: rustix::process::Pid) -> io::Result<()> {
     Ok(())
 }
 
-/// The leader's exit status while it is still a zombie: 128 + signal for a killed one, as shells say it.
+/// The command's exit status, from inside bubblewrap or from the leader while it is still a zombie: 128 +
+/// signal for a killed one, as shells say it.
 pub(super) fn exit_code(group: &Group) -> Option<i32> {
     use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+    if let Some(code) = *lock(&group.told) {
+        return Some(code);
+    }
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     let status = waitid(WaitId::Pid(Pid::from_raw(group.pgid)?), options).ok()??;
     status.exit_status().or_else(|| status.terminating_signal().map(|s| 128 + s))

@@ -6,36 +6,39 @@
 //!
 //! The invariant: [`Launcher::layers`] names exactly the layers every child gets.
 
-use super::capture::Captured;
-use super::child::Confinement;
+use super::bubblewrap::{self, Bubblewrap, Order, Wrapped};
+use super::cgroups::{Cgroup, Cgroups};
+use super::child::{Confinement, FILE_WORK, MAKE_NAMESPACES};
 use super::groups::{self, Group, ProcessGroups};
-use super::policy::{self, Extra, Support};
+use super::inside::Word;
+use super::keeper::Keeper;
+use super::kernel::{Landlock, Mask};
+use super::mark::Mark;
+use super::running::{Care, Running};
 use super::scrub::{self, Parent, ScrubMode};
-use super::syscalls::{self, UnixSockets};
+use super::syscalls::{self, Internet, Task, UnixSockets};
+use super::view::{self, Extra};
+use super::watch::{self, Bounds};
 use super::workspace::Workspace;
-use super::{Limits, SandboxMode, Unachievable};
+use super::{Limits, SandboxMode, Unachievable, policy};
 use crate::permissions::Grants;
 use seccompiler::BpfProgram;
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
-/// How long output is still read after the command has ended. A background process may keep the pipe open
-/// for hours; what the command itself wrote is in the pipe already. Longer delays such calls by as much.
-const GRACE_AFTER_EXIT: Duration = Duration::from_millis(250);
-/// How long a killed command may take to end; a process that takes longer hangs in the kernel and is left.
-const KILL_WAIT_MAX: Duration = Duration::from_millis(500);
-/// One read. Larger wastes memory per running command, smaller costs system calls.
-const READ_BYTES: usize = 16 * 1024;
 /// A program that cannot exist: starting it shows whether a child can confine itself, and runs nothing.
 const PROBE: &str = "/proc/self/no-such-program";
+/// How long bubblewrap may take to get as far as the command. It takes some 20 ms; a machine so busy that
+/// this is not enough answers with a failed launch instead of hanging.
+const WRAP_MAX: Duration = Duration::from_secs(20);
 
 /// How the launcher is set up.
 #[derive(Debug, Clone)]
@@ -48,6 +51,40 @@ pub struct LauncherConfig {
     pub limits: Limits,
     /// The Engine's environment and the names of its secrets.
     pub parent: Parent,
+    /// The program whose `main` begins with [`super::inside::run_if_asked`]; without it there is no bubblewrap.
+    pub inside: Option<PathBuf>,
+    /// Pretends that the kernel offers less; for tests.
+    pub mask: Mask,
+}
+
+impl LauncherConfig {
+    /// With everything the kernel offers, bubblewrap included where this very program is [`Self::inside`].
+    pub fn new(mode: SandboxMode, scrub: ScrubMode, limits: Limits, parent: Parent) -> Self {
+        let inside = Some(PathBuf::from("/proc/self/exe"));
+        Self { mode, scrub, limits, parent, inside, mask: Mask::default() }
+    }
+}
+
+/// Which layers a child gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Confine {
+    /// All there are.
+    #[default]
+    Fully,
+    /// Scrubbed environment, rlimits and process group only, as with `ENGINE_SANDBOX=off`. For stdio servers
+    /// with `ASSET_DIRECTORY_SANDBOXED=false`, and nothing else.
+    LimitsOnly,
+}
+
+/// Whom a child may talk to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Network {
+    /// Nobody.
+    #[default]
+    Off,
+    /// TCP to this port, where the Engine's own proxy listens on 127.0.0.1. Landlock (ABI 4) sees the port and
+    /// not the address, so the port is chosen anew at every start. Without landlock the network stays off.
+    Proxy(u16),
 }
 
 /// One child to start.
@@ -69,6 +106,10 @@ pub struct Command {
     pub read: Vec<PathBuf>,
     /// Allowed by a person for this call.
     pub grants: Grants,
+    /// Which layers.
+    pub confine: Confine,
+    /// Whom it may talk to.
+    pub network: Network,
 }
 
 impl Command {
@@ -92,23 +133,15 @@ pub enum LaunchError {
     Start(#[source] io::Error),
 }
 
-/// What a command that was waited for did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finished {
-    /// The exit code; 128 + signal when a signal ended it.
-    pub exit_code: i32,
-    /// The time limit ended it.
-    pub timed_out: bool,
-    /// The cancel token ended it.
-    pub cancelled: bool,
-    /// What it wrote.
-    pub stdout: Captured,
-    /// What it complained.
-    pub stderr: Captured,
+/// Ready to be forked.
+struct Prepared {
+    command: std::process::Command,
+    words: Option<OwnedFd>,
+    cgroup: Option<Cgroup>,
 }
 
 struct SpawnRequest {
-    command: std::process::Command,
+    prepared: Prepared,
     reply: oneshot::Sender<io::Result<Spawned>>,
 }
 
@@ -120,12 +153,40 @@ struct Spawned {
     stderr: Option<std::process::ChildStderr>,
 }
 
+/// Bubblewrap, found out on first need.
+#[derive(Debug)]
+struct Wrap {
+    inside: Option<PathBuf>,
+    masked: bool,
+    found: OnceLock<Result<Bubblewrap, Unachievable>>,
+}
+
+impl Wrap {
+    /// Blocks for as long as one start of bubblewrap takes, the first time.
+    fn get(&self) -> &Result<Bubblewrap, Unachievable> {
+        self.found.get_or_init(|| {
+            let missing = |cause: &str| Unachievable { layer: "bubblewrap", cause: cause.into() };
+            if self.masked {
+                return Err(missing("user namespaces are masked"));
+            }
+            match &self.inside {
+                Some(inside) => Bubblewrap::detect(inside),
+                None => Err(missing("there is no program to run inside it")),
+            }
+        })
+    }
+}
+
 /// Starts children. One per Engine; children end with it.
 pub struct Launcher {
     config: LauncherConfig,
-    landlock: Option<Support>,
+    landlock: Option<Landlock>,
     programs: Vec<BpfProgram>,
+    tcp_programs: Vec<BpfProgram>,
+    wrap: Arc<Wrap>,
+    cgroups: Option<Cgroups>,
     missing: Vec<Unachievable>,
+    keeper: Arc<Keeper>,
     spawner: mpsc::Sender<SpawnRequest>,
 }
 
@@ -136,24 +197,33 @@ impl std::fmt::Debug for Launcher {
 }
 
 impl Launcher {
-    /// Finds out what the kernel offers. With [`SandboxMode::Required`] a missing layer is an error; with
-    /// best-effort it is listed in [`Launcher::missing`].
+    /// Finds out what the kernel offers; bubblewrap is left to [`Launcher::settle`] where landlock is there.
+    /// With [`SandboxMode::Required`], seccomp and one of landlock and bubblewrap must be there; with
+    /// best-effort, what is missing is listed in [`Launcher::missing`].
     pub fn detect(config: LauncherConfig) -> Result<Self, Unachievable> {
-        let landlock = if config.mode == SandboxMode::Off { None } else { policy::detect() };
+        let (mode, mask) = (config.mode, config.mask);
         let (requests, inbox) = mpsc::channel::<SpawnRequest>();
         std::thread::Builder::new().name("launcher".into()).spawn(move || serve(&inbox)).map_err(|e| {
             Unachievable { layer: "launcher", cause: format!("its thread could not be started: {e}") }
         })?;
-        let mut launcher =
-            Self { config, landlock, programs: Vec::new(), missing: Vec::new(), spawner: requests };
-        if launcher.config.mode == SandboxMode::Off {
+        let off = mode == SandboxMode::Off;
+        let wrap = Wrap { inside: config.inside.clone(), masked: mask.namespaces, found: OnceLock::new() };
+        let mut launcher = Self {
+            landlock: if off { None } else { Landlock::detect(mask) },
+            cgroups: if off || mask.cgroups { None } else { Cgroups::detect() },
+            config,
+            programs: Vec::new(),
+            tcp_programs: Vec::new(),
+            wrap: Arc::new(wrap),
+            missing: Vec::new(),
+            keeper: Arc::default(),
+            spawner: requests,
+        };
+        if off {
             return Ok(launcher);
         }
-        let unix = match landlock {
-            Some(Support { unix_paths: true, .. }) => UnixSockets::Confined,
-            Some(_) | None => UnixSockets::ListenOnly,
-        };
-        if landlock.is_none() {
+        launcher.load_filters();
+        if launcher.landlock.is_none() {
             launcher.missing.push(Unachievable {
                 layer: "landlock",
                 cause: "the kernel is older than 5.13, was started without `lsm=…,landlock`, or the container \
@@ -161,42 +231,125 @@ impl Launcher {
                     .into(),
             });
         }
-        launcher.programs = syscalls::programs(unix).unwrap_or_default();
-        if launcher.programs.is_empty() || !can_filter(&launcher.programs) {
-            launcher.programs.clear();
-            let cause = "the kernel has no CONFIG_SECCOMP_FILTER, or this processor is not x86_64, aarch64 or \
-                         riscv64";
-            launcher.missing.push(Unachievable { layer: "seccomp", cause: cause.into() });
-            let cause = "direct sockets are refused by seccomp, which is missing";
-            launcher.missing.push(Unachievable { layer: "network", cause: cause.into() });
-        }
-        match launcher.missing.first() {
-            Some(first) if launcher.config.mode == SandboxMode::Required => Err(first.clone()),
+        match launcher.fatal() {
+            Some(layer) if mode == SandboxMode::Required => Err(layer),
             _ => Ok(launcher),
         }
     }
 
-    /// The layers every child gets, for /health.
-    pub fn layers(&self) -> Vec<String> {
-        let mut layers = Vec::new();
-        if self.landlock.is_some() {
-            layers.push("landlock");
+    fn load_filters(&mut self) {
+        let task = |internet| Task {
+            unix: match self.landlock {
+                Some(landlock) if landlock.unix_paths() => UnixSockets::Confined,
+                Some(_) | None => UnixSockets::ListenOnly,
+            },
+            internet,
+            stop_truncation: self.landlock.is_some_and(|landlock| !landlock.sees_truncation()),
+            shield: match self.landlock {
+                Some(landlock) if landlock.scopes() => None,
+                Some(_) | None => Some(std::process::id().cast_signed()),
+            },
+        };
+        let masked = self.config.mask.seccomp;
+        let programs = if masked { None } else { syscalls::programs(task(Internet::Off)) };
+        match programs {
+            Some(programs) if can_filter(&programs) => {
+                self.tcp_programs = syscalls::programs(task(Internet::Tcp)).unwrap_or_default();
+                self.programs = programs;
+            }
+            Some(_) | None => {
+                let cause = "the kernel has no CONFIG_SECCOMP_FILTER, or this processor is not x86_64, aarch64 \
+                             or riscv64";
+                self.missing.push(Unachievable { layer: "seccomp", cause: cause.into() });
+                let cause = "direct sockets are refused by seccomp, which is missing";
+                self.missing.push(Unachievable { layer: "network", cause: cause.into() });
+            }
         }
-        if !self.programs.is_empty() {
-            layers.push("seccomp");
-        }
-        layers.push("rlimits");
-        layers.into_iter().map(String::from).collect()
     }
 
-    /// The layers that best-effort goes without, for the warning and `sandbox_degraded`.
-    pub fn missing(&self) -> &[Unachievable] {
-        &self.missing
+    /// The layer without which `required` refuses to start, if one is missing (may block like
+    /// [`Launcher::settle`]).
+    pub fn fatal(&self) -> Option<Unachievable> {
+        let lacks = |layer: &str| self.missing.iter().find(|m| m.layer == layer).cloned();
+        if let Some(seccomp) = lacks("seccomp") {
+            return Some(seccomp);
+        }
+        let landlock = lacks("landlock")?;
+        match self.wrap.get() {
+            Ok(_) => None,
+            Err(wrap) => {
+                let cause = format!("{}; nor is bubblewrap: {}", landlock.cause, wrap.cause);
+                Some(Unachievable { layer: "landlock", cause })
+            }
+        }
+    }
+
+    /// Finds out about bubblewrap, for as long as one start of it takes (blocking). Call when the Engine is
+    /// ready; a launch that comes earlier does it itself.
+    pub fn settle(&self) {
+        if self.config.mode != SandboxMode::Off {
+            self.wrap.get();
+        }
+    }
+
+    /// ENGINE_SANDBOX.
+    pub fn mode(&self) -> SandboxMode {
+        self.config.mode
+    }
+
+    /// The layers every child gets, for /health; never waits.
+    pub fn layers(&self) -> Vec<String> {
+        let wrapped = matches!(self.wrap.found.get(), Some(Ok(_)));
+        let layers = [
+            ("landlock", self.landlock.is_some()),
+            ("seccomp", !self.programs.is_empty()),
+            ("rlimits", true),
+            ("bubblewrap", wrapped),
+            ("cgroups", self.cgroups.is_some()),
+        ];
+        layers.into_iter().filter(|(_, there)| *there).map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// The layers that best-effort goes without, for the warning and `sandbox_degraded`. Control groups are
+    /// never among them: rlimits and the watch stand in for them.
+    pub fn missing(&self) -> Vec<Unachievable> {
+        let wrap = self.wrap.found.get().and_then(|found| found.as_ref().err());
+        self.missing.iter().chain(wrap).cloned().collect()
+    }
+
+    /// What is in force in detail, for people.
+    pub fn details(&self) -> String {
+        let mut parts = Vec::new();
+        if let Some(landlock) = self.landlock {
+            parts.push(format!("landlock ABI {}", landlock.abi as i32));
+        }
+        if !self.programs.is_empty() {
+            parts.push(format!("seccomp ({} system calls refused)", super::kernel::refused_calls()));
+        }
+        parts.push("rlimits".into());
+        if matches!(self.wrap.found.get(), Some(Ok(_))) {
+            parts.push("bubblewrap".into());
+        }
+        parts.push(
+            if self.cgroups.is_some() { "control groups" } else { "no control groups (not delegated)" }
+                .into(),
+        );
+        parts.join(", ")
     }
 
     /// True when no child can open a network socket.
     pub fn network_is_off(&self) -> bool {
         !self.programs.is_empty()
+    }
+
+    /// True when [`Network::Proxy`] has an effect.
+    pub fn can_reach_a_proxy(&self) -> bool {
+        !self.tcp_programs.is_empty() && self.landlock.is_some_and(Landlock::tcp)
+    }
+
+    /// True when a child may be held back from changing modes and owners outside: only with a mount namespace.
+    pub fn hides_the_rest(&self) -> bool {
+        matches!(self.wrap.found.get(), Some(Ok(_)))
     }
 
     /// Starts a child that sees `workspace` and belongs to `groups` until it has ended.
@@ -208,22 +361,48 @@ impl Launcher {
     ) -> Result<Running, LaunchError> {
         let input = command.stdin.clone();
         let converse = command.converse;
-        let prepared = self.prepare(command, workspace)?;
+        let fully = command.confine == Confine::Fully && self.config.mode != SandboxMode::Off;
+        let wrapped = fully && self.is_wrapped().await;
+        let care = (fully && !wrapped)
+            .then(|| Care { keeper: Arc::clone(&self.keeper), workspace: workspace.clone() });
+        if let Some(care) = &care {
+            care.look();
+        }
+        let prepared = self.prepare(command, workspace, fully)?;
         let (reply, answer) = oneshot::channel();
         let gone = || LaunchError::Start(io::Error::other("the launcher thread is gone"));
-        self.spawner.send(SpawnRequest { command: prepared, reply }).map_err(|_| gone())?;
-        let spawned = answer.await.map_err(|_| gone())?.map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => LaunchError::NotFound,
-            _ => LaunchError::Start(e),
-        })?;
+        self.spawner.send(SpawnRequest { prepared, reply }).map_err(|_| gone())?;
+        let mut spawned = answer.await.map_err(|_| gone())?.map_err(not_started)?;
+        if let Some(words) = spawned.group.words() {
+            match tokio::time::timeout(WRAP_MAX, groups::next_word(words)).await {
+                Ok(Ok(Some(Word::Started))) => {}
+                Ok(Ok(Some(Word::NotStarted(errno)))) => {
+                    return Err(not_started(io::Error::from_raw_os_error(errno)));
+                }
+                Ok(Ok(Some(Word::Exited(_)) | None)) => {
+                    let said = spawned.stderr.take().map(bubblewrap::complaint).unwrap_or_default();
+                    return Err(LaunchError::Sandbox(io::Error::other(format!("bubblewrap: {said}"))));
+                }
+                Ok(Err(e)) => return Err(LaunchError::Sandbox(e)),
+                Err(_) => return Err(LaunchError::Sandbox(io::ErrorKind::TimedOut.into())),
+            }
+        }
         let group = Arc::new(spawned.group);
         groups.hold(Arc::clone(&group));
+        let limits = self.config.limits;
+        let uncounted = self.cgroups.is_none() && rustix::process::geteuid().is_root();
+        let bounds = Bounds {
+            scratch_bytes: limits.scratch_bytes,
+            processes: uncounted.then_some(limits.max_processes),
+        };
         let mut running = Running {
             stdin: spawned.stdin.map(ChildStdin::from_std).transpose().map_err(LaunchError::Start)?,
             stdout: spawned.stdout.map(ChildStdout::from_std).transpose().map_err(LaunchError::Start)?,
             stderr: spawned.stderr.map(ChildStderr::from_std).transpose().map_err(LaunchError::Start)?,
+            reason: watch::start(&group, workspace, bounds),
             group,
             groups: Arc::clone(groups),
+            care,
             finished: false,
         };
         if !converse && let Some(mut stdin) = running.stdin.take() {
@@ -235,33 +414,96 @@ impl Launcher {
         Ok(running)
     }
 
-    fn prepare(&self, command: Command, workspace: &Workspace) -> Result<std::process::Command, LaunchError> {
+    /// Whether bubblewrap is used; finds out, off the runtime's threads, when nobody has yet.
+    async fn is_wrapped(&self) -> bool {
+        if self.wrap.found.get().is_none() {
+            let wrap = Arc::clone(&self.wrap);
+            // If it panics, `get` in `prepare` does it again.
+            let _ = tokio::task::spawn_blocking(move || wrap.get().is_ok()).await;
+        }
+        self.wrap.get().is_ok()
+    }
+
+    fn prepare(&self, command: Command, workspace: &Workspace, fully: bool) -> Result<Prepared, LaunchError> {
         let tmp = workspace.scratch().unwrap_or_else(|| workspace.cwd()).to_path_buf();
         let home = tmp.join("home");
         std::fs::create_dir_all(&home).map_err(LaunchError::Sandbox)?;
         let config = &self.config;
         let env = scrub::environment(config.scrub, &config.parent, &home, &tmp, &command.env);
-        let ruleset = match self.landlock {
-            Some(_) => {
-                let extra = Extra { read: &command.read, write: &command.grants.write };
-                policy::ruleset(workspace, extra).map_err(LaunchError::Sandbox)?
-            }
-            None => None,
+        let cwd = command.cwd.unwrap_or_else(|| workspace.cwd().to_owned());
+        let stdin = if command.stdin.is_some() || command.converse { Stdio::piped() } else { Stdio::null() };
+        let mut limits = rlimits(config.limits);
+        if let Some(scratch) = workspace.scratch() {
+            limits.push((libc::RLIMIT_RTTIME, Mark::of_task(scratch).value()));
+        }
+        let cgroup = match &self.cgroups {
+            Some(cgroups) if fully => Some(cgroups.make(config.limits).map_err(LaunchError::Sandbox)?),
+            Some(_) | None => None,
+        };
+        let mut confinement = Confinement {
+            parent: std::process::id(),
+            limits,
+            capabilities: fully.then_some(FILE_WORK),
+            group: cgroup.as_ref().map(Cgroup::members).transpose().map_err(LaunchError::Sandbox)?,
+            ruleset: None,
+            programs: Vec::new(),
+            handed_over: Vec::new(),
         };
         let mut prepared = std::process::Command::new(&command.program);
-        let cwd = command.cwd.as_deref().unwrap_or_else(|| workspace.cwd());
-        let stdin = if command.stdin.is_some() || command.converse { Stdio::piped() } else { Stdio::null() };
-        prepared.args(&command.args).current_dir(cwd).env_clear().envs(env);
-        prepared.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let confinement = Confinement {
-            parent: std::process::id(),
-            limits: rlimits(config.limits),
-            unprivileged: config.mode != SandboxMode::Off,
-            ruleset,
-            programs: self.programs.clone(),
-        };
+        let mut words = None;
+        if fully {
+            let extra = Extra { read: &command.read, write: &command.grants.write };
+            let grants = view::of(workspace, extra).map_err(LaunchError::Sandbox)?;
+            let port = match command.network {
+                Network::Proxy(port) if self.can_reach_a_proxy() => Some(port),
+                Network::Proxy(_) | Network::Off => None,
+            };
+            let internet = if port.is_some() { Internet::Tcp } else { Internet::Off };
+            let ruleset = match self.landlock {
+                Some(landlock) => policy::ruleset(landlock, &grants, port).map_err(LaunchError::Sandbox)?,
+                None => None,
+            };
+            if let Ok(wrap) = self.wrap.get() {
+                // Sockets by path are those of what is mounted; abstract ones are those of the network.
+                let unix = match (internet, self.landlock) {
+                    (Internet::Tcp, Some(landlock)) if !landlock.scopes() => UnixSockets::ListenOnly,
+                    (Internet::Off | Internet::Tcp, _) => UnixSockets::Confined,
+                };
+                let order = Order {
+                    grants: &grants,
+                    scratch: workspace.scratch(),
+                    cwd: &cwd,
+                    environment: env.into_iter().collect(),
+                    ruleset: ruleset.zip(self.landlock.map(policy::facts)),
+                    internet,
+                    unix,
+                    program: command.program,
+                    args: command.args,
+                };
+                let Wrapped { command, handed_over, words: said } =
+                    wrap.wrap(order).map_err(LaunchError::Sandbox)?;
+                (prepared, words) = (command, Some(said));
+                confinement.handed_over = handed_over;
+                confinement.capabilities = Some(MAKE_NAMESPACES);
+            } else {
+                confinement.ruleset = ruleset;
+                let programs = if port.is_some() { &self.tcp_programs } else { &self.programs };
+                confinement.programs.clone_from(programs);
+                prepared.args(&command.args).env_clear().envs(env);
+            }
+        } else {
+            prepared.args(&command.args).env_clear().envs(env);
+        }
+        prepared.current_dir(cwd).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         confinement.install(&mut prepared);
-        Ok(prepared)
+        Ok(Prepared { command: prepared, words, cgroup })
+    }
+}
+
+fn not_started(error: io::Error) -> LaunchError {
+    match error.kind() {
+        io::ErrorKind::NotFound => LaunchError::NotFound,
+        _ => LaunchError::Start(error),
     }
 }
 
@@ -277,13 +519,15 @@ fn rlimits(limits: Limits) -> Vec<(libc::__rlimit_resource_t, u64)> {
 }
 
 fn serve(inbox: &mpsc::Receiver<SpawnRequest>) {
-    while let Ok(SpawnRequest { mut command, reply }) = inbox.recv() {
+    while let Ok(SpawnRequest { prepared: Prepared { mut command, words, cgroup }, reply }) = inbox.recv() {
         let spawned = command.spawn().map(|mut child| Spawned {
             stdin: child.stdin.take(),
             stdout: child.stdout.take(),
             stderr: child.stderr.take(),
-            group: Group::new(child),
+            group: Group::new(child, words, cgroup),
         });
+        // With the command go our copies of what it handed over; before the caller waits for its words.
+        drop(command);
         // A caller that went away gets nothing; the dropped group kills itself.
         let _ = reply.send(spawned);
     }
@@ -295,123 +539,14 @@ fn can_filter(programs: &[BpfProgram]) -> bool {
     let confinement = Confinement {
         parent: std::process::id(),
         limits: Vec::new(),
-        unprivileged: true,
+        capabilities: Some(FILE_WORK),
+        group: None,
         ruleset: None,
         programs: programs.to_vec(),
+        handed_over: Vec::new(),
     };
     confinement.install(&mut probe);
     probe.spawn().is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
-}
-
-/// A child under way. Dropping it kills its group; [`Running::finish`] waits for it.
-#[derive(Debug)]
-pub struct Running {
-    /// Open only for a command with `converse`.
-    pub stdin: Option<ChildStdin>,
-    /// Taken by [`Running::finish`], or by the owner of a conversation.
-    pub stdout: Option<ChildStdout>,
-    /// Taken by [`Running::finish`], or by the owner of a conversation.
-    pub stderr: Option<ChildStderr>,
-    group: Arc<Group>,
-    groups: Arc<ProcessGroups>,
-    finished: bool,
-}
-
-impl Running {
-    /// The process group to record.
-    pub fn pgid(&self) -> i32 {
-        self.group.pgid()
-    }
-
-    /// Kills the whole group.
-    pub fn kill(&self) {
-        self.group.kill();
-    }
-
-    /// Waits until the child itself has ended; it is not reaped yet.
-    pub async fn ended(&self) -> io::Result<()> {
-        groups::ended(&self.group).await
-    }
-
-    /// Reads both streams until the command has ended, its time is up, or the call is cancelled; the last
-    /// two kill the whole group. Background processes of a command that ended by itself go on living until
-    /// the end of the turn; their later output is not read.
-    pub async fn finish(mut self, limit: Duration, cancel: &CancellationToken) -> Finished {
-        let stdout = Reader::start(self.stdout.take());
-        let stderr = Reader::start(self.stderr.take());
-        let (mut timed_out, mut cancelled) = (false, false);
-        tokio::select! {
-            biased;
-            () = cancel.cancelled() => cancelled = true,
-            _ = groups::ended(&self.group) => {}
-            () = tokio::time::sleep(limit) => timed_out = true,
-        }
-        if timed_out || cancelled {
-            self.group.kill();
-            let _ = tokio::time::timeout(KILL_WAIT_MAX, groups::ended(&self.group)).await;
-        }
-        let grace = tokio::time::Instant::now() + GRACE_AFTER_EXIT;
-        let (stdout, stderr) = tokio::join!(stdout.stop(grace), stderr.stop(grace));
-        let exit_code = groups::exit_code(&self.group).unwrap_or(128 + libc::SIGKILL);
-        self.finished = true;
-        let group = Arc::clone(&self.group);
-        // Reads /proc. If it cannot run, the group is held a little longer than needed.
-        let alone = tokio::task::spawn_blocking(move || group.is_alone().then(|| group.try_reap())).await;
-        if matches!(alone, Ok(Some(Some(_)))) {
-            self.groups.release(&self.group);
-        }
-        Finished { exit_code, timed_out, cancelled, stdout, stderr }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.group.kill();
-        }
-    }
-}
-
-/// Reads one stream into memory until it ends or is stopped.
-struct Reader {
-    kept: Arc<Mutex<Captured>>,
-    task: Option<tokio::task::JoinHandle<()>>,
-}
-
-impl Reader {
-    fn start<R: AsyncRead + Unpin + Send + 'static>(stream: Option<R>) -> Self {
-        let kept = Arc::new(Mutex::new(Captured::default()));
-        let into = Arc::clone(&kept);
-        let task = stream.map(|mut stream| {
-            tokio::spawn(async move {
-                let mut buffer = vec![0; READ_BYTES];
-                while let Ok(count) = stream.read(&mut buffer).await {
-                    if count == 0 {
-                        break;
-                    }
-                    into.lock().unwrap_or_else(PoisonError::into_inner).push(&buffer[..count]);
-                }
-            })
-        });
-        Self { kept, task }
-    }
-
-    async fn stop(mut self, at: tokio::time::Instant) -> Captured {
-        if let Some(task) = &mut self.task
-            && tokio::time::timeout_at(at, &mut *task).await.is_err()
-        {
-            task.abort();
-        }
-        std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
-    }
 }
 
 /// True when `path` can be executed by a child at all; used to choose between bash and sh.

@@ -159,6 +159,24 @@ impl Workspace {
         self.sealed.iter().cloned().chain(self.brains.iter().flat_map(|b| companions(b))).collect()
     }
 
+    /// Everything whose mode and owner no command has any business with: what is sealed, the directories of
+    /// the brain and of the scratch directories, and the read-only places.
+    pub fn guarded(&self) -> Vec<PathBuf> {
+        let around = self.brains.iter().chain(&self.scratch).filter_map(|path| path.parent());
+        let around = around.map(Path::to_owned).chain(self.read_only.iter().cloned());
+        self.sealed_paths().into_iter().chain(around).collect()
+    }
+
+    /// The brains as they were resolved; what lies beside them under their name is sealed as well.
+    pub fn brains(&self) -> &[PathBuf] {
+        &self.brains
+    }
+
+    /// Places that may be read but not written.
+    pub fn read_only_places(&self) -> &[PathBuf] {
+        &self.read_only
+    }
+
     /// The brain's files and sealed files that exist.
     pub fn sealed_files(&self) -> Vec<PathBuf> {
         self.sealed_paths().into_iter().filter(|p| p.is_file()).collect()

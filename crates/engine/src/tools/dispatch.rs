@@ -4,20 +4,24 @@
 //! context. A call that needs a person waits without holding up the others; when nothing else can proceed
 //! the turn is paused. After a restart the same code goes on: the journal says which calls have an outcome.
 
+pub mod alone;
 mod decide;
 mod ask;
+mod hooked;
 mod memory;
+mod model;
 mod outcome;
 
-use crate::catalog::Agent;
 use crate::core::Core;
 use crate::permissions::{self, PermissionContext};
 use crate::sandbox::Workspace;
 use crate::tools::own;
-use crate::tools::result::IN_DOUBT_TEXT;
+use crate::tools::result::{self, IN_DOUBT_TEXT};
 use crate::tools::tool::{CallContext, Effect, Failure, Output, Tool};
+use crate::tools::toolbox::Toolbox;
 use crate::turn::checkpoint::Checkpoint;
 use crate::turn::coordinator::Control;
+use crate::turn::hooks::Passed;
 use brain::effects::{self, EffectState, Intent, Permission};
 use brain::messages;
 use brain::observability::{self, Observation};
@@ -29,7 +33,9 @@ use contract::{CallId, HitlId, Timestamp};
 use decide::{Decision, Facts, Leave, Refusal};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use outcome::End;
+use hooked::HooksSaid;
+pub use hooked::result_of;
+use outcome::{End, Told};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -71,7 +77,7 @@ struct Call {
 pub async fn run(
     core: &Arc<Core>,
     turn: &Turn,
-    agent: &Agent,
+    toolbox: &Toolbox,
     checkpoint: &Checkpoint,
     control: &Arc<Control>,
 ) -> brain::Result<ToolsEnd> {
@@ -96,7 +102,15 @@ pub async fn run(
             && let Some(call) = ready.pop()
         {
             running.push(async move {
-                let one = One { core, turn, agent, call: &call, control, class: Effect::Once };
+                let one = One {
+                    core,
+                    turn,
+                    toolbox,
+                    call: call.clone(),
+                    passed: None,
+                    control,
+                    class: Effect::Once,
+                };
                 (one.attempt().await, call)
             });
         }
@@ -173,8 +187,10 @@ async fn pause(core: &Arc<Core>, turn: &Turn, waiting: Vec<CallId>) -> brain::Re
 struct One<'a> {
     core: &'a Arc<Core>,
     turn: &'a Turn,
-    agent: &'a Agent,
-    call: &'a Call,
+    toolbox: &'a Toolbox,
+    call: Call,
+    /// What the hooks before the call said, once they have been asked.
+    passed: Option<Passed>,
     control: &'a Arc<Control>,
     class: Effect,
 }
@@ -191,36 +207,58 @@ impl One<'_> {
     /// Decides what is to be done with the call and does it; true when it now waits for a person.
     async fn attempt(mut self) -> brain::Result<bool> {
         let Standing { effect, prompt, remembered, repeats } = self.standing().await?;
-        let tool = self.core.tools.get(&self.call.tool).filter(|t| self.agent.allows(t.name())).cloned();
+        if let Some(effect) = effect.as_ref().filter(|e| e.state != EffectState::Intent && !e.told) {
+            return self.tell(effect).await.map(|()| false);
+        }
+        let tool = self.toolbox.get(&self.call.tool);
         self.class = tool.as_ref().map_or(Effect::Once, |t| t.effect(&self.call.input));
         let facts = Facts {
             effect: effect.as_ref(),
             position: self.call.position,
             known: tool.is_some(),
             tool: &self.call.tool,
-            complaints: self.complaints(),
+            complaints: self.toolbox.complaints(&self.call.tool, &self.call.input),
             repeats,
         };
-        match (decide::before_rules(&facts), tool) {
-            (Some(decision), _) => self.carry_out(decision, None).await,
-            (None, None) => Ok(false),
-            (None, Some(_)) if self.call.tool == own::ASK_USER => self.ask_user(prompt).await,
-            (None, Some(_)) if self.call.tool == own::WORKING_MEMORY_WRITE => self.write_memory().await,
-            (None, Some(tool)) => {
-                let scratch = self.core.make_scratch(self.turn);
-                let workspace = match scratch.and_then(|dir| self.core.workspace.for_task(&dir)) {
-                    Ok(workspace) => Arc::new(workspace),
-                    Err(error) => {
-                        let text = format!("the task's private directory cannot be made: {error}");
-                        return self.refuse(Refusal::new(ToolReason::Unavailable, text)).await;
-                    }
+        let tool = match (decide::before_rules(&facts), tool) {
+            (Some(decision), _) => return self.carry_out(decision, None).await,
+            (None, None) => return Ok(false),
+            (None, Some(tool)) => tool,
+        };
+        let workspace = match self.workspace() {
+            Ok(workspace) => workspace,
+            Err(refusal) => return self.refuse(refusal).await,
+        };
+        match self.ask_hooks(&workspace, prompt.as_ref()).await? {
+            HooksSaid::GoOn => {}
+            HooksSaid::Refuse(refusal) => return self.refuse(refusal).await,
+            HooksSaid::Stopped => return Ok(false),
+        }
+        self.class = tool.effect(&self.call.input);
+        match tool.function() {
+            own::ASK_USER => self.ask_user(prompt).await,
+            own::WORKING_MEMORY_WRITE => self.write_memory().await,
+            _ => {
+                let context = PermissionContext {
+                    workspace: &workspace,
+                    remembered: &remembered,
+                    network: &self.core.config.tool_network_allowlist,
                 };
-                let context = PermissionContext { workspace: &workspace, remembered: &remembered };
                 let verdict = permissions::check(&*tool, &self.call.input, &context);
+                let verdict = hooked::with_question(verdict, self.passed.as_ref(), tool.name());
                 let decision = decide::after_rules(verdict, prompt.as_ref());
                 self.carry_out(decision, Some((tool, workspace))).await
             }
         }
+    }
+
+    /// What the call may see of the file system.
+    fn workspace(&self) -> Result<Arc<Workspace>, Refusal> {
+        let scratch = self.core.make_scratch(self.turn);
+        scratch.and_then(|dir| self.core.workspace.for_task(&dir)).map(Arc::new).map_err(|error| {
+            let text = format!("the task's private directory cannot be made: {error}");
+            Refusal::new(ToolReason::Unavailable, text)
+        })
     }
 
     async fn carry_out(
@@ -237,17 +275,16 @@ impl One<'_> {
             (Decision::InDoubt, _) => {
                 self.note("in_doubt_effect", "the outcome of a call is in doubt").await;
                 let failure = Failure::new(ToolReason::InDoubt, IN_DOUBT_TEXT);
-                self.settle(End { state: EffectState::InDoubt, ..End::refused(failure) }).await?;
+                let end = End { state: EffectState::InDoubt, ..End::refused(failure) };
+                let (turn, call) = (self.turn.clone(), self.call.clone());
+                count(&self.call.tool, end.word(), end.took);
+                self.core
+                    .record("settle call in doubt", move |tx, out| {
+                        outcome::commit(tx, out, &turn, &call, end, Told::Now)
+                    })
+                    .await?;
                 Ok(false)
             }
-        }
-    }
-
-    fn complaints(&self) -> Vec<String> {
-        if self.call.input.is_object() {
-            self.core.tools.complaints(&self.call.tool, &self.call.input)
-        } else {
-            vec!["the input is not a JSON object".to_owned()]
         }
     }
 
@@ -271,6 +308,8 @@ impl One<'_> {
             "input": self.call.input,
             "reason": question.reason,
             "rule": question.rule,
+            "touches": question.touches,
+            "diff": question.diff,
         });
         self.ask(HitlKind::Permission, question.question, question.options, details).await
     }
@@ -284,6 +323,7 @@ impl One<'_> {
         details: Value,
     ) -> brain::Result<bool> {
         let now = Timestamp::now();
+        let details = hooked::kept_in(details, self.passed.as_ref());
         let prompt = Prompt {
             request_id: HitlId::generate(),
             task_id: self.turn.task_id.clone(),
@@ -347,6 +387,7 @@ impl One<'_> {
         let entry = memory::Entry { key, value, expires_at: Timestamp::now().plus_millis(life) };
         let intent = self.intent(Some(Permission::Allow), None);
         let (turn, call) = (self.turn.clone(), self.call.clone());
+        let told = self.when_told();
         self.core
             .record("write working memory", move |tx, out| {
                 effects::intend(tx, &intent)?;
@@ -357,10 +398,11 @@ impl One<'_> {
                     took: Duration::ZERO,
                     extra: Vec::new(),
                 };
-                outcome::commit(tx, out, &turn, &call, end)
+                outcome::commit(tx, out, &turn, &call, end, told)
             })
             .await?;
         count(&self.call.tool, "ok", Duration::ZERO);
+        self.tell_after(told).await?;
         Ok(false)
     }
 
@@ -396,7 +438,7 @@ impl One<'_> {
         self.core
             .record("refuse call", move |tx, out| {
                 effects::intend(tx, &intent)?;
-                outcome::commit(tx, out, &turn, &call, End::refused(Failure::new(reason, text)))
+                outcome::commit(tx, out, &turn, &call, End::refused(Failure::new(reason, text)), Told::Now)
             })
             .await?;
         // a made-up name must not become a metric label
@@ -420,6 +462,8 @@ impl One<'_> {
             call_id: self.call.id.clone(),
             workspace,
             launcher: Arc::clone(&self.core.launcher),
+            proxy: self.core.proxy.clone(),
+            known: Arc::clone(&self.core.known),
             grants,
             cancel: self.control.cancel.clone(),
             output_max: self.core.config.tool_output_max_bytes,
@@ -436,10 +480,16 @@ impl One<'_> {
                 })
             }),
             task_tmp: self.core.scratch_of(self.turn),
+            model: Arc::new(model::OfTurn::new(self.core, self.turn, self.toolbox, &self.call.id)),
         };
         let started = Instant::now();
         let outcome = tool.run(context, self.call.input.clone()).await;
+        let outcome = result::scrubbed(&self.core.known, outcome);
         let took = started.elapsed();
+        if tool.reads_untrusted() && outcome.is_ok() {
+            let turn = self.turn.turn_id.clone();
+            self.core.brain.write("taint turn", move |tx| turns::taint(tx, &turn)).await?;
+        }
         let state = match &outcome {
             Ok(_) => EffectState::Done,
             Err(failure) if failure.reason == ToolReason::Cancelled => EffectState::Cancelled,
@@ -457,7 +507,11 @@ impl One<'_> {
         let limit = self.core.config.tool_output_max_bytes;
         let end = End { outcome: end.outcome.map(|o| outcome::capped(o, limit)), ..end };
         let (turn, call) = (self.turn.clone(), self.call.clone());
-        self.core.record("settle call", move |tx, out| outcome::commit(tx, out, &turn, &call, end)).await
+        let told = self.when_told();
+        self.core
+            .record("settle call", move |tx, out| outcome::commit(tx, out, &turn, &call, end, told))
+            .await?;
+        self.tell_after(told).await
     }
 
     /// Writes an observation; a failure is only logged, because the call itself goes on.

@@ -54,6 +54,19 @@ impl Registry {
         if !is_tool_name(&name) {
             return Err(BadTool::Name(name));
         }
+        self.insert(name, tool)
+    }
+
+    /// Adds a connector's action. Its name is the server's choice, so more is allowed than for our own.
+    pub fn add_connected(&mut self, tool: Arc<dyn Tool>) -> Result<(), BadTool> {
+        let name = tool.name().to_owned();
+        if !is_action_name(&name) {
+            return Err(BadTool::Name(name));
+        }
+        self.insert(name, tool)
+    }
+
+    fn insert(&mut self, name: String, tool: Arc<dyn Tool>) -> Result<(), BadTool> {
         let validator = jsonschema::options()
             .with_draft(jsonschema::Draft::Draft202012)
             .build(tool.input_schema())
@@ -70,7 +83,7 @@ impl Registry {
     /// What is wrong with `input` for the tool `name`; empty when nothing is, or when there is no such tool.
     pub fn complaints(&self, name: &str, input: &Value) -> Vec<String> {
         let Some(entry) = self.entries.get(name) else { return Vec::new() };
-        entry
+        let found: Vec<String> = entry
             .validator
             .iter_errors(input)
             .take(MESSAGES_MAX)
@@ -78,7 +91,18 @@ impl Registry {
                 let place = e.instance_path().to_string();
                 if place.is_empty() { e.to_string() } else { format!("{place}: {e}") }
             })
-            .collect()
+            .collect();
+        if found.is_empty() { entry.tool.complaints(input) } else { found }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True when there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Every tool, by name.
@@ -101,7 +125,17 @@ pub fn matches_pattern(pattern: &str, name: &str) -> bool {
     }
 }
 
-fn is_tool_name(name: &str) -> bool {
+/// `<server>.<action>`, the action as the server writes it.
+fn is_action_name(name: &str) -> bool {
+    name.split_once('.').is_some_and(|(server, action)| {
+        is_tool_name(server)
+            && !action.is_empty()
+            && action.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/'))
+    })
+}
+
+/// True for `[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*` of at most 64 characters.
+pub fn is_tool_name(name: &str) -> bool {
     let part = |p: &str| {
         p.starts_with(|c: char| c.is_ascii_lowercase())
             && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')

@@ -1,5 +1,7 @@
 //! How the journal's outcome of a call looks to the model.
 
+use crate::secrets::{Known, leaving};
+use crate::tools::tool::{Failure, Output};
 use brain::effects::{Effect, EffectState};
 use contract::conversation::Block;
 use serde_json::{Value, json};
@@ -7,6 +9,25 @@ use serde_json::{Value, json};
 /// What the model is told about a call that was under way when the process died.
 pub const IN_DOUBT_TEXT: &str =
     "the outcome of this call is in doubt: it may or may not have taken effect; check before repeating";
+
+/// What a tool gave back, without secrets the Engine knows: before it is shortened, stored or shown to anybody.
+pub fn scrubbed(known: &Known, outcome: Result<Output, Failure>) -> Result<Output, Failure> {
+    match outcome {
+        Ok(mut output) => {
+            leaving::value(known, &mut output.value);
+            output.full = output.full.map(|bytes| known.scrub_bytes(bytes));
+            Ok(output)
+        }
+        Err(mut failure) => {
+            failure.text = known.scrub(&failure.text).into_owned();
+            if let Some(value) = &mut failure.output {
+                leaving::value(known, value);
+            }
+            failure.full = failure.full.map(|bytes| known.scrub_bytes(bytes));
+            Err(failure)
+        }
+    }
+}
 
 /// The tool_result block of a call; `None` when the journal has no row for it.
 pub fn block(call_id: &str, effect: Option<&Effect>) -> Block {

@@ -5,6 +5,53 @@ use serde_json::Value;
 /// Validator messages kept; more would not help a model and could be long.
 const MAX_MESSAGES: usize = 5;
 
+/// Nesting of a schema. Deeper ones are refused by providers, and validators recurse. (specification 14.6)
+pub const MAX_DEPTH: usize = 32;
+/// Objects inside one schema; more makes every validation slow. (specification 14.6)
+pub const MAX_SUBSCHEMAS: usize = 2000;
+
+/// Whether a schema is one that can be used: small enough, self-contained, and a JSON Schema at all.
+pub fn check(schema: &Value) -> Result<(), String> {
+    if depth(schema) > MAX_DEPTH {
+        return Err(format!("nested deeper than {MAX_DEPTH}"));
+    }
+    if subschemas(schema) > MAX_SUBSCHEMAS {
+        return Err(format!("more than {MAX_SUBSCHEMAS} subschemas"));
+    }
+    if has_remote_ref(schema) {
+        return Err("`$ref` must point inside the schema (`#/…`)".to_owned());
+    }
+    compile(schema).map(drop)
+}
+
+fn inside(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
+    match value {
+        Value::Array(items) => Box::new(items.iter()),
+        Value::Object(map) => Box::new(map.values()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Box::new(std::iter::empty()),
+    }
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(_) | Value::Object(_) => 1 + inside(value).map(depth).max().unwrap_or(0),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+    }
+}
+
+fn subschemas(value: &Value) -> usize {
+    usize::from(value.is_object()) + inside(value).map(subschemas).sum::<usize>()
+}
+
+fn has_remote_ref(value: &Value) -> bool {
+    let here = value.as_object().is_some_and(|map| {
+        ["$ref", "$dynamicRef"]
+            .iter()
+            .any(|key| map.get(*key).and_then(Value::as_str).is_some_and(|r| !r.starts_with('#')))
+    });
+    here || inside(value).any(has_remote_ref)
+}
+
 /// Compiles a self-contained schema. Remote references are refused: the validator has no retriever.
 pub fn compile(schema: &Value) -> Result<jsonschema::Validator, String> {
     jsonschema::draft202012::options().build(schema).map_err(|e| e.to_string())

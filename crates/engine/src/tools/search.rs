@@ -393,20 +393,24 @@ fn timestamp(time: SystemTime) -> Timestamp {
     Timestamp::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))
 }
 
-fn start_of(call: &CallContext, path: Option<&str>) -> Result<PathBuf, Failure> {
+/// Where a search begins: a path of the input, else the working directory.
+pub(super) fn start_of(call: &CallContext, path: Option<&str>) -> Result<PathBuf, Failure> {
     let Some(path) = path else { return Ok(call.workspace.cwd().to_path_buf()) };
     let start = readable(call, path)?;
     if start.exists() { Ok(start) } else { Err(not_found(path)) }
 }
 
+/// What a walk passes over.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Skip {
+pub(super) enum Skip {
+    /// Directories named `.git`.
     Git,
+    /// Nothing.
     Nothing,
 }
 
 /// Everything at and below `start` in order of path, without following links and without what is sealed.
-fn walk(
+pub(super) fn walk(
     call: &CallContext,
     start: &Path,
     skip: Skip,

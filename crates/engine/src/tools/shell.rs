@@ -5,6 +5,7 @@ use super::shorten::head_and_tail;
 use super::tool::{CallContext, Effect, Failure, Output, Tool};
 use crate::permissions::{PermissionContext, Verdict, effect, rules};
 use crate::sandbox::{Command, Finished, LaunchError, launcher};
+use crate::secrets::Known;
 use contract::ToolReason;
 use futures::future::BoxFuture;
 use serde::Deserialize;
@@ -17,7 +18,7 @@ const DESCRIPTION: &str = "Runs a shell command in the workspace and waits for i
 syntax, several lines allowed), optional `timeout_s` and `cwd`. Output: stdout, stderr, exit_code (128 + \
 signal when killed), timed_out. Use it to build, test, run programs, move and transform files. Do not use it \
 to read, write, edit or search files: read_file, write_file, edit_file, grep and find are safer and cheaper. \
-No terminal, no input, no network; only the workspace and $TMPDIR can be written. Each call is a new shell, so \
+No terminal, no input; no network, except hosts an operator has named, through $HTTPS_PROXY; only the workspace and $TMPDIR can be written. Each call is a new shell, so \
 `cd` and variables do not last; background processes live until the end of the turn. Destructive commands ask \
 a person first.";
 
@@ -104,11 +105,14 @@ impl Tool for Bash {
             let mut command = Command::new(program, args);
             command.cwd = cwd;
             command.grants = call.grants.clone();
+            if let Some(proxy) = &call.proxy {
+                proxy.open_for(&mut command);
+            }
             let spawned = call.launcher.spawn(command, &call.workspace, &call.groups).await;
             let running = spawned.map_err(|e| launch_failure(&e))?;
             (call.on_spawn)(running.pgid()).await;
             let finished = running.finish(limit, &call.cancel).await;
-            answer(finished, limit, call.output_max)
+            answer(finished, limit, call.output_max, &call.known)
         })
     }
 }
@@ -122,14 +126,23 @@ fn shell(command: &str) -> (&'static str, Vec<OsString>) {
     }
 }
 
-fn launch_failure(error: &LaunchError) -> Failure {
+/// What a model is told when its command was not started.
+pub fn launch_failure(error: &LaunchError) -> Failure {
     let cause = std::error::Error::source(error).map(|s| format!(": {s}")).unwrap_or_default();
     Failure::new(ToolReason::Failed, format!("the command was not started: {error}{cause}"))
 }
 
-fn answer(finished: Finished, limit: Duration, output_max: usize) -> Result<Output, Failure> {
+/// What a model is told of a finished command.
+pub fn answer(
+    finished: Finished,
+    limit: Duration,
+    output_max: usize,
+    known: &Known,
+) -> Result<Output, Failure> {
     let Finished { exit_code, timed_out, cancelled, stdout, stderr } = finished;
-    let (stdout, stderr) = (stdout.into_text(), stderr.into_text());
+    // before anything is cut: half a secret is not found any more
+    let clean = |text: String| known.scrub(&text).into_owned();
+    let (stdout, stderr) = (clean(stdout.into_text()), clean(stderr.into_text()));
     let half = output_max / STREAMS;
     // Each stream gets half, and what the other leaves of its half.
     let short_out = head_and_tail(&stdout, output_max - stderr.len().min(half));

@@ -7,7 +7,9 @@
 //! The invariant: [`Tool::check`] decides without acting; only [`Tool::run`] acts.
 
 use crate::permissions::{Grants, PermissionContext, Verdict};
+use crate::sandbox::proxy::Proxy;
 use crate::sandbox::{Launcher, ProcessGroups, Workspace};
+use crate::secrets::Known;
 use contract::{CallId, TaskId, ToolReason, TurnId};
 use futures::future::BoxFuture;
 use serde_json::Value;
@@ -52,6 +54,28 @@ impl Effect {
     }
 }
 
+/// What stands behind a tool; for people, models see no difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A function of this program.
+    Platform,
+    /// A skill.
+    Skill,
+    /// An action of a connector.
+    Mcp,
+}
+
+impl Kind {
+    /// The word of GET /tools.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::Platform => "platform",
+            Kind::Skill => "skill",
+            Kind::Mcp => "mcp",
+        }
+    }
+}
+
 /// One thing a model can call.
 pub trait Tool: Send + Sync {
     /// The name as the Engine knows it: snake_case or dotted.
@@ -68,6 +92,38 @@ pub trait Tool: Send + Sync {
 
     /// True when every call needs a person's yes, whatever the input (`options` yes/no only).
     fn requires_permission(&self) -> bool {
+        false
+    }
+
+    /// True when a call costs so much that a person is asked (and may say `always`).
+    fn high_cost(&self) -> bool {
+        false
+    }
+
+    /// What stands behind it.
+    fn kind(&self) -> Kind {
+        Kind::Platform
+    }
+
+    /// False when it cannot work now; it stays listed and answers `unavailable`.
+    fn available(&self) -> bool {
+        true
+    }
+
+    /// The registered function behind the tool: its own name, or, for a tool of the catalog that is made of a
+    /// function, that function's. The dispatcher performs some functions itself.
+    fn function(&self) -> &str {
+        self.name()
+    }
+
+    /// What is wrong with an input that its schema accepts.
+    fn complaints(&self, _input: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// True when what it gives back was written by somebody else (web pages, search results): a turn that has read
+    /// it is tainted, and the permission rules ask more often.
+    fn reads_untrusted(&self) -> bool {
         false
     }
 
@@ -145,6 +201,31 @@ impl Failure {
 /// the next process can find orphans.
 pub type OnSpawn = Arc<dyn Fn(i32) -> BoxFuture<'static, ()> + Send + Sync>;
 
+/// One model call that a tool makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelAsk {
+    /// LIGHT_MODEL instead of the agent's model.
+    pub light: bool,
+    /// System text.
+    pub system: String,
+}
+
+/// Makes model calls on behalf of a tool, and keeps the books on them.
+pub trait AskModel: Send + Sync {
+    /// Makes one call and gives back the text of the answer.
+    fn ask(&self, ask: ModelAsk) -> BoxFuture<'_, Result<String, Failure>>;
+}
+
+/// For calls that have no model at hand.
+#[derive(Debug, Clone, Copy)]
+pub struct NoModel;
+
+impl AskModel for NoModel {
+    fn ask(&self, _ask: ModelAsk) -> BoxFuture<'_, Result<String, Failure>> {
+        Box::pin(async { Err(Failure::new(ToolReason::Unavailable, "no model can be asked here")) })
+    }
+}
+
 /// Everything one call may use.
 #[derive(Clone)]
 pub struct CallContext {
@@ -159,6 +240,10 @@ pub struct CallContext {
     pub workspace: Arc<Workspace>,
     /// The only way to start a process.
     pub launcher: Arc<Launcher>,
+    /// The way out for commands, when an operator has named hosts.
+    pub proxy: Option<Arc<Proxy>>,
+    /// The secrets that must not leave; for tools that shorten what they give back.
+    pub known: Arc<Known>,
     /// Paths outside the workspace that a person allowed for this one call (from the [`Verdict`]).
     pub grants: Grants,
     /// Cancelled when the turn is.
@@ -171,6 +256,8 @@ pub struct CallContext {
     pub on_spawn: OnSpawn,
     /// The task's private temporary directory (exists, 0700): TMPDIR of its children.
     pub task_tmp: PathBuf,
+    /// The model, for tools that are prompts.
+    pub model: Arc<dyn AskModel>,
 }
 
 #[cfg(test)]

@@ -22,8 +22,6 @@ pub const MAX_MEDIA_BLOCKS: usize = 20;
 pub const MAX_CONTEXT_BYTES: usize = 256 * 1024;
 /// Bytes of an output_schema; deeper or larger schemas are refused by providers, too.
 pub const MAX_SCHEMA_BYTES: usize = 64 * 1024;
-/// Nesting of an output_schema.
-pub const MAX_SCHEMA_DEPTH: usize = 32;
 /// Characters of a task's title.
 const TITLE_CHARS: usize = 80;
 
@@ -196,31 +194,7 @@ fn check_schema(schema: &Value) -> Result<(), ApiError> {
     if schema.to_string().len() > MAX_SCHEMA_BYTES {
         return Err(refuse(format!("larger than {MAX_SCHEMA_BYTES} bytes")));
     }
-    if depth(schema) > MAX_SCHEMA_DEPTH {
-        return Err(refuse(format!("nested deeper than {MAX_SCHEMA_DEPTH}")));
-    }
-    if has_remote_ref(schema) {
-        return Err(refuse("`$ref` must point inside the schema (`#/…`)".into()));
-    }
-    crate::tools::schema::compile(schema).map(|_| ()).map_err(refuse)
-}
-
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
-    }
-}
-
-fn has_remote_ref(value: &Value) -> bool {
-    match value {
-        Value::Object(map) => map.iter().any(|(k, v)| {
-            (k == "$ref" && v.as_str().is_some_and(|r| !r.starts_with('#'))) || has_remote_ref(v)
-        }),
-        Value::Array(items) => items.iter().any(has_remote_ref),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
-    }
+    crate::tools::schema::check(schema).map_err(refuse)
 }
 
 /// Checks a request, commits its turn and queues it. The answer comes when the turn is durable.
@@ -234,6 +208,8 @@ pub async fn accept(
     let disk_ok = core.brain.free_bytes().is_none_or(|b| b >= core.config.brain_min_free_mb * 1024 * 1024);
     let place = core.coordinator.reserve();
     let turn_id = TurnId::generate();
+    // the version the request is judged by is the one its turn will see
+    let catalog = core.catalog.pin(&turn_id);
     let task = checked.task.clone();
     let plan = Plan {
         turn_id: turn_id.clone(),
@@ -244,13 +220,15 @@ pub async fn accept(
         checked,
         idempotency_key,
         traceparent,
-        agents: core.catalog.names(),
-        default_agent: core.catalog.default_agent().to_owned(),
+        agents: catalog.agent_names(),
+        default_agent: catalog.default_agent().to_owned(),
         expiry_ms: crate::core::millis(core.config.channel_state_ttl_active),
     };
-    let decision =
-        core.record("accept turn", move |tx, out| commit(tx, out, plan)).await.map_err(|e| storage(&e))?;
-    match decision {
+    let decision = core.record("accept turn", move |tx, out| commit(tx, out, plan)).await;
+    if !matches!(decision, Ok(Decision::New(_))) {
+        core.catalog.unpin(&turn_id);
+    }
+    match decision.map_err(|e| storage(&e))? {
         Decision::Refused(error) => Err(error),
         Decision::Joined(turn) => Ok(Accepted::Joined(turn)),
         Decision::New(first_seq) => {

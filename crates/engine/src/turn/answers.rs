@@ -179,6 +179,12 @@ pub fn pending_json(prompt: &Prompt) -> Value {
         for key in ["tool", "input", "reason", "rule"] {
             value[key] = prompt.details[key].clone();
         }
+        // what it would change, where that is known
+        for key in ["touches", "diff"] {
+            if let Some(shown) = prompt.details.get(key).filter(|v| !v.is_null()) {
+                value[key] = shown.clone();
+            }
+        }
     }
     value
 }

@@ -32,6 +32,8 @@ pub struct Checkpoint {
     pub repairs: u32,
     /// The answer that did not validate, and what the model is told about it.
     pub repair: Option<(String, String)>,
+    /// Times a stop hook has sent the model back to work.
+    pub refusals: u32,
     /// Working memory as rendered for this turn; kept so that the prefix stays the same.
     pub working_memory: Option<String>,
     /// Tokens the provider counted in the last call of this turn, and the position it covered.
@@ -65,6 +67,7 @@ impl Default for Checkpoint {
             continuations: 0,
             repairs: 0,
             repair: None,
+            refusals: 0,
             working_memory: None,
             counted: None,
             overflows: 0,

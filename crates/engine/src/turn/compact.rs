@@ -9,7 +9,7 @@ use crate::core::Core;
 use crate::turn::checkpoint::Checkpoint;
 use crate::turn::context::{self, History};
 use crate::turn::coordinator::Control;
-use crate::turn::message::record_usage;
+use crate::turn::message::{Spent, record_usage};
 use brain::compactions::{self, Boundary};
 use brain::messages::Message;
 use brain::snapshots::{self, Step};
@@ -35,9 +35,9 @@ decisions and their reasons, open points, names of files and other things worked
 be needed again, and what was promised. Write short factual lines. Do not address anyone; do not add anything new.";
 
 /// Whether a call with this estimate needs room first.
-pub fn is_due(config: &Config, estimate: u64) -> bool {
-    let limit = config.compact_at_ratio * f64::from(config.context_window(&config.llm_model));
-    config.reactive_compact_enabled && (estimate + u64::from(config.max_tokens)) as f64 > limit
+pub fn is_due(config: &Config, request: &Request, estimate: u64) -> bool {
+    let limit = config.compact_at_ratio * f64::from(config.context_window(&request.model));
+    config.reactive_compact_enabled && (estimate + u64::from(request.max_tokens)) as f64 > limit
 }
 
 /// One turn's stretch of the history.
@@ -103,6 +103,8 @@ fn weight(list: &[Message], boundary: i64, shrunk: i64) -> u64 {
 pub struct Ask {
     /// Tokens that cannot be freed.
     pub fixed: u64,
+    /// The context window of the call's model.
+    pub window: u32,
     /// Estimated input tokens of the call.
     pub estimate: u64,
     /// The provider has refused the call as too large.
@@ -134,7 +136,7 @@ pub async fn run(
     ask: Ask,
     control: &Control,
 ) -> brain::Result<Option<u64>> {
-    let window = f64::from(core.config.context_window(&core.config.llm_model));
+    let window = f64::from(ask.window);
     // after a provider's refusal its idea of the size counts, not ours
     let room = if ask.forced { ask.estimate as f64 } else { window };
     let target = ((room * TARGET_RATIO) as u64).max(ask.fixed);
@@ -282,17 +284,8 @@ impl Work<'_> {
         self.core
             .record("compact context", move |tx, out| {
                 if let Some((usage, estimated, model, took)) = paid {
-                    record_usage(
-                        tx,
-                        out,
-                        &turn,
-                        usage,
-                        estimated,
-                        &model,
-                        provider,
-                        Purpose::Compaction,
-                        took,
-                    )?;
+                    let spent = Spent { tokens: usage, estimated, model, purpose: Purpose::Compaction, took };
+                    record_usage(tx, out, &turn, &spent, provider, None)?;
                 }
                 let boundary = Boundary { up_to_position: up_to, summary };
                 let now = Timestamp::now();

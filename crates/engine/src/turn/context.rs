@@ -5,9 +5,9 @@
 //! the current message. Everything is a function of the brain and the checkpoint, so a call that is made
 //! again after a restart is the same call.
 
-use crate::catalog::Agent;
 use crate::config::Provider;
 use crate::core::Core;
+use crate::tools::toolbox::Toolbox;
 use crate::turn::checkpoint::Checkpoint;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -17,7 +17,7 @@ use brain::turns::Turn;
 use brain::{Tx, blobs, compactions, messages, working_memory};
 use contract::TurnId;
 use contract::conversation::{Block, Role, Source};
-use llm::{CONTINUE_REQUEST, Request, SystemPart, ToolSpec};
+use llm::{CONTINUE_REQUEST, Request, SystemPart};
 use std::collections::HashSet;
 
 /// Bytes per token when nobody has counted. Smaller estimates more tokens and compacts earlier; larger
@@ -115,23 +115,10 @@ fn engine_paragraph(core: &Core, day: &str) -> String {
     )
 }
 
-/// The tools an agent is offered, sorted by name.
-pub fn offered_tools(core: &Core, agent: &Agent) -> Vec<ToolSpec> {
-    core.tools
-        .iter()
-        .filter(|t| agent.allows(t.name()))
-        .map(|t| ToolSpec {
-            name: t.name().to_owned(),
-            description: t.description().to_owned(),
-            input_schema: t.input_schema().clone(),
-        })
-        .collect()
-}
-
 /// One model call, ready to be sent.
 pub fn build(
     core: &Core,
-    agent: &Agent,
+    toolbox: &Toolbox,
     turn: &Turn,
     checkpoint: &Checkpoint,
     history: &History,
@@ -186,17 +173,17 @@ pub fn build(
         push(&mut list, Role::User, vec![Block::text(note)]);
     }
     let system = vec![
-        SystemPart { text: agent.system_prompt.clone(), cache_here: false },
+        SystemPart { text: toolbox.agent.system_prompt.clone(), cache_here: false },
         SystemPart { text: engine_paragraph(core, &checkpoint.day), cache_here: true },
     ];
     Request {
-        model: core.config.llm_model.clone(),
+        model: toolbox.model().to_owned(),
         system,
         output_schema: turn.output_schema.clone(),
-        tools: offered_tools(core, agent),
+        tools: toolbox.offered(),
         no_calls: checkpoint.closing,
         messages: list,
-        max_tokens: core.config.max_tokens,
+        max_tokens: toolbox.max_tokens(core.config.max_tokens),
         thinking: turn.super_thinking,
         thinking_budget: core.config.super_thinking_budget_tokens,
         stable_messages: stable,
@@ -320,7 +307,7 @@ fn resolve(block: Block, bytes_of: &dyn Fn(&str) -> Option<Vec<u8>>) -> Block {
 /// Reads the history and the blobs it needs, and builds the call.
 pub async fn assemble(
     core: &Core,
-    agent: &Agent,
+    toolbox: &Toolbox,
     turn: &Turn,
     checkpoint: &Checkpoint,
 ) -> brain::Result<(Request, History)> {
@@ -338,7 +325,7 @@ pub async fn assemble(
             Ok((history, bytes))
         })
         .await?;
-    let request = build(core, agent, turn, checkpoint, &history, &|name| bytes.get(name).cloned());
+    let request = build(core, toolbox, turn, checkpoint, &history, &|name| bytes.get(name).cloned());
     Ok((request, history))
 }
 

@@ -3,14 +3,16 @@
 //! The driver owns no decision of its own: [`machine::next`] says which phase follows, the checkpoint says
 //! what is needed to go on, and both are committed together with the events that tell of them.
 
-use crate::catalog::Agent;
+use crate::catalog::hooks::{Hook, HookEvent};
 use crate::core::{Core, Emitted};
 use crate::tools::dispatch::{self, ToolsEnd};
+use crate::tools::toolbox::Toolbox;
 use crate::turn::checkpoint::Checkpoint;
 use crate::turn::coordinator::Control;
+use crate::turn::hooks::{MAX_REFUSALS, Runner};
 use crate::turn::machine::{self, Happening, Phase};
 use crate::turn::message::{
-    call_of, commit_pending, commit_usage, counted, store_assistant, text_of, with_carried,
+    call_of, commit_pending, commit_usage, counted, store_assistant, store_note, text_of, with_carried,
 };
 use crate::turn::model::{self, CallEnd, Complete};
 use crate::turn::{compact, context, settle};
@@ -189,7 +191,7 @@ async fn drive(core: &Arc<Core>, id: &TurnId, control: &Arc<Control>) -> brain::
             }
             Granted::Runs(granted) => *granted,
         };
-    let Some(agent) = core.catalog.get(&turn.agent).cloned() else {
+    let Some(toolbox) = Toolbox::of(&turn.agent, core.catalog.pin(&turn.turn_id)) else {
         let error =
             ApiError::new(ErrorCode::AgentNotFound, format!("there is no agent `{}` any more", turn.agent));
         settle::fail(core, &turn, error, None).await?;
@@ -197,7 +199,7 @@ async fn drive(core: &Arc<Core>, id: &TurnId, control: &Arc<Control>) -> brain::
     };
     tracing::info!(task_id = %turn.task_id, agent = %turn.agent, resumed = turn.resumed, step = step.as_str(), "Starting execution");
     let started = std::time::Instant::now();
-    let mut run = Run { core, turn, agent, control, checkpoint, step };
+    let mut run = Run { core, turn, toolbox, control, checkpoint, step };
     let driven = run.steps().await;
     run.report(started.elapsed()).await;
     driven
@@ -207,7 +209,7 @@ async fn drive(core: &Arc<Core>, id: &TurnId, control: &Arc<Control>) -> brain::
 struct Run<'a> {
     core: &'a Arc<Core>,
     turn: Turn,
-    agent: Agent,
+    toolbox: Toolbox,
     control: &'a Arc<Control>,
     checkpoint: Checkpoint,
     step: Step,
@@ -270,16 +272,16 @@ impl Run<'_> {
             self.checkpoint.closing = true;
         }
         let (mut request, mut history) =
-            context::assemble(self.core, &self.agent, &self.turn, &self.checkpoint).await?;
+            context::assemble(self.core, &self.toolbox, &self.turn, &self.checkpoint).await?;
         let estimate = context::estimate(&request, &self.checkpoint, &history);
-        if compact::is_due(&self.core.config, estimate) {
-            if !self.compact(fixed_tokens(&request), &history, estimate, false).await? {
+        if compact::is_due(&self.core.config, &request, estimate) {
+            if !self.compact(self.room(&request), &history, estimate, false).await? {
                 return Ok(None);
             }
             (request, history) =
-                context::assemble(self.core, &self.agent, &self.turn, &self.checkpoint).await?;
+                context::assemble(self.core, &self.toolbox, &self.turn, &self.checkpoint).await?;
         }
-        let fixed = fixed_tokens(&request);
+        let room = self.room(&request);
         let estimate =
             context::estimate(&request, &Checkpoint { counted: None, ..self.checkpoint.clone() }, &history);
         let end =
@@ -298,7 +300,7 @@ impl Run<'_> {
                 if error.kind == ErrorKind::Overflow && can_compact {
                     self.checkpoint.overflows += 1;
                     self.checkpoint.counted = None;
-                    if self.compact(fixed, &history, estimate, true).await? {
+                    if self.compact(room, &history, estimate, true).await? {
                         return Ok(None);
                     }
                 }
@@ -313,12 +315,12 @@ impl Run<'_> {
 
     async fn compact(
         &mut self,
-        fixed: u64,
+        (fixed, window): (u64, u32),
         history: &context::History,
         estimate: u64,
         forced: bool,
     ) -> brain::Result<bool> {
-        let ask = compact::Ask { fixed, estimate, forced };
+        let ask = compact::Ask { fixed, window, estimate, forced };
         let done =
             compact::run(self.core, &self.turn, &mut self.checkpoint, history, ask, self.control).await?;
         if done.is_none() && forced {
@@ -328,8 +330,14 @@ impl Run<'_> {
         Ok(true)
     }
 
+    /// Tokens of a call that no compaction can free, and the window it must fit into.
+    fn room(&self, request: &llm::Request) -> (u64, u32) {
+        let fixed = request.system.iter().map(|p| context::estimate_bytes(p.text.len())).sum();
+        (fixed, self.core.config.context_window(&request.model))
+    }
+
     /// Decides what follows a complete model message and commits it.
-    async fn answered(&mut self, complete: Complete) -> brain::Result<Option<Driven>> {
+    async fn answered(&mut self, mut complete: Complete) -> brain::Result<Option<Driven>> {
         let Complete { blocks, stop, .. } = &complete;
         let cut = *stop == Stop::MaxTokens;
         let mut content = with_carried(&self.checkpoint.carried, blocks);
@@ -360,8 +368,27 @@ impl Run<'_> {
             self.again(complete, text, None).await?;
             return Ok(None);
         }
+        let stop = *stop;
+        let mut stopped_by_hook = false;
+        if stop != Stop::Refusal && !self.checkpoint.closing {
+            let hooks = self.stop_hooks();
+            if !hooks.is_empty() {
+                self.flush(&mut complete).await?;
+                match self.ask_stop_hooks(&hooks, &text).await {
+                    Some(message) if self.checkpoint.refusals < MAX_REFUSALS => {
+                        self.back_to_work(complete, content, message).await?;
+                        return Ok(None);
+                    }
+                    Some(_) => stopped_by_hook = true,
+                    None => {}
+                }
+                if self.control.cancel.is_cancelled() || self.core.halt.is_cancelled() {
+                    return Ok(None);
+                }
+            }
+        }
         let mut output = None;
-        if let Some(schema) = self.turn.output_schema.clone().filter(|_| *stop != Stop::Refusal) {
+        if let Some(schema) = self.turn.output_schema.clone().filter(|_| stop != Stop::Refusal) {
             match crate::tools::schema::parse_answer(&schema, &text) {
                 Ok(value) => output = Some(value),
                 Err(problems) if self.checkpoint.repairs < MAX_REPAIRS => {
@@ -385,12 +412,91 @@ impl Run<'_> {
         }
         let reason = match stop {
             _ if self.checkpoint.closing => StopReason::MaxIterations,
+            _ if stopped_by_hook => StopReason::StoppedByHook,
             Stop::MaxTokens => StopReason::MaxTokens,
             Stop::Refusal => StopReason::Refusal,
             Stop::EndTurn | Stop::ToolUse | Stop::Pause => StopReason::EndTurn,
         };
         self.store_answer(complete, content, reason, output).await?;
         Ok(None)
+    }
+
+    fn stop_hooks(&self) -> Vec<Hook> {
+        if !self.core.config.stop_hooks_enabled {
+            return Vec::new();
+        }
+        self.toolbox.catalog.hooks(HookEvent::Stop, &self.turn.agent)
+    }
+
+    /// Shows what has been said so far: a hook may take its time.
+    async fn flush(&self, complete: &mut Complete) -> brain::Result<()> {
+        let events = std::mem::take(&mut complete.pending);
+        let turn = self.turn.clone();
+        self.core
+            .record("stream deltas", move |tx, out| {
+                for event in &events {
+                    out.emit(tx, &turn.task_id, &turn.turn_id, event, None)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    /// What a stop hook wants done before the turn may end.
+    async fn ask_stop_hooks(&self, hooks: &[Hook], text: &str) -> Option<String> {
+        let scratch = self.core.make_scratch(&self.turn);
+        let workspace = match scratch.and_then(|dir| self.core.workspace.for_task(&dir)) {
+            Ok(workspace) => workspace,
+            Err(error) => {
+                tracing::warn!(error = %error, "A stop hook failed: the task's private directory cannot be made");
+                return None;
+            }
+        };
+        let groups = self.core.groups_of(&self.turn);
+        let runner = Runner {
+            launcher: &self.core.launcher,
+            workspace: &workspace,
+            groups: &groups,
+            readable: self.core.config.catalog_dir.iter().cloned().collect(),
+            cancel: &self.control.cancel,
+        };
+        let subject = json!({
+            "task_id": self.turn.task_id,
+            "turn_id": self.turn.turn_id,
+            "agent": self.turn.agent,
+            "text": text,
+        });
+        tokio::select! {
+            biased;
+            () = self.core.halt.cancelled() => None,
+            message = runner.at_stop(hooks, &subject) => message,
+        }
+    }
+
+    /// A stop hook refuses the answer: it stays in the conversation, with what the hook said behind it.
+    async fn back_to_work(
+        &mut self,
+        complete: Complete,
+        content: Vec<Block>,
+        message: String,
+    ) -> brain::Result<()> {
+        let (turn, provider) = (self.turn.clone(), self.core.config.llm_provider.as_str());
+        self.advance(Happening::CallAgain, move |tx, out, checkpoint| {
+            commit_pending(tx, out, &turn, &complete, false)?;
+            if !content.is_empty() {
+                store_assistant(tx, &turn, content)?;
+            }
+            let position = store_note(tx, &turn, message)?;
+            commit_usage(tx, out, &turn, &complete, provider)?;
+            checkpoint.carried = String::new();
+            checkpoint.lost_call = false;
+            checkpoint.repair = None;
+            checkpoint.refusals += 1;
+            checkpoint.iteration += 1;
+            checkpoint.counted = counted(&complete, position - 1);
+            Ok(())
+        })
+        .await
     }
 
     /// The call is made again: a continuation, or a repair of an answer that did not validate.
@@ -465,7 +571,7 @@ impl Run<'_> {
     }
 
     async fn tools(&mut self) -> brain::Result<Option<Driven>> {
-        let end = dispatch::run(self.core, &self.turn, &self.agent, &self.checkpoint, self.control).await?;
+        let end = dispatch::run(self.core, &self.turn, &self.toolbox, &self.checkpoint, self.control).await?;
         match end {
             ToolsEnd::Paused => Ok(Some(Driven::Left)),
             ToolsEnd::Halted => Ok(Some(Driven::Halted)),
@@ -559,9 +665,4 @@ impl Run<'_> {
             tracing::warn!(error = %error, "An observation could not be written");
         }
     }
-}
-
-/// Tokens of a call that no compaction can free.
-fn fixed_tokens(request: &llm::Request) -> u64 {
-    request.system.iter().map(|p| context::estimate_bytes(p.text.len())).sum()
 }

@@ -9,7 +9,7 @@ use brain::messages::{self, NewMessage};
 use brain::turns::Turn;
 use brain::usage;
 use contract::conversation::{Block, Role};
-use contract::event::{Event, Purpose};
+use contract::event::{Event, Nested, Purpose};
 use contract::{CallId, MessageId, Timestamp};
 use serde_json::Value;
 use std::time::Duration;
@@ -68,6 +68,7 @@ pub fn commit_pending(
     complete: &Complete,
     discard_held: bool,
 ) -> brain::Result<()> {
+    out.scrubbed(complete.scrubbed.iter().copied());
     for event in &complete.pending {
         out.emit(tx, &turn.task_id, &turn.turn_id, event, None)?;
     }
@@ -85,62 +86,75 @@ pub fn commit_usage(
     complete: &Complete,
     provider: &str,
 ) -> brain::Result<()> {
-    record_usage(
-        tx,
-        out,
-        turn,
-        complete.usage,
-        complete.estimated,
-        &complete.model,
-        provider,
-        Purpose::Main,
-        complete.duration,
-    )
+    let spent = Spent {
+        tokens: complete.usage,
+        estimated: complete.estimated,
+        model: complete.model.clone(),
+        purpose: Purpose::Main,
+        took: complete.duration,
+    };
+    record_usage(tx, out, turn, &spent, provider, None)
+}
+
+/// What one model call cost.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spent {
+    /// Tokens.
+    pub tokens: contract::Usage,
+    /// True when the provider sent no counts.
+    pub estimated: bool,
+    /// The model that answered.
+    pub model: String,
+    /// What it was for.
+    pub purpose: Purpose,
+    /// How long it ran.
+    pub took: Duration,
+}
+
+impl Spent {
+    /// The row of `usage_log`, and the metrics with it.
+    pub fn row(&self, turn: Option<&Turn>, provider: &str) -> usage::Call {
+        let tokens = self.tokens;
+        for (kind, count) in [
+            ("input", tokens.input_tokens),
+            ("output", tokens.output_tokens),
+            ("cache_hit", tokens.cache_hit_tokens),
+        ] {
+            metrics::counter!("engine_llm_tokens_total", "model" => self.model.clone(), "kind" => kind)
+                .increment(count);
+        }
+        usage::Call {
+            turn_id: turn.map(|t| t.turn_id.clone()),
+            task_id: turn.map(|t| t.task_id.clone()),
+            provider: provider.to_owned(),
+            model: self.model.clone(),
+            purpose: self.purpose,
+            usage: tokens,
+            estimated: self.estimated,
+            duration_ms: self.took.as_millis() as u64,
+            at: Timestamp::now(),
+        }
+    }
 }
 
 /// Writes the `usage_log` row and the `usage` event of one model call.
-#[allow(clippy::too_many_arguments, reason = "the columns of one row")]
 pub fn record_usage(
     tx: &Tx<'_>,
     out: &mut Emitted,
     turn: &Turn,
-    tokens: contract::Usage,
-    estimated: bool,
-    model: &str,
+    spent: &Spent,
     provider: &str,
-    purpose: Purpose,
-    took: Duration,
+    nested: Option<&Nested>,
 ) -> brain::Result<()> {
-    usage::record(
-        tx,
-        &usage::Call {
-            turn_id: turn.turn_id.clone(),
-            task_id: turn.task_id.clone(),
-            provider: provider.to_owned(),
-            model: model.to_owned(),
-            purpose,
-            usage: tokens,
-            estimated,
-            duration_ms: took.as_millis() as u64,
-            at: Timestamp::now(),
-        },
-    )?;
-    for (kind, count) in [
-        ("input", tokens.input_tokens),
-        ("output", tokens.output_tokens),
-        ("cache_hit", tokens.cache_hit_tokens),
-    ] {
-        metrics::counter!("engine_llm_tokens_total", "model" => model.to_owned(), "kind" => kind)
-            .increment(count);
-    }
+    usage::record(tx, &spent.row(Some(turn), provider))?;
     let event = Event::Usage {
-        input_tokens: tokens.input_tokens,
-        output_tokens: tokens.output_tokens,
-        cache_hit_tokens: tokens.cache_hit_tokens,
-        model: model.to_owned(),
-        purpose,
+        input_tokens: spent.tokens.input_tokens,
+        output_tokens: spent.tokens.output_tokens,
+        cache_hit_tokens: spent.tokens.cache_hit_tokens,
+        model: spent.model.clone(),
+        purpose: spent.purpose,
     };
-    out.emit(tx, &turn.task_id, &turn.turn_id, &event, None)?;
+    out.emit(tx, &turn.task_id, &turn.turn_id, &event, nested)?;
     Ok(())
 }
 
@@ -163,6 +177,26 @@ pub fn store_assistant(tx: &Tx<'_>, turn: &Turn, content: Vec<Block>) -> brain::
         },
     )?;
     Ok((id, position))
+}
+
+/// Stores what a hook wants the model to read, as a message of the user; its position.
+pub fn store_note(tx: &Tx<'_>, turn: &Turn, text: String) -> brain::Result<i64> {
+    let content = vec![Block::text(text)];
+    messages::append(
+        tx,
+        &NewMessage {
+            message_id: MessageId::generate(),
+            task_id: turn.task_id.clone(),
+            turn_id: turn.turn_id.clone(),
+            role: Role::User,
+            token_estimate: context::estimate_blocks(&content),
+            content,
+            active: true,
+            agent: None,
+            parent: None,
+            at: Timestamp::now(),
+        },
+    )
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! [`machine`] decides in pure code which state follows; [`accept`] commits a new turn; [`coordinator`]
 //! grants slots; [`drive`] performs the steps; [`context`] builds what the model sees; [`model`] streams
-//! one call; [`message`] stores what it said; [`compact`] shortens old context; [`settle`] writes ends; [`answers`] carries people's answers
+//! one call; [`message`] stores what it said; [`once`] makes one call outside the loop; [`hooks`] asks the operator's programs; [`compact`] shortens old context; [`settle`] writes ends; [`answers`] carries people's answers
 //! back in; [`cancel`] stops a turn wherever it is; [`resume`] picks up after a kill.
 //!
 //! The invariant: every state change, its checkpoint and its events are one transaction.
@@ -15,6 +15,8 @@ pub mod drive;
 pub mod context;
 pub mod model;
 pub mod message;
+pub mod once;
+pub mod hooks;
 pub mod compact;
 pub mod settle;
 pub mod answers;

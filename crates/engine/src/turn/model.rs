@@ -5,6 +5,7 @@
 //! down instead of filling memory.
 
 use crate::core::Core;
+use crate::secrets::{Kind, Scan, leaving};
 use crate::turn::coordinator::Control;
 use crate::turn::settle::OpenBlock;
 use brain::turns::Turn;
@@ -12,6 +13,7 @@ use contract::conversation::{Block, Usage};
 use contract::event::{BlockType, Delta, Event};
 use futures::StreamExt;
 use llm::{CallError, ErrorKind, Piece, Request, Stop};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -62,6 +64,8 @@ pub struct Complete {
     pub model: String,
     /// Events not yet committed.
     pub pending: Vec<Event>,
+    /// What was taken out of their text.
+    pub scrubbed: BTreeSet<Kind>,
     /// The stop of the last text block, kept back until output_schema has been checked.
     pub held_stop: Option<OpenBlock>,
     /// The next free `block_index`.
@@ -76,6 +80,9 @@ struct Streamer<'a> {
     pending: Vec<Event>,
     next_block: u32,
     open: Option<OpenBlock>,
+    /// Reads the text of the open block; holds back what may be the beginning of a secret.
+    scan: Option<Scan>,
+    scrubbed: BTreeSet<Kind>,
     hidden: bool,
     held_stop: Option<OpenBlock>,
     hold_text_stops: bool,
@@ -103,6 +110,8 @@ pub async fn call(
         pending: Vec::new(),
         next_block,
         open: None,
+        scan: None,
+        scrubbed: BTreeSet::new(),
         hidden: false,
         held_stop: None,
         hold_text_stops: turn.output_schema.is_some(),
@@ -117,10 +126,12 @@ pub async fn call(
         tokio::select! {
             biased;
             () = control.cancel.cancelled() => {
+                streamer.release_text();
                 streamer.commit().await?;
-                return Ok(CallEnd::Cancelled { text: streamer.text });
+                return Ok(CallEnd::Cancelled { text: streamer.text() });
             }
             () = core.halt.cancelled() => {
+                streamer.release_text();
                 streamer.commit().await?;
                 return Ok(CallEnd::Halted);
             }
@@ -154,13 +165,14 @@ pub async fn call(
             metrics::counter!("engine_llm_calls_total", &labels("ok")).increment(1);
             core.pulse.provider(false);
             Ok(CallEnd::Complete(Complete {
+                text: streamer.text(),
                 blocks: streamer.blocks,
-                text: streamer.text,
                 stop,
                 usage: usage.0,
                 estimated: usage.1,
                 model,
                 pending: streamer.pending,
+                scrubbed: streamer.scrubbed,
                 held_stop: streamer.held_stop,
                 next_block: streamer.next_block,
                 duration: started.elapsed(),
@@ -169,9 +181,10 @@ pub async fn call(
         Err(error) => {
             metrics::counter!("engine_llm_calls_total", &labels("error")).increment(1);
             core.pulse.provider(error.marks_provider_down());
+            streamer.release_text();
             streamer.release_held();
             streamer.commit().await?;
-            Ok(CallEnd::Failed { error, text: streamer.text, streamed: streamer.shown })
+            Ok(CallEnd::Failed { error, text: streamer.text(), streamed: streamer.shown })
         }
     }
 }
@@ -186,15 +199,18 @@ impl Streamer<'_> {
                     let index = self.next_block;
                     self.next_block += 1;
                     self.open = Some(OpenBlock { index, kind });
+                    self.scan = Some(Scan::of_everything(&self.core.known));
                     self.push(Event::BlockStart { block_index: index, block_type: kind });
                 }
             }
             Piece::Text(text) => {
                 self.text.push_str(&text);
-                self.delta(text, Event::TextDelta);
+                self.delta(&text);
             }
-            Piece::Thinking(text) if !self.hidden => self.delta(text, Event::ThinkingDelta),
-            Piece::BlockEnd(block) => {
+            Piece::Thinking(text) if !self.hidden => self.delta(&text),
+            Piece::BlockEnd(mut block) => {
+                self.release_text();
+                leaving::block(&self.core.known, &mut block);
                 let is_text = matches!(block, Block::Text { .. });
                 self.blocks.push(block);
                 if let Some(open) = self.open.take() {
@@ -217,8 +233,26 @@ impl Streamer<'_> {
         self.pending.push(event);
     }
 
-    fn delta(&mut self, text: String, make: fn(Delta) -> Event) {
-        let Some(open) = self.open else { return };
+    /// The text of the call without known values; for what is stored.
+    fn text(&self) -> String {
+        self.core.known.scrub(&self.text).into_owned()
+    }
+
+    fn delta(&mut self, text: &str) {
+        let clean = self.scan.as_mut().map(|scan| scan.push(text));
+        self.show(clean.unwrap_or_default());
+    }
+
+    /// The block's text is over, or will not go on: what was held back is shown.
+    fn release_text(&mut self) {
+        if let Some(mut scan) = self.scan.take() {
+            self.show(scan.end());
+            self.scrubbed.extend(scan.take_hits());
+        }
+    }
+
+    fn show(&mut self, text: String) {
+        let Some(open) = self.open.filter(|_| !text.is_empty()) else { return };
         if let Some(Event::TextDelta(last) | Event::ThinkingDelta(last)) = self.pending.last_mut()
             && last.block_index == open.index
             && last.text.len() + text.len() <= DELTA_BYTES
@@ -226,7 +260,12 @@ impl Streamer<'_> {
             last.text.push_str(&text);
             return;
         }
-        self.push(make(Delta { text, block_index: open.index }));
+        let delta = Delta { text, block_index: open.index };
+        self.push(if open.kind == BlockType::Thinking {
+            Event::ThinkingDelta(delta)
+        } else {
+            Event::TextDelta(delta)
+        });
     }
 
     fn release_held(&mut self) {
@@ -240,9 +279,11 @@ impl Streamer<'_> {
             return Ok(());
         }
         let events = std::mem::take(&mut self.pending);
+        let scrubbed = std::mem::take(&mut self.scrubbed);
         let (task, turn) = (self.turn.task_id.clone(), self.turn.turn_id.clone());
         self.core
             .record("stream deltas", move |tx, out| {
+                out.scrubbed(scrubbed);
                 for event in &events {
                     out.emit(tx, &task, &turn, event, None)?;
                 }

@@ -49,6 +49,8 @@ pub async fn fail(
 ) -> brain::Result<bool> {
     core.end_of_turn(&turn.turn_id).await;
     let (turn, expiry) = (turn.clone(), core.expiry(Timestamp::now()));
+    let mut error = error;
+    crate::secrets::leaving::error(&core.known, &mut error);
     core.record("fail turn", move |tx, out| {
         if turns::get(tx, &turn.turn_id)?.is_none_or(|t| t.state.is_terminal()) {
             return Ok(false);
@@ -294,7 +296,12 @@ fn settle_calls(tx: &Tx<'_>, out: &mut Emitted, turn: &Turn) -> brain::Result<()
         let Block::ToolUse { id, name, input, .. } = block else { continue };
         let call = CallId::parse(id).map_err(|_| brain::Error::bad_data("tool_use.id", id))?;
         let present = effects::get(tx, &call)?;
-        if present.as_ref().is_some_and(|e| e.state != EffectState::Intent) {
+        if let Some(effect) = present.as_ref().filter(|e| e.state != EffectState::Intent) {
+            // its hooks were still running
+            if effects::tell(tx, &call, &effect.output)? {
+                let told = crate::tools::dispatch::result_of(effect, effect.output.clone());
+                out.emit(tx, &turn.task_id, &turn.turn_id, &told, None)?;
+            }
             continue;
         }
         if present.is_none() {

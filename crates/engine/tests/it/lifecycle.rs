@@ -67,7 +67,7 @@ async fn a_successor_that_waits_takes_over_when_the_holder_is_gone() {
 
 static NEWER: &[Migration] = &[
     Migration { version: 1, name: MIGRATIONS[0].name, sql: MIGRATIONS[0].sql },
-    Migration { version: 2, name: "later", sql: "CREATE TABLE later (id INTEGER PRIMARY KEY) STRICT;" },
+    Migration { version: 1000, name: "later", sql: "CREATE TABLE later (id INTEGER PRIMARY KEY) STRICT;" },
 ];
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use engine::permissions::Grants;
 use engine::sandbox::scrub::{Parent, ScrubMode};
 use engine::sandbox::{
-    Command, Finished, Launcher, LauncherConfig, Limits, ProcessGroups, SandboxMode, Workspace, groups,
+    Command, Finished, Launcher, LauncherConfig, Limits, Mask, ProcessGroups, SandboxMode, Workspace, groups,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,15 +23,14 @@ pub struct Sandbox {
 
 pub fn config(mode: SandboxMode) -> LauncherConfig {
     let variables = [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("CANARY_API_KEY", "canary"), ("TZ", "UTC")];
-    LauncherConfig {
-        mode,
-        scrub: ScrubMode::Strict,
-        limits: Limits { cpu_s: 30, memory_mb: 2048, max_processes: 512, max_file_mb: 4 },
-        parent: Parent {
-            variables: variables.iter().map(|(n, v)| (n.into(), v.into())).collect(),
-            secret_names: vec!["CANARY_API_KEY".into()],
-        },
-    }
+    let limits = Limits { cpu_s: 30, max_processes: 512, max_file_mb: 4, ..Limits::default() };
+    let parent = Parent {
+        variables: variables.iter().map(|(n, v)| (n.into(), v.into())).collect(),
+        secret_names: vec!["CANARY_API_KEY".into()],
+    };
+    // These tests are about what holds without namespaces, too; the escapes are tried with them.
+    let mask = Mask { namespaces: true, ..Mask::default() };
+    LauncherConfig { mask, ..LauncherConfig::new(mode, ScrubMode::Strict, limits, parent) }
 }
 
 impl Sandbox {
@@ -69,7 +68,7 @@ impl Sandbox {
     }
 
     /// stdout + stderr and the exit code.
-    async fn sh(&self, script: &str) -> (String, i32) {
+    pub async fn sh(&self, script: &str) -> (String, i32) {
         let f = self.finish(script, |_| {}, Duration::from_secs(20)).await;
         (f.stdout.into_text() + &f.stderr.into_text(), f.exit_code)
     }
@@ -82,7 +81,7 @@ impl Sandbox {
     }
 }
 
-fn processes_mentioning(mark: &str) -> Vec<String> {
+pub fn processes_mentioning(mark: &str) -> Vec<String> {
     let own = std::process::id().to_string();
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
@@ -96,7 +95,7 @@ fn processes_mentioning(mark: &str) -> Vec<String> {
         .collect()
 }
 
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(5);
     while !holds() {
         assert!(Instant::now() < end, "{what}");
@@ -105,7 +104,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// A sleep that can be recognised in /proc.
-fn unique_sleep(n: u32) -> String {
+pub fn unique_sleep(n: u32) -> String {
     format!("{}", 1_000_000 + u64::from(std::process::id()) * 10 + u64::from(n))
 }
 
@@ -207,7 +206,7 @@ async fn a_yes_opens_the_named_path_to_that_call_only() {
     fs::write(old.join("f"), "x").unwrap();
     let script = format!("rm -rf {}", old.display());
     s.refuses(&script, "").await;
-    let grants = Grants { write: vec![old.clone()] };
+    let grants = Grants::paths(vec![old.clone()]);
     let f = s.finish(&script, |c| c.grants = grants, Duration::from_secs(5)).await;
     assert_eq!(f.exit_code, 0, "{}", f.stderr.into_text());
     assert!(!old.exists());
@@ -217,13 +216,13 @@ async fn a_yes_opens_the_named_path_to_that_call_only() {
         new.display(),
         s.base.join("outside/secret").display()
     );
-    let grants = Grants { write: vec![new.clone()] };
+    let grants = Grants::paths(vec![new.clone()]);
     let f = s.finish(&script, |c| c.grants = grants, Duration::from_secs(5)).await;
     assert!(new.join("f").exists(), "{}", f.stderr.into_text());
     assert!(!f.stdout.into_text().contains("SECRET"), "neighbours stay unreadable");
     // A grant never reaches what is sealed.
     let brain = s.base.join("data/brain.sqlite");
-    let grants = Grants { write: vec![brain.clone(), s.base.join("data")] };
+    let grants = Grants::paths(vec![brain.clone(), s.base.join("data")]);
     let f =
         s.finish(&format!("cat {}", brain.display()), |c| c.grants = grants, Duration::from_secs(5)).await;
     assert_ne!(f.exit_code, 0);

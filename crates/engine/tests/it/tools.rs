@@ -5,7 +5,7 @@ use crate::sandbox::Sandbox;
 use contract::{CallId, TaskId, ToolReason, TurnId};
 use engine::permissions::Grants;
 use engine::tools::registry::Registry;
-use engine::tools::tool::{CallContext, Effect, Failure, Output};
+use engine::tools::tool::{CallContext, Effect, Failure, NoModel, Output};
 use engine::tools::{files, search, shell};
 use serde_json::{Value, json};
 use std::fs;
@@ -56,6 +56,8 @@ impl Tools {
             call_id: CallId::generate(),
             workspace: Arc::new(self.sandbox.workspace.clone()),
             launcher: Arc::clone(&self.sandbox.launcher),
+            proxy: None,
+            known: Arc::default(),
             grants: self.grants.clone(),
             cancel: self.cancel.clone(),
             output_max: self.output_max,
@@ -65,6 +67,7 @@ impl Tools {
                 Box::pin(async {})
             }),
             task_tmp: self.sandbox.base.join("data/tmp/t1"),
+            model: Arc::new(NoModel),
         };
         self.registry.get(name).unwrap().run(context, input).await
     }

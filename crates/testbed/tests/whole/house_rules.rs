@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Which of our crates a crate may import. A new arrow is a decision: change the table and write down why.
-const MAY_IMPORT: [(&str, &[&str]); 9] = [
+const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("contract", &[]),
     ("chassis", &["contract"]),
     ("llm", &["contract"]),
     ("brain", &["contract"]),
-    ("engine", &["contract", "chassis", "llm", "brain"]),
+    ("permissions", &["contract"]),
+    ("connectors", &["contract", "chassis"]),
+    ("engine", &["contract", "chassis", "llm", "brain", "permissions", "connectors"]),
     ("fleet", &["contract"]),
     ("backends", &["fleet", "contract"]),
     ("orchestrator", &["contract", "chassis", "fleet", "backends"]),
@@ -23,12 +25,14 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
 ];
 
 /// Crates of others that a crate of ours must not depend on, because of what it refuses to do.
-const DELIBERATELY_ABSENT: [(&str, &[&str]); 8] = [
+const DELIBERATELY_ABSENT: [(&str, &[&str]); 10] = [
     ("contract", &["tokio", "axum", "hyper", "reqwest", "rusqlite", "tokio-postgres"]),
     ("chassis", &["rusqlite", "tokio-postgres", "reqwest"]),
     ("llm", &["rusqlite", "tokio-postgres", "axum"]),
     ("brain", &["reqwest", "axum", "hyper", "tokio-postgres"]),
-    ("engine", &["rusqlite", "tokio-postgres", "bollard", "kube"]),
+    ("permissions", &["tokio", "rustix", "libc", "tempfile", "reqwest", "rusqlite"]),
+    ("connectors", &["rusqlite", "tokio-postgres", "axum", "tower"]),
+    ("engine", &["rusqlite", "tokio-postgres", "bollard", "kube", "rmcp"]),
     ("fleet", &["tokio", "chrono", "rand", "reqwest", "axum", "rusqlite", "tokio-postgres"]),
     ("backends", &["rusqlite", "tokio-postgres", "axum"]),
     ("orchestrator", &["rusqlite"]),

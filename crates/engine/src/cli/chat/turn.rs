@@ -1,11 +1,11 @@
 //! One turn on the screen: frames, questions and Ctrl-C at once, until the last frame.
 
+use super::Session;
 use super::client::Failure;
 use super::follow::{self, Start, Step};
 use super::frames::Frame;
 use super::input::{Ask, Typed};
 use super::question::{Answer, Question};
-use super::Session;
 use chassis::terminal;
 use contract::ErrorCode;
 use std::collections::VecDeque;

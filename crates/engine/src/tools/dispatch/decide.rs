@@ -111,9 +111,9 @@ pub fn before_rules(facts: &Facts<'_>) -> Option<Decision> {
 /// Decides from the rules' verdict and the call's question, when it has asked one.
 pub fn after_rules(verdict: Verdict, prompt: Option<&Prompt>) -> Decision {
     let question = match verdict {
-        Verdict::Allow { grants } => {
-            let permission = if grants.is_empty() { Permission::Allow } else { Permission::Remembered };
-            return Decision::Run(Leave { grants, permission, rule: None });
+        Verdict::Allow { rule, grants } => {
+            let permission = if rule.is_some() { Permission::Remembered } else { Permission::Allow };
+            return Decision::Run(Leave { grants, permission, rule });
         }
         Verdict::Deny { reason } => {
             return Decision::Refuse(Refusal::denied(Permission::Denied, reason, None));
@@ -172,17 +172,13 @@ mod tests {
             error: None,
             pgid: None,
             started_at: Timestamp::from_millis(0),
+            finished_at: None,
+            told: true,
         }
     }
 
     fn question(rule: &str) -> Verdict {
-        Verdict::Prompt(permissions::Prompt {
-            rule: rule.into(),
-            reason: "destructive".into(),
-            question: "Run it?".into(),
-            options: vec!["yes".into(), "no".into()],
-            grants: Grants::default(),
-        })
+        Verdict::ask(permissions::Prompt::new(rule, "destructive", "Run it?"))
     }
 
     fn prompt(state: PromptState, answer: Option<&str>) -> Prompt {

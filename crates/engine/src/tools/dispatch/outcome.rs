@@ -66,6 +66,15 @@ impl End {
     }
 }
 
+/// When the stream hears of an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// In the same transaction.
+    Now,
+    /// After the hooks that follow it.
+    AfterHooks,
+}
+
 /// Commits the outcome of a call and its `tool_result`; nothing happens when it has an outcome already.
 pub(super) fn commit(
     tx: &Tx<'_>,
@@ -73,6 +82,7 @@ pub(super) fn commit(
     turn: &Turn,
     call: &Call,
     end: End,
+    told: Told,
 ) -> brain::Result<()> {
     let End { state, outcome, took, extra } = end;
     let now = Timestamp::now();
@@ -102,6 +112,9 @@ pub(super) fn commit(
         at: now,
     };
     if effects::settle(tx, &call.id, &recorded)? {
+        if told == Told::AfterHooks {
+            return effects::keep_untold(tx, &call.id);
+        }
         let event = Event::ToolResult {
             tool: call.tool.clone(),
             tool_call_id: call.id.clone(),

@@ -8,7 +8,9 @@ use brain::{Brain, OpenOptions, turns};
 use chassis::config::Values;
 use contract::TurnId;
 use contract::engine_api::ExecuteRequest;
-use engine::catalog::Catalog;
+use engine::catalog::Shelf;
+use engine::catalog::shelf::Place;
+use engine::catalog::snapshot::Models;
 use engine::config::{Config, Purpose, SandboxMode, ScrubMode};
 use engine::core::{Core, Pulse};
 use engine::feed::Feed;
@@ -20,7 +22,7 @@ use engine::turn::accept::{Accepted, accept};
 use engine::turn::coordinator::Coordinator;
 use llm::{Herald, ProviderConfig, ProviderKind, Timeouts};
 use serde_json::json;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -38,21 +40,27 @@ fn hasty(setup: &Setup) -> Arc<Core> {
         base_url: None,
         timeouts,
     });
-    let limits = Limits { cpu_s: 10, memory_mb: 512, max_processes: 64, max_file_mb: 64 };
+    let limits =
+        Limits { cpu_s: 10, memory_mb: 512, max_processes: 64, max_file_mb: 64, ..Limits::default() };
     let parent = Parent { variables: Vec::new(), secret_names: Vec::new() };
-    let launcher = LauncherConfig { mode: SandboxMode::BestEffort, scrub: ScrubMode::Strict, limits, parent };
+    let launcher = LauncherConfig::new(SandboxMode::BestEffort, ScrubMode::Strict, limits, parent);
     let mut tools = Registry::default();
     tools.add(Arc::new(Bash::new(second))).expect("a tool");
     for tool in OwnTool::all() {
         tools.add(Arc::new(tool)).expect("a tool");
     }
     std::fs::create_dir_all(setup.workspace()).expect("a directory");
+    let models =
+        Models { provider: config.llm_provider, has_base_url: false, configured: config.llm_model.clone() };
+    let (catalog, _) = Shelf::open(Place { dir: None, hooks: None, models }, tools, None, &[]);
     Arc::new(Core {
         brain: Brain::open(OpenOptions::at(setup.brain())).expect("opens"),
         feed: Arc::new(Feed::default()),
         herald: Herald::new(provider, 0, None),
-        catalog: Catalog::default(),
-        tools,
+        catalog: Arc::new(catalog),
+        connectors: OnceLock::new(),
+        known: Arc::default(),
+        proxy: None,
         launcher: Arc::new(Launcher::detect(launcher).expect("a launcher")),
         workspace: Arc::new(Workspace::new([setup.workspace()]).expect("a workspace")),
         coordinator: Arc::new(Coordinator::new(1, 1)),

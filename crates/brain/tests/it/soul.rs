@@ -1,0 +1,39 @@
+//! The soul's template: written where nobody else has written, and never over a person's words.
+
+use crate::house::House;
+use brain::soul::{self, Soul, Source};
+use contract::Timestamp;
+
+fn template(identity: &str) -> Soul {
+    Soul {
+        identity: identity.to_owned(),
+        values: vec!["Say what is not certain".to_owned()],
+        patterns: vec![],
+    }
+}
+
+#[tokio::test]
+async fn a_template_is_written_once_and_replaced_by_a_newer_template_only() {
+    let house = House::new();
+    let brain = house.open();
+    let written = brain
+        .write("templates", |tx| {
+            let now = Timestamp::now();
+            Ok([
+                soul::put_template(tx, &template("one"), now)?,
+                soul::put_template(tx, &template("one"), now)?,
+                soul::put_template(tx, &template("two"), now)?,
+            ])
+        })
+        .await
+        .expect("a write");
+    assert_eq!(written, [true, false, true]);
+    let stored = brain.read("soul", soul::get).await.expect("a read").expect("a soul");
+    assert_eq!((stored.soul, stored.version, stored.source), (template("two"), 2, Source::Catalog));
+    brain.close();
+    house.plain().execute("UPDATE soul SET source = 'user'", []).expect("a person wrote it");
+    let brain = house.open();
+    let over =
+        brain.write("template", |tx| soul::put_template(tx, &template("three"), Timestamp::now())).await;
+    assert!(!over.expect("a write"), "a person's words stay");
+}

@@ -1,0 +1,9 @@
+//! The directory against scripted servers: every revision, every misbehaviour, authorization, pins.
+
+mod house;
+
+mod speaking;
+mod failing;
+mod pinning;
+mod authorizing;
+mod programs;

@@ -1,0 +1,100 @@
+//! Connectors as one more source of tools: the Asset Directory, lent the brain, the launcher and the person.
+//!
+//! The protocol is `connectors`'; here is only what that crate asks for. The invariant: a connector's child
+//! process is started by the sandbox launcher, its rows are written by the brain, and what it says is untrusted.
+
+mod books;
+mod launch;
+mod person;
+mod source;
+
+pub use books::BrainBooks;
+pub use launch::SCRATCH_PREFIX;
+pub use source::ConnectorTool;
+
+use crate::config::Config;
+use crate::core::Core;
+use crate::http::execute::observe;
+use crate::tools::tool::Tool;
+use chassis::seal::MasterKeys;
+use connectors::directory::{CONNECT_MAX, Directory, Offered, Settings};
+use connectors::oauth::Nature;
+use connectors::server::{Auth, Entry};
+use connectors::{BooksError, connection};
+use launch::SandboxLaunch;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use url::Url;
+
+/// A stdio server that nobody has used for so long is stopped. (specification 9.2)
+const STDIO_IDLE: Duration = Duration::from_secs(600);
+/// Where the browser comes back after an authorization.
+pub const CALLBACK_PATH: &str = "/assets/oauth/callback";
+
+/// The keys of AD_ENCRYPTION_KEY; the configuration has checked them.
+pub fn keys_of(config: &Config) -> Option<MasterKeys> {
+    config.ad_encryption_key.as_ref().and_then(|list| MasterKeys::parse(list.expose()).ok())
+}
+
+/// Opens the directory on an open brain. Nobody's server is called.
+pub async fn open(core: &Arc<Core>, local: SocketAddr) -> Result<Directory, BooksError> {
+    let told = Arc::downgrade(core);
+    let circuit_opened = Arc::new(move |server: &str| {
+        let (Some(core), server) = (told.upgrade(), server.to_owned()) else { return };
+        tokio::spawn(async move {
+            let data = Some(serde_json::json!({"server": server}));
+            observe(&core, "circuit_open", "a connector failed repeatedly and is left alone".into(), data)
+                .await;
+        });
+    });
+    let (shelf, known) = (Arc::clone(&core.catalog), Arc::clone(&core.known));
+    let of = Arc::downgrade(core);
+    let offered_changed = Arc::new(move |directory: &Directory| shelf.set_connected(tools(directory, &of)));
+    let http = tokio::task::spawn_blocking(|| llm::net::client(CONNECT_MAX)).await;
+    let entries: Vec<Arc<Entry>> = core.catalog.present().servers().cloned().collect();
+    let settings = Settings {
+        books: Arc::new(BrainBooks::new(core.brain.clone())),
+        launch: Arc::new(SandboxLaunch::new(core)),
+        http: http.unwrap_or_else(|_| llm::net::client(CONNECT_MAX)),
+        keys: keys_of(&core.config),
+        limits: connection::Limits { call_timeout: core.config.ad_call_timeout_s, idle_stop: STDIO_IDLE },
+        redirect_uri: redirect_uri(&core.config, local),
+        client_metadata_url: None,
+        secrets: named_secrets(&entries),
+        clean: crate::http::sanitise::text,
+        learn: Some(Arc::new(move |secret: &str| known.learn(secret))),
+        circuit_opened,
+        offered_changed,
+        nature: Nature::default(),
+    };
+    Directory::open(settings, entries, core.halt.clone()).await
+}
+
+fn redirect_uri(config: &Config, local: SocketAddr) -> Url {
+    let local = format!("http://127.0.0.1:{}", local.port());
+    let base = config.oauth_redirect_base_url.as_deref().unwrap_or(&local).trim_end_matches('/');
+    let parse = |base: &str| Url::parse(&format!("{base}{CALLBACK_PATH}"));
+    parse(base).or_else(|_| parse(&local)).expect("an address of this machine is a URL")
+}
+
+fn tools(directory: &Directory, core: &Weak<Core>) -> Vec<Arc<dyn Tool>> {
+    let tool = |one: &Offered| {
+        Arc::new(ConnectorTool::new(one.clone(), directory.clone(), core.clone())) as Arc<dyn Tool>
+    };
+    directory.offered().iter().map(tool).collect()
+}
+
+/// Values of the environment that entries of the catalog name by `client_secret_env`.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the names of these variables are not known to the program: catalog entries name them"
+)]
+fn named_secrets(entries: &[Arc<Entry>]) -> HashMap<String, String> {
+    let names = entries.iter().filter_map(|entry| match &entry.auth {
+        Auth::OAuth { client_secret_env, .. } => client_secret_env.clone(),
+        Auth::None | Auth::Static { .. } => None,
+    });
+    names.filter_map(|name| std::env::var(&name).ok().map(|value| (name, value))).collect()
+}

@@ -1,0 +1,329 @@
+//! Bubblewrap: own mount, PID, IPC, UTS, network and user namespaces around a command, where the kernel lets
+//! an ordinary user make them (not in containers with Docker's default profile).
+//!
+//! Whether it works is found out once, by running it the way every command will be run, and not before the
+//! Engine is ready: it costs as much as a whole start. What is mounted follows from the same grants as the
+//! landlock rules, so that each of the two layers is enough for the file system.
+//!
+//! The invariant: what is not granted is not there, whatever landlock says.
+
+use super::child::{Confinement, MAKE_NAMESPACES};
+use super::inside::{Orders, Word};
+use super::syscalls::{Internet, UnixSockets};
+use super::view::{Grant, Rights};
+use super::{Unachievable, groups, view};
+use rustix::fs::MemfdFlags;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Where it is looked for. Not along PATH: whoever can put a program there would become the sandbox.
+const PLACES: [&str; 3] = ["/usr/bin/bwrap", "/bin/bwrap", "/usr/local/bin/bwrap"];
+/// How long the trial may take; a machine on which it takes longer goes without.
+const TRIAL_MAX: Duration = Duration::from_secs(5);
+/// How much of bubblewrap's complaint is passed on.
+const COMPLAINT_MAX: u64 = 512;
+/// Every namespace but those of time, which no tool needs to be apart, and of the network, which depends.
+const NAMESPACES: [&str; 5] = [
+    "--unshare-user",
+    "--unshare-pid",
+    "--unshare-ipc",
+    "--unshare-uts",
+    "--unshare-cgroup-try",
+];
+/// The name of the machine inside.
+const HOST_NAME: &str = "sandbox";
+/// A program that cannot exist: getting as far as not finding it shows that everything before works.
+const NO_PROGRAM: &str = "/proc/self/no-such-program";
+
+/// A bubblewrap that works here.
+#[derive(Debug)]
+pub struct Bubblewrap {
+    program: PathBuf,
+    /// This program, opened once: the file may be replaced by an upgrade while the Engine runs.
+    inside: File,
+}
+
+/// A command to be run inside.
+pub(super) struct Order<'a> {
+    pub grants: &'a [Grant],
+    /// The task's scratch directory, which is also `/tmp` inside.
+    pub scratch: Option<&'a Path>,
+    pub cwd: &'a Path,
+    /// The command's whole environment. Bubblewrap itself gets none of it.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The landlock rules, and what is allowed below the new `/proc`.
+    pub ruleset: Option<(OwnedFd, u64)>,
+    pub internet: Internet,
+    pub unix: UnixSockets,
+    pub program: OsString,
+    pub args: Vec<OsString>,
+}
+
+/// What to start, what it keeps open, and where its words arrive.
+pub(super) struct Wrapped {
+    pub command: Command,
+    pub handed_over: Vec<OwnedFd>,
+    pub words: OwnedFd,
+}
+
+impl Bubblewrap {
+    /// Finds it and tries it. `inside` is the program that answers to [`super::inside::ASKED`].
+    pub fn detect(inside: &Path) -> Result<Self, Unachievable> {
+        let missing = |cause: String| Unachievable { layer: "bubblewrap", cause };
+        let program = PLACES.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
+            missing(format!("there is no {}; install the package bubblewrap", PLACES.join(", ")))
+        })?;
+        trusted(&program).map_err(missing)?;
+        let inside = File::open(inside).map_err(|e| missing(format!("open {}: {e}", inside.display())))?;
+        let found = Self { program, inside };
+        found.try_out().map_err(|e| {
+            missing(format!(
+                "it does not work here ({e}); usual causes: the container runtime's seccomp profile, \
+                 kernel.unprivileged_userns_clone=0, user.max_user_namespaces=0, or an AppArmor rule"
+            ))
+        })?;
+        Ok(found)
+    }
+
+    /// Makes the command that runs `order` inside.
+    pub(super) fn wrap(&self, order: Order<'_>) -> io::Result<Wrapped> {
+        let (words, speaker) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&words, true)?;
+        let environment = environment_file(&order.environment)?;
+        let inside = OwnedFd::from(self.inside.try_clone()?);
+        let ruleset = order.ruleset.as_ref().map(|(fd, facts)| (fd.as_raw_fd(), *facts));
+        let orders = Orders {
+            words: speaker.as_raw_fd(),
+            environment: environment.as_raw_fd(),
+            ruleset,
+            internet: order.internet,
+            unix: order.unix,
+        };
+        let mut command = Command::new(&self.program);
+        if order.internet == Internet::Off {
+            command.arg("--unshare-net");
+        }
+        command.args(arguments(order.grants, order.scratch, order.cwd, ruleset.is_some()));
+        command.arg("--").arg(format!("/proc/self/fd/{}", inside.as_raw_fd()));
+        command.args(orders.to_args()).arg(order.program).args(order.args).env_clear();
+        let mut handed_over = vec![speaker, environment, inside];
+        handed_over.extend(order.ruleset.map(|(fd, _)| fd));
+        Ok(Wrapped { command, handed_over, words })
+    }
+
+    fn try_out(&self) -> io::Result<()> {
+        let system: Vec<Grant> = view::system();
+        let order = Order {
+            grants: &system,
+            scratch: None,
+            cwd: Path::new("/"),
+            environment: Vec::new(),
+            ruleset: None,
+            internet: Internet::Off,
+            unix: UnixSockets::Confined,
+            program: NO_PROGRAM.into(),
+            args: Vec::new(),
+        };
+        let Wrapped { mut command, handed_over, words } = self.wrap(order)?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let confinement = Confinement {
+            parent: std::process::id(),
+            limits: Vec::new(),
+            capabilities: Some(MAKE_NAMESPACES),
+            group: None,
+            ruleset: None,
+            programs: Vec::new(),
+            handed_over,
+        };
+        confinement.install(&mut command);
+        let mut child = command.spawn()?;
+        let _waited_for = groups::Waited::new(child.id());
+        // With it goes our copy of the writing end.
+        drop(command);
+        let outcome = first_word(&words);
+        // Ended by itself or hanging: either way nothing of it may stay.
+        let _ = child.kill();
+        let complaint = child.stderr.take().map(complaint).unwrap_or_default();
+        child.wait()?;
+        match outcome? {
+            Some(Word::NotStarted(libc::ENOENT)) => Ok(()),
+            Some(other) => Err(io::Error::other(format!("the trial ended with {other:?}"))),
+            None if complaint.is_empty() => Err(io::Error::other("it said nothing")),
+            None => Err(io::Error::other(complaint)),
+        }
+    }
+}
+
+/// A setuid bubblewrap would be an other program than the one tried here, and one that others can write is
+/// anybody's.
+fn trusted(program: &Path) -> Result<(), String> {
+    let meta = fs::metadata(program).map_err(|e| format!("look at {}: {e}", program.display()))?;
+    if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
+        return Err(format!("{} can be changed by others than root", program.display()));
+    }
+    Ok(())
+}
+
+/// The first word, waited for at most [`TRIAL_MAX`]; blocking.
+fn first_word(words: &OwnedFd) -> io::Result<Option<Word>> {
+    let end = Instant::now() + TRIAL_MAX;
+    loop {
+        let mut bytes = Word::BUFFER;
+        match rustix::io::read(words, &mut bytes) {
+            Ok(count) => return Ok(Word::read(bytes.get(..count).unwrap_or(&[]))),
+            Err(rustix::io::Errno::AGAIN) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let mut fds = [rustix::event::PollFd::new(words, rustix::event::PollFlags::IN)];
+        let left = rustix::event::Timespec {
+            tv_sec: left.as_secs().cast_signed(),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        rustix::event::poll(&mut fds, Some(&left))?;
+    }
+}
+
+/// What bubblewrap wrote to stderr before it gave up.
+pub(super) fn complaint(stderr: impl Read) -> String {
+    let mut text = Vec::new();
+    // What cannot be read is not told.
+    let _ = stderr.take(COMPLAINT_MAX).read_to_end(&mut text);
+    String::from_utf8_lossy(&text).trim().to_owned()
+}
+
+/// The environment as a file in memory: arguments can be read by every process of the machine.
+fn environment_file(variables: &[(OsString, OsString)]) -> io::Result<OwnedFd> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut file = File::from(rustix::fs::memfd_create("environment", MemfdFlags::CLOEXEC)?);
+    let mut text = Vec::new();
+    for (name, value) in variables {
+        text.extend_from_slice(name.as_bytes());
+        text.push(b'=');
+        text.extend_from_slice(value.as_bytes());
+        text.push(0);
+    }
+    file.write_all(&text)?;
+    Ok(file.into())
+}
+
+/// Bubblewrap's arguments. `rules`: landlock works inside, too, so that a directory may be mounted of which
+/// only the making of one name is granted.
+fn arguments(grants: &[Grant], scratch: Option<&Path>, cwd: &Path, rules: bool) -> Vec<OsString> {
+    let mut mounts: Vec<(&Path, &Path, Rights)> = grants
+        .iter()
+        .filter(|g| rules || !matches!(g.rights, Rights::Names | Rights::Fill))
+        // These two are made new.
+        .filter(|g| !g.name.starts_with("/dev") && !g.name.starts_with("/proc"))
+        .map(|g| (g.name.as_path(), g.path.as_path(), g.rights))
+        .collect();
+    let tmp = Path::new("/tmp");
+    match scratch {
+        // Places for mounts would be made in the scratch directory.
+        Some(_) if mounts.iter().any(|(name, _, _)| name.starts_with(tmp)) => {
+            mounts.push((tmp, tmp, Rights::Frame));
+        }
+        Some(scratch) => mounts.push((tmp, scratch, Rights::Write)),
+        None => {}
+    }
+    // A directory before what is in it; at one place the frame first, then the strongest right last.
+    mounts.sort_by(|a, b| a.0.cmp(b.0).then(strength(a.2).cmp(&strength(b.2))));
+    let mut out: Vec<OsString> = NAMESPACES.iter().map(Into::into).collect();
+    let mut say = |words: &[&Path]| out.extend(words.iter().map(|w| w.as_os_str().to_owned()));
+    let flag = |text: &'static str| Path::new(text);
+    for word in ["--hostname", HOST_NAME, "--as-pid-1", "--die-with-parent", "--cap-drop", "ALL"] {
+        say(&[flag(word)]);
+    }
+    for &(name, path, rights) in &mounts {
+        match rights {
+            Rights::Read | Rights::Facts => say(&[flag("--ro-bind"), path, name]),
+            Rights::Write | Rights::Names | Rights::Fill | Rights::Device => {
+                say(&[flag("--bind"), path, name]);
+            }
+            Rights::Frame => say(&[flag("--tmpfs"), name]),
+        }
+    }
+    // After the rest, so that a root such as `/` does not bring the host's back.
+    // Not writable: to the kernel, root in a user namespace is still root where `/proc/sys` is concerned.
+    say(&[flag("--proc"), flag("/proc"), flag("--remount-ro"), flag("/proc")]);
+    say(&[flag("--dev"), flag("/dev"), flag("--remount-ro"), flag("/dev")]);
+    for &(name, _, rights) in &mounts {
+        if rights == Rights::Frame {
+            say(&[flag("--remount-ro"), name]);
+        }
+    }
+    say(&[flag("--remount-ro"), flag("/"), flag("--chdir"), cwd]);
+    out
+}
+
+fn strength(rights: Rights) -> u8 {
+    match rights {
+        Rights::Frame => 0,
+        Rights::Facts => 1,
+        Rights::Read => 2,
+        Rights::Device => 3,
+        Rights::Fill => 4,
+        Rights::Names => 5,
+        Rights::Write => 6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(name: &str, rights: Rights) -> Grant {
+        Grant { name: name.into(), path: name.into(), rights }
+    }
+
+    fn words(grants: &[Grant], rules: bool) -> String {
+        let args = arguments(grants, Some(Path::new("/data/tmp/t1")), Path::new("/data/work"), rules);
+        let text: Vec<String> = args.into_iter().map(|a| a.into_string().unwrap()).collect();
+        text.join(" ")
+    }
+
+    #[test]
+    fn what_is_sealed_is_not_mounted_and_what_holds_it_is_a_read_only_frame() {
+        let grants = [
+            grant("/data/work", Rights::Write),
+            grant("/data", Rights::Frame),
+            grant("/usr", Rights::Read),
+            grant("/data/work/catalog", Rights::Read),
+            grant("/proc", Rights::Facts),
+            grant("/dev/null", Rights::Device),
+        ];
+        let text = words(&grants, true);
+        let mounts = "--tmpfs /data --bind /data/work /data/work --ro-bind /data/work/catalog \
+                      /data/work/catalog --bind /data/tmp/t1 /tmp --ro-bind /usr /usr --proc /proc \
+                      --remount-ro /proc --dev /dev --remount-ro /dev --remount-ro /data --remount-ro / --chdir /data/work";
+        assert!(text.ends_with(mounts), "{text}");
+        for namespace in NAMESPACES {
+            assert!(text.contains(namespace));
+        }
+    }
+
+    #[test]
+    fn tmp_is_the_scratch_directory_unless_something_else_lies_below_it() {
+        assert!(words(&[], true).contains("--bind /data/tmp/t1 /tmp"));
+        let text = words(&[grant("/tmp/work", Rights::Write)], true);
+        assert!(text.contains("--tmpfs /tmp --bind /tmp/work /tmp/work"), "{text}");
+        assert!(text.contains("--remount-ro /tmp"), "{text}");
+    }
+
+    #[test]
+    fn a_directory_for_one_name_is_mounted_only_where_landlock_guards_the_others() {
+        let grants = [grant("/outside", Rights::Fill), grant("/else", Rights::Names)];
+        assert!(words(&grants, true).contains("--bind /outside /outside"));
+        let text = words(&grants, false);
+        assert!(!text.contains("/outside") && !text.contains("/else"), "{text}");
+    }
+}

@@ -1,0 +1,86 @@
+//! One model call outside the loop: a prompt in, a text out, nothing streamed.
+
+use crate::core::Core;
+use crate::turn::message::Spent;
+use contract::conversation::{Block, Role, Usage};
+use contract::event::Purpose;
+use futures::StreamExt;
+use llm::{CallError, ErrorKind, Piece, Request, SystemPart};
+use std::time::Instant;
+
+/// What the model is told beside the prompt: providers want a message of the user.
+const GO: &str = "Carry out the instructions above and answer with the result only.";
+
+/// The answer to one call.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its text.
+    pub text: String,
+    /// What it cost.
+    pub spent: Spent,
+}
+
+/// Makes one call with `system` as its system text. Stops when the process is about to.
+pub async fn ask(core: &Core, model: &str, system: String, max_tokens: u32) -> Result<Answer, CallError> {
+    let request = Request {
+        model: model.to_owned(),
+        system: vec![SystemPart { text: system, cache_here: false }],
+        tools: Vec::new(),
+        no_calls: false,
+        messages: vec![llm::Message { role: Role::User, content: vec![Block::text(GO)] }],
+        max_tokens,
+        thinking: false,
+        thinking_budget: 0,
+        output_schema: None,
+        stable_messages: 0,
+        traceparent: None,
+    };
+    let started = Instant::now();
+    let result = pieces(core, request).await;
+    let outcome = if result.is_ok() { "ok" } else { "error" };
+    let labels = [
+        ("provider", core.config.llm_provider.as_str().to_owned()),
+        ("model", result.as_ref().map_or(model, |a| a.spent.model.as_str()).to_owned()),
+        ("purpose", Purpose::Skill.as_str().to_owned()),
+        ("outcome", outcome.to_owned()),
+    ];
+    metrics::counter!("engine_llm_calls_total", &labels).increment(1);
+    match &result {
+        Ok(_) => core.pulse.provider(false),
+        Err(error) => core.pulse.provider(error.marks_provider_down()),
+    }
+    let mut answer = result?;
+    answer.spent.took = started.elapsed();
+    Ok(answer)
+}
+
+async fn pieces(core: &Core, request: Request) -> Result<Answer, CallError> {
+    let spent = Spent {
+        tokens: Usage::default(),
+        estimated: true,
+        model: request.model.clone(),
+        purpose: Purpose::Skill,
+        took: std::time::Duration::ZERO,
+    };
+    let mut answer = Answer { text: String::new(), spent };
+    let mut stream = core.herald.complete(request);
+    loop {
+        let piece = tokio::select! {
+            biased;
+            () = core.halt.cancelled() => {
+                return Err(CallError::new(ErrorKind::Stream, "the process is about to stop"));
+            }
+            piece = stream.next() => piece,
+        };
+        match piece.transpose()? {
+            None => return Err(CallError::new(ErrorKind::Stream, "the provider's stream ended early")),
+            Some(Piece::Text(text)) => answer.text.push_str(&text),
+            Some(Piece::Began { model }) => answer.spent.model = model,
+            Some(Piece::Usage { usage, estimated }) => {
+                (answer.spent.tokens, answer.spent.estimated) = (usage, estimated);
+            }
+            Some(Piece::Stop(_)) => return Ok(answer),
+            Some(Piece::BlockStart(_) | Piece::Thinking(_) | Piece::BlockEnd(_)) => {}
+        }
+    }
+}

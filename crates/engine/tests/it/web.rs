@@ -1,0 +1,174 @@
+//! The web tools and the way out of the sandbox, in whole Engines, with servers on loopback.
+
+use crate::hitl::calls;
+use crate::support::{Setup, put_file};
+use serde_json::json;
+use std::sync::{Arc, Mutex};
+use testbed::{Reply, Script, ScriptedModel};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+const PAGE: &str =
+    "<html><head><title>Kites</title></head><body><p>How to <a href=/build>build</a> one.</p></body></html>";
+
+/// A server that answers every GET with the same, and what it was asked.
+async fn server(kind: &'static str, body: String) -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = vec![0; 8192];
+            let count = stream.read(&mut head).await.unwrap_or(0);
+            kept.lock().expect("not poisoned").push(String::from_utf8_lossy(&head[..count]).into_owned());
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    (port, seen)
+}
+
+fn tainted(setup: &Setup) -> Vec<i64> {
+    let brain = rusqlite::Connection::open(setup.brain()).expect("the brain");
+    let mut statement = brain.prepare("SELECT tainted FROM turns ORDER BY number").expect("a statement");
+    let rows = statement.query_map([], |row| row.get(0)).expect("rows");
+    rows.map(|r| r.expect("a number")).collect()
+}
+
+#[tokio::test]
+async fn a_named_page_is_read_as_text_and_its_turn_counts_as_tainted() {
+    let (port, seen) = server("text/html", PAGE.into()).await;
+    let model = calls("web_fetch", json!({"url": format!("http://127.0.0.1:{port}/kites#top")})).await;
+    let setup = Setup::scripted(&model).with("TOOL_NETWORK_ALLOWLIST", &format!("127.0.0.1:{port}"));
+    let engine = setup.start().await;
+    engine.expect_log("TOOL_NETWORK_ALLOWLIST");
+    let turn = engine.turn("a", "read it").await;
+    let result = turn.one("tool_result");
+    assert_eq!(
+        result.data["output"],
+        json!({"url": format!("http://127.0.0.1:{port}/kites"), "status": 200, "content_type": "text/html", "title": "Kites",
+            "text": format!("How to [build](http://127.0.0.1:{port}/build) one."), "next_offset": null}),
+        "{}",
+        result.raw
+    );
+    assert!(seen.lock().expect("not poisoned")[0].starts_with("GET /kites HTTP/1.1\r\n"));
+    assert_eq!(tainted(&setup), [1]);
+    model.assert_no_problems();
+}
+
+#[tokio::test]
+async fn private_addresses_are_refused_and_a_refusal_taints_nothing() {
+    let (port, seen) = server("text/html", PAGE.into()).await;
+    for url in
+        [format!("http://127.0.0.1:{port}/"), "http://169.254.169.254/latest/".into(), "http://[::1]/".into()]
+    {
+        let model = calls("web_fetch", json!({"url": url})).await;
+        let setup = Setup::scripted(&model);
+        let engine = setup.start().await;
+        let turn = engine.turn("a", &format!("read {url}")).await;
+        assert_eq!(
+            turn.one("tool_result").data["reason"],
+            "permission_denied",
+            "{}",
+            turn.one("tool_result").raw
+        );
+        assert_eq!(tainted(&setup), [0]);
+    }
+    assert!(seen.lock().expect("not poisoned").is_empty());
+}
+
+#[tokio::test]
+async fn switched_off_or_without_keys_the_tools_stay_and_say_so() {
+    let model = ScriptedModel::start(Script::sequence([
+        Reply::new()
+            .tool_call("web_fetch", json!({"url": "https://a.test/"}))
+            .tool_call("web_search", json!({"query": "q"})),
+        Reply::text("done"),
+    ]))
+    .await;
+    let engine = Setup::scripted(&model).with("WEB_FETCH_ENABLED", "false").start().await;
+    let turn = engine.turn("a", "go https://a.test/").await;
+    let reasons: Vec<_> = turn.all("tool_result").iter().map(|f| f.data["reason"].clone()).collect();
+    assert_eq!(reasons, ["unavailable", "unavailable"]);
+}
+
+#[tokio::test]
+async fn a_search_gives_results_and_a_file_search_gives_places() {
+    let answer =
+        json!({"web": {"results": [{"title": "K", "url": "https://kites.test/", "description": "d"}]}});
+    let (port, _) = server("application/json", answer.to_string()).await;
+    let model = ScriptedModel::start(Script::sequence([
+        Reply::new()
+            .tool_call("web_search", json!({"query": "kites", "count": 5}))
+            .tool_call("file_search", json!({"query": "how are kites folded", "limit": 1})),
+        Reply::text("done"),
+    ]))
+    .await;
+    let setup = Setup::scripted(&model)
+        .with("BRAVE_API_KEY", "brave-key-of-this-test")
+        .with("BRAVE_BASE_URL", &format!("http://127.0.0.1:{port}"));
+    put_file(&setup.workspace(), "notes.md", "Intro\n\nKites are folded at the long edge.\n");
+    put_file(&setup.workspace(), "other.md", "Boats are built.\n");
+    let engine = setup.start().await;
+    let turn = engine.turn("a", "go").await;
+    let results = turn.all("tool_result");
+    let of = |tool: &str| {
+        results.iter().find(|f| f.data["tool"] == tool).expect("a result").data["output"].clone()
+    };
+    assert_eq!(
+        of("web_search"),
+        json!([{"title": "K", "url": "https://kites.test/", "snippet": "d", "published_at": null}])
+    );
+    let places = of("file_search")["results"].clone();
+    assert_eq!(
+        (places.as_array().map(Vec::len), &places[0]["line"], &places[0]["score"]),
+        (Some(1), &json!(3), &json!(1.0))
+    );
+    assert!(places[0]["path"].as_str().is_some_and(|p| p.ends_with("notes.md")), "{places}");
+    assert_eq!(tainted(&setup), [1]);
+}
+
+/// What a command does that wants out: through the proxy, past it, to another host, and without a token.
+const WAYS_OUT: &str = r#"
+ask() { printf 'GET %s HTTP/1.1\r\nHost: x%s\r\n\r\n' "$1" "$2" >&3; cat <&3; }
+address=${HTTP_PROXY#http://}; token=$(printf %s "${address%@*}" | base64 -w0); port=${address##*:}
+with=$'\r\n'"Proxy-Authorization: Basic $token"
+through() { exec 3<>"/dev/tcp/127.0.0.1/$port" && ask "$1" "$2"; }
+echo "listed: $(through http://127.0.0.1:PORT/listed "$with")"
+echo "other: $(through http://127.0.0.1:80/other "$with")"
+echo "tokenless: $(through http://127.0.0.1:PORT/tokenless "")"
+echo "direct: $( (exec 3<>/dev/tcp/127.0.0.1/PORT && ask /direct "") 2>&1 )"
+"#;
+
+#[tokio::test]
+async fn a_command_reaches_named_hosts_through_the_proxy_and_nothing_else() {
+    let (port, seen) = server("text/plain", "the answer of the server".into()).await;
+    let model = calls("bash", json!({"command": "bash ways-out.sh"})).await;
+    let setup = Setup::scripted(&model).with("TOOL_NETWORK_ALLOWLIST", &format!("127.0.0.1:{port}"));
+    put_file(&setup.workspace(), "ways-out.sh", &WAYS_OUT.replace("PORT", &port.to_string()));
+    let engine = setup.start().await;
+    engine.expect_log("TOOL_NETWORK_ALLOWLIST");
+    let turn = engine.turn("a", "go").await;
+    let said = turn.one("tool_result").data["output"]["stdout"].as_str().unwrap_or_default().to_owned();
+    let asked: Vec<String> = seen
+        .lock()
+        .expect("not poisoned")
+        .iter()
+        .map(|r| r.lines().next().unwrap_or_default().to_owned())
+        .collect();
+    if engine.log().contains("commands stay without network") {
+        // the kernel cannot keep a command to one port, so it gets none
+        assert_eq!(asked, [""; 0], "{said}");
+        return;
+    }
+    let listed = said.split("other:").next().unwrap_or_default();
+    assert!(listed.contains("the answer of the server"), "{said}");
+    assert!(said.contains("other: HTTP/1.1 403 "), "{said}");
+    assert!(said.contains("tokenless: HTTP/1.1 407 "), "{said}");
+    assert_eq!(asked, ["GET /listed HTTP/1.1"], "{said}");
+}

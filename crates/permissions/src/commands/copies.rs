@@ -1,0 +1,207 @@
+//! Commands that copy, move and link: the last argument, or a named directory, is written.
+
+use super::{base_name, below, touch_all};
+use crate::analysis::How;
+use crate::args::{Args, Options};
+use crate::pattern;
+use crate::walk::Walker;
+use crate::words::Field;
+use std::path::{Path, PathBuf};
+
+const COPY: Options = Options {
+    short: "tS",
+    long: &["target-directory", "suffix", "context", "no-preserve", "sparse", "reflink", "backup"],
+};
+const INSTALL: Options = Options {
+    short: "gmotS",
+    long: &["group", "mode", "owner", "target-directory", "suffix", "strip-program"],
+};
+const RSYNC: Options = Options {
+    short: "efBTM",
+    long: &[
+        "rsh",
+        "filter",
+        "exclude",
+        "include",
+        "exclude-from",
+        "include-from",
+        "files-from",
+        "rsync-path",
+        "temp-dir",
+        "compare-dest",
+        "copy-dest",
+        "link-dest",
+        "backup-dir",
+        "suffix",
+        "log-file",
+        "partial-dir",
+        "chmod",
+        "chown",
+        "bwlimit",
+        "timeout",
+        "max-size",
+        "min-size",
+        "out-format",
+        "password-file",
+        "port",
+        "block-size",
+        "info",
+    ],
+};
+
+/// Sources remembered as links; more is not a command by hand.
+const MAX_LINKS: usize = 256;
+
+/// True when the command is one of these.
+pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> bool {
+    match name {
+        "cp" | "gcp" => {
+            let args = Args::read(arguments, COPY);
+            let (sources, target) = split(&args);
+            let empties = sources.iter().any(|s| matches!(s.text.as_str(), "/dev/null" | "/proc/self/fd/0"));
+            let how = if empties { How::Truncate } else { How::Write };
+            if args.has("l", "link") {
+                touch_all(walker, &sources, How::Write);
+            }
+            into(walker, &sources, target.as_ref(), how, true);
+            remember_links(walker, &sources, target.as_ref());
+        }
+        "mv" => {
+            let args = Args::read(arguments, COPY);
+            let (sources, target) = split(&args);
+            into(walker, &sources, target.as_ref(), How::Write, false);
+            remember_links(walker, &sources, target.as_ref());
+            touch_all(walker, &sources, How::Delete { recursive: false, force: false });
+        }
+        "install" => {
+            let args = Args::read(arguments, INSTALL);
+            if args.has("d", "directory") {
+                touch_all(walker, &args.operands, How::Write);
+            } else {
+                let (sources, target) = split(&args);
+                into(walker, &sources, target.as_ref(), How::Write, true);
+            }
+        }
+        "ln" | "link" | "symlink" => link(walker, arguments),
+        "rsync" => {
+            let args = Args::read(arguments, RSYNC);
+            let (sources, target) = split(&args);
+            if args.has("", "delete") || args.has("", "delete-after") || args.has("", "delete-excluded") {
+                touch_all(walker, target.as_ref(), How::Delete { recursive: true, force: true });
+            }
+            if args.has("", "remove-source-files") {
+                touch_all(walker, &sources, How::Delete { recursive: false, force: false });
+            }
+            into(walker, &sources, target.as_ref(), How::Write, true);
+            let named: Vec<Field> = args
+                .values("", "log-file")
+                .chain(args.values("", "backup-dir"))
+                .chain(args.values("T", "temp-dir"))
+                .cloned()
+                .collect();
+            touch_all(walker, &named, How::Write);
+            let shells: Vec<Field> = args.values("e", "rsh").cloned().collect();
+            shells.iter().for_each(|s| super::shells::text(walker, s));
+        }
+        "scp" | "sftp" => {
+            let args = Args::read(arguments, Options { short: "cFiJloPSX", long: &[] });
+            if let Some(target) = args.operands.last().filter(|t| !is_remote(&t.text)) {
+                walker.touch(target, How::Write);
+            }
+        }
+        _ => return false,
+    }
+    true
+}
+
+/// True for `host:path`.
+pub(super) fn is_remote(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(host, _)| !host.is_empty() && !host.contains('/'))
+}
+
+fn split(args: &Args) -> (Vec<Field>, Option<Field>) {
+    if let Some(target) = args.values("t", "target-directory").last() {
+        return (args.operands.clone(), Some(target.clone()));
+    }
+    match args.operands.split_last() {
+        Some((target, sources)) => (sources.to_vec(), Some(target.clone())),
+        None => (Vec::new(), None),
+    }
+}
+
+/// Writes sources to a target that may be a directory; a link in the target's place is followed or replaced.
+fn into(walker: &mut Walker<'_>, sources: &[Field], target: Option<&Field>, how: How, follow: bool) {
+    let Some(target) = target else { return };
+    walker.touch_as(target, how, follow);
+    for source in sources.iter().filter(|s| s.literal().is_some()) {
+        let name = base_name(source.text.trim_end_matches('/')).to_owned();
+        if !name.is_empty() && is_directory(walker, target) {
+            walker.touch_as(&below(target, &name), how, follow);
+        }
+    }
+    // A pattern stands for names that are looked up where they land.
+    for source in sources.iter().filter(|s| s.text.contains(pattern::is_active)) {
+        if is_directory(walker, target) {
+            let name = base_name(&source.text).to_owned();
+            walker.touch_as(&below(target, &name), how, follow);
+        }
+    }
+}
+
+fn is_directory(walker: &mut Walker<'_>, field: &Field) -> bool {
+    let places = walker.places(field, true);
+    places.iter().any(|p| walker.world.is_directory(&p.path))
+}
+
+fn link(walker: &mut Walker<'_>, arguments: &[Field]) {
+    let args = Args::read(arguments, COPY);
+    let (mut sources, mut target) = split(&args);
+    if sources.is_empty()
+        && let Some(only) = target.take()
+    {
+        // One operand: the link is made here.
+        let name = base_name(only.text.trim_end_matches('/')).to_owned();
+        target = Some(Field::known(name));
+        sources.push(only);
+    }
+    into(walker, &sources, target.as_ref(), How::Write, false);
+    if args.has("s", "symbolic") {
+        let Some(target) = &target else { return };
+        for source in &sources {
+            imagine(walker, target, &PathBuf::from(source.literal().unwrap_or("/")), source);
+        }
+    } else {
+        // A second name of a file writes into the same file.
+        touch_all(walker, &sources, How::Write);
+    }
+    if args.has("f", "force") {
+        touch_all(walker, target.as_ref(), How::Delete { recursive: false, force: false });
+    }
+}
+
+/// From now on the link is there.
+fn imagine(walker: &mut Walker<'_>, target: &Field, points_to: &Path, source: &Field) {
+    if walker.world.links.len() >= MAX_LINKS {
+        return walker.meet_limit();
+    }
+    let name = base_name(source.text.trim_end_matches('/')).to_owned();
+    let mut spots = walker.places(target, false);
+    spots.extend(walker.places(&below(target, &name), false));
+    for spot in spots {
+        if !walker.world.is_directory(&spot.path) {
+            walker.world.links.insert(spot.path, points_to.to_path_buf());
+        }
+    }
+}
+
+/// A copied or moved link points where it did.
+fn remember_links(walker: &mut Walker<'_>, sources: &[Field], target: Option<&Field>) {
+    let Some(target) = target else { return };
+    for source in sources {
+        for place in walker.places(source, false) {
+            let known = walker.world.links.get(&place.path).cloned();
+            let Some(link) = known.or_else(|| walker.world.ground.link(&place.path)) else { continue };
+            imagine(walker, target, &link, source);
+        }
+    }
+}

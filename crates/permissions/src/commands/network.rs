@@ -1,0 +1,190 @@
+//! Names of hosts a command would talk to, and what downloads write.
+
+use super::{copies::is_remote, touch_all};
+use crate::analysis::How;
+use crate::args::{Args, Options};
+use crate::walk::Walker;
+use crate::words::Field;
+
+const CURL: Options = Options {
+    short: "AbcCdDeEFHKmoPQrTtuUwxXyYz",
+    long: &[
+        "output",
+        "output-dir",
+        "dump-header",
+        "cookie-jar",
+        "cookie",
+        "data",
+        "data-raw",
+        "data-binary",
+        "data-urlencode",
+        "header",
+        "user",
+        "user-agent",
+        "request",
+        "proxy",
+        "form",
+        "config",
+        "url",
+        "max-time",
+        "upload-file",
+        "write-out",
+        "trace",
+        "trace-ascii",
+        "stderr",
+        "resolve",
+        "connect-to",
+        "cacert",
+        "cert",
+        "key",
+        "retry",
+        "referer",
+        "range",
+        "json",
+        "etag-save",
+        "etag-compare",
+        "hsts",
+        "alt-svc",
+    ],
+};
+const WGET: Options = Options {
+    short: "oaOPeiBtTwQUADRIXl",
+    long: &[
+        "output-file",
+        "append-output",
+        "output-document",
+        "directory-prefix",
+        "input-file",
+        "base",
+        "tries",
+        "timeout",
+        "wait",
+        "quota",
+        "user-agent",
+        "accept",
+        "reject",
+        "domains",
+        "header",
+        "post-data",
+        "post-file",
+        "save-cookies",
+        "load-cookies",
+        "execute",
+        "level",
+        "warc-file",
+        "rejected-log",
+    ],
+};
+/// Programs whose operands are hosts.
+const SPEAKING: [&str; 20] = [
+    "curl",
+    "wget",
+    "ssh",
+    "nc",
+    "ncat",
+    "netcat",
+    "telnet",
+    "ping",
+    "ftp",
+    "http",
+    "https",
+    "xh",
+    "dig",
+    "nslookup",
+    "host",
+    "traceroute",
+    "mosh",
+    "aria2c",
+    "socat",
+    "openssl",
+];
+
+/// Notes hosts and downloads.
+pub(super) fn hosts(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) {
+    let mut found: Vec<String> = Vec::new();
+    for field in arguments {
+        let shown = field.shown();
+        for (at, _) in shown.match_indices("://") {
+            if let Some(host) = host_of(&shown[at + 3..]) {
+                found.push(host);
+            }
+        }
+        let remote =
+            matches!(name, "scp" | "sftp" | "rsync" | "git") && !shown.contains("://") && is_remote(&shown);
+        if remote && !shown.starts_with('-') && !shown.contains([' ', '=']) {
+            let host = shown.split(':').next().unwrap_or("");
+            found.extend(host_of(host).filter(|h| h.contains('.') || host.contains('@')));
+        }
+    }
+    match name {
+        "curl" => {
+            let args = Args::read(arguments, CURL);
+            found.extend(args.operands.iter().filter_map(|f| host_of(&without_scheme(&f.shown()))));
+            let mut written: Vec<Field> = [
+                "output",
+                "dump-header",
+                "cookie-jar",
+                "trace",
+                "trace-ascii",
+                "stderr",
+                "etag-save",
+                "hsts",
+                "alt-svc",
+            ]
+            .iter()
+            .flat_map(|long| args.values("", long).cloned().collect::<Vec<_>>())
+            .chain(args.values("oDc", "").cloned())
+            .collect();
+            let directories: Vec<Field> = args.values("", "output-dir").cloned().collect();
+            touch_all(walker, &directories, How::Write);
+            written.retain(|f| f.text != "-");
+            touch_all(walker, &written, How::Write);
+            if args.has("O", "remote-name") && directories.is_empty() {
+                walker.touch(&Field::known("."), How::Write);
+            }
+        }
+        "wget" => {
+            let args = Args::read(arguments, WGET);
+            found.extend(args.operands.iter().filter_map(|f| host_of(&without_scheme(&f.shown()))));
+            let mut written: Vec<Field> = args
+                .values("oaO", "output-file")
+                .chain(args.values("", "output-document"))
+                .chain(args.values("", "append-output"))
+                .chain(args.values("P", "directory-prefix"))
+                .chain(args.values("", "save-cookies"))
+                .chain(args.values("", "warc-file"))
+                .cloned()
+                .collect();
+            if written.is_empty() {
+                written.push(Field::known("."));
+            }
+            touch_all(walker, &written, How::Write);
+        }
+        name if SPEAKING.contains(&name) => {
+            let options = Options { short: "BbcDEeFIiJLlmOopQRSWwXqsp", long: &[] };
+            let operands = Args::read(arguments, options).operands;
+            let first = operands
+                .iter()
+                .find(|f| f.text.contains('.') || f.text.contains('@') || f.text == "localhost");
+            found.extend(first.and_then(|f| host_of(&without_scheme(&f.shown()))));
+        }
+        _ => {}
+    }
+    walker.found.hosts.extend(found);
+}
+
+fn without_scheme(text: &str) -> String {
+    text.split_once("://").map_or(text, |(_, rest)| rest).to_owned()
+}
+
+/// The host at the beginning of what follows `://`: without user, port and a trailing dot, in lower case.
+fn host_of(text: &str) -> Option<String> {
+    let authority = text.split(['/', '?', '#', ' ', '"', '\'', '\\']).next().unwrap_or("");
+    let host = authority.rsplit('@').next().unwrap_or("");
+    let host = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or(""),
+        None => host.split(':').next().unwrap_or(""),
+    };
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    (!host.is_empty()).then_some(host)
+}

@@ -1,0 +1,95 @@
+//! Shells that are given a text: as an argument, as a here-document, through a pipe.
+
+use super::{after_options, joined};
+use crate::args::Options;
+use crate::pattern::UNKNOWN;
+use crate::state::Input;
+use crate::walk::Walker;
+use crate::words::{Field, Value};
+use std::collections::BTreeMap;
+
+const SHELLS: [&str; 9] = ["sh", "bash", "dash", "zsh", "ksh", "ash", "mksh", "rbash", "yash"];
+const SHELL: Options = Options { short: "oO", long: &["rcfile", "init-file"] };
+/// Variables every process gets from the sandbox.
+const INHERITED: [&str; 6] = ["HOME", "TMPDIR", "PATH", "PWD", "LANG", "TZ"];
+
+/// True when the command is one of these.
+pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> bool {
+    if !SHELLS.contains(&name) {
+        return false;
+    }
+    let (options, rest) = after_options(arguments, SHELL);
+    if arguments.iter().take(arguments.len() - rest.len()).any(Field::is_dynamic) {
+        walker.dynamic();
+    }
+    if options.has("c", "") {
+        let Some((command, positional)) = rest.split_first() else { return true };
+        if command.is_dynamic() {
+            walker.dynamic();
+            return true;
+        }
+        let zero = positional.first().map_or("bash", |f| f.text.as_str()).to_owned();
+        let positional: Vec<Field> = positional.iter().skip(1).cloned().collect();
+        let text = command.shown();
+        child(walker, &positional, |w| {
+            w.assign("0", Value::Known(vec![zero]));
+            w.script(&text);
+        });
+        return true;
+    }
+    let reads_input = rest.is_empty() || options.has("s", "") || rest.first().is_some_and(|f| f.text == "-");
+    if let Some(file) = rest.first().filter(|_| !reads_input) {
+        // A script file may hold anything; only one that is made while running is worth a question.
+        if file.text.starts_with("/dev/fd/")
+            || file.text.starts_with("/dev/stdin")
+            || file.text.contains(UNKNOWN)
+        {
+            walker.dynamic();
+        }
+        return true;
+    }
+    match walker.state.input.clone() {
+        Input::None => {}
+        Input::Text(text) if !text.contains(UNKNOWN) => child(walker, &[], |w| w.script(&text)),
+        Input::Unknown | Input::NamesBelow(_) | Input::Text(_) => walker.dynamic(),
+    }
+    true
+}
+
+/// A text some program hands to a shell.
+pub(super) fn text(walker: &mut Walker<'_>, field: &Field) {
+    if field.is_dynamic() {
+        walker.dynamic();
+    } else {
+        let text = field.shown();
+        child(walker, &[], |w| w.script(&text));
+    }
+}
+
+/// Walks in another process: it sees only what was exported, which is not followed.
+fn child(walker: &mut Walker<'_>, positional: &[Field], inner: impl FnOnce(&mut Walker<'_>)) {
+    walker.apart(|w| {
+        let seen: BTreeMap<String, Value> = std::mem::take(&mut w.state.variables)
+            .into_iter()
+            .map(|(name, value)| {
+                let inherited = INHERITED.contains(&name.as_str());
+                let value = if inherited { value } else { value.or(Value::Known(vec![String::new()])) };
+                (name, value)
+            })
+            .collect();
+        w.state.variables = seen;
+        w.state.functions.clear();
+        w.state.positional = if positional.iter().any(|f| f.many) {
+            Value::Unknown
+        } else {
+            Value::Known(positional.iter().map(|f| f.text.clone()).collect())
+        };
+        inner(w);
+    });
+}
+
+/// A program that hands its joined arguments to a shell.
+pub(super) fn joined_text(walker: &mut Walker<'_>, arguments: &[Field]) {
+    let many = arguments.iter().any(|f| f.many);
+    text(walker, &Field { text: joined(arguments), many });
+}

@@ -1,0 +1,251 @@
+//! The order of the rules, what prompts carry, and the rules about tools, addresses and connected actions.
+
+use crate::world::world;
+use permissions::rules::{self, ActionFacts, FetchFacts, Pin, ToolFacts, reason};
+use permissions::{Grants, How, Prompt, Verdict, analyse};
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+fn prompt(verdict: Verdict) -> Prompt {
+    match verdict {
+        Verdict::Prompt(prompt) => prompt,
+        other => panic!("must ask, but: {other:?}"),
+    }
+}
+
+#[test]
+fn a_prompt_says_what_would_be_remembered_what_would_be_touched_and_what_a_yes_opens() {
+    let w = world();
+    let asked = prompt(w.bash("rm   -rf  /srv/old  sub"));
+    assert_eq!(asked.rule, "bash:rm -rf /srv/old sub");
+    assert_eq!(asked.question, "Run rm -rf /srv/old sub?");
+    assert_eq!(asked.reason, reason::DESTRUCTIVE_OUTSIDE);
+    assert_eq!(asked.options, ["yes", "no", "always"]);
+    assert_eq!(asked.grants, Grants::paths(vec!["/srv/old".into()]));
+    let touched: Vec<_> = asked.touches.iter().map(|t| (t.path.to_str().unwrap(), t.how)).collect();
+    let how = How::Delete { recursive: true, force: true };
+    assert_eq!(touched, [("/srv/old", how), ("/data/work/sub", how)], "outside first");
+    let asked = prompt(rules::bash("git reset --hard", Some("sub"), &w.facts()));
+    assert_eq!(asked.rule, "bash:cd /data/work/sub && git reset --hard");
+    let long = format!("rm -rf /srv/{}", "x".repeat(5000));
+    let asked = prompt(w.bash(&long));
+    assert!(
+        asked.question.chars().count() <= rules::QUESTION_MAX_CHARS + 10 && asked.question.ends_with(" …?")
+    );
+    assert_eq!(asked.rule, format!("bash:{long}"), "the rule is the whole command");
+}
+
+#[test]
+fn a_remembered_rule_allows_exactly_its_command_and_never_what_is_denied() {
+    let mut w = world();
+    for command in ["rm -rf /srv/old", "cat ../brain.sqlite"] {
+        w.remembered.insert(format!("bash:{command}"));
+    }
+    w.remembered.insert("write:/data/brain.sqlite".into());
+    assert_eq!(
+        w.bash(" rm  -rf /srv/old"),
+        Verdict::Allow {
+            rule: Some("bash:rm -rf /srv/old".into()),
+            grants: Grants::paths(vec!["/srv/old".into()])
+        }
+    );
+    prompt(w.bash("rm -rf /srv/old/"));
+    prompt(w.bash("rm -rf '/srv/old'"));
+    prompt(rules::bash("rm -rf /srv/old", Some("sub"), &w.facts()));
+    assert_eq!(w.bash("cat ../brain.sqlite"), Verdict::deny(reason::PROTECTED));
+    assert_eq!(rules::write_path("../brain.sqlite", &w.facts()), Verdict::deny(reason::PROTECTED));
+}
+
+#[test]
+fn file_tools_ask_outside_and_are_denied_sealed_places_by_every_name() {
+    let w = world();
+    let asked = prompt(rules::write_path("../../srv/./new", &w.facts()));
+    assert_eq!((asked.rule.as_str(), asked.reason.as_str()), ("write:/srv/new", reason::WRITES_OUTSIDE));
+    assert_eq!(asked.grants, Grants::paths(vec![PathBuf::from("/srv/new")]));
+    assert_eq!(prompt(rules::write_path("out/new", &w.facts())).rule, "write:/srv/new");
+    for path in [
+        "/data/brain.sqlite",
+        "../brain.sqlite-wal",
+        "../brain.sqlite.lock",
+        "link",
+        "later",
+        "hard",
+        "hard-backup",
+        "sub/../../backups/new",
+        "../hooks.json",
+        "/proc/self/environ",
+        "/proc/1/mem",
+        "/proc/1/root/x",
+        "/proc/self/root/data/brain.sqlite",
+    ] {
+        assert_eq!(rules::read_path(path, &w.facts()), Verdict::deny(reason::PROTECTED), "{path}");
+        assert_eq!(rules::write_path(path, &w.facts()), Verdict::deny(reason::PROTECTED), "{path}");
+    }
+    assert_eq!(rules::write_path("catalog/x", &w.facts()), Verdict::deny(reason::READ_ONLY));
+    for path in ["catalog/x", "/etc/hosts", "small", "loop"] {
+        assert_eq!(rules::read_path(path, &w.facts()), Verdict::allow(), "{path}");
+    }
+}
+
+#[test]
+fn a_tool_that_asks_every_time_cannot_be_remembered_and_an_expensive_one_can() {
+    let w = world();
+    let every = ToolFacts { name: "deploy", requires_permission: true, high_cost: false };
+    let costly = ToolFacts { name: "render", requires_permission: false, high_cost: true };
+    let plain = ToolFacts { name: "ls", requires_permission: false, high_cost: false };
+    let remembered: HashSet<String> = ["tool:deploy".to_owned(), "tool:render".to_owned()].into();
+    let asked = prompt(rules::tool(Verdict::allow(), &every, &remembered));
+    assert_eq!(
+        (asked.rule.as_str(), asked.options.as_slice()),
+        ("tool:deploy", &["yes".to_owned(), "no".into()][..])
+    );
+    let own = w.bash("rm -rf /srv/old");
+    let asked = prompt(rules::tool(own.clone(), &every, &remembered));
+    assert_eq!(
+        asked.grants,
+        Grants::paths(vec!["/srv/old".into()]),
+        "a yes also opens what the command needs"
+    );
+    assert!(asked.reason.contains(reason::DESTRUCTIVE_OUTSIDE) && asked.question.contains("rm -rf"));
+    assert_eq!(prompt(rules::tool(Verdict::allow(), &costly, &HashSet::new())).rule, "tool:render");
+    assert_eq!(rules::tool(Verdict::allow(), &costly, &remembered), Verdict::allow());
+    assert_eq!(prompt(rules::tool(own.clone(), &costly, &remembered)).rule, "bash:rm -rf /srv/old");
+    assert_eq!(rules::tool(own.clone(), &plain, &HashSet::new()), own);
+    for facts in [every, costly, plain] {
+        assert_eq!(rules::tool(Verdict::deny("no"), &facts, &remembered), Verdict::deny("no"));
+    }
+}
+
+#[test]
+fn an_address_outside_the_list_asks_and_without_a_list_only_an_invented_one_does() {
+    let mut w = world();
+    let ask = |w: &crate::world::World, host, untrusted, seen| match rules::fetch(
+        &FetchFacts { host, untrusted, seen },
+        &w.facts(),
+    ) {
+        Verdict::Prompt(prompt) => prompt.reason,
+        Verdict::Allow { .. } => "allow".into(),
+        Verdict::Deny { reason } => reason,
+    };
+    assert_eq!(ask(&w, "evil.example", false, true), reason::HOST);
+    assert_eq!(ask(&w, "allowed.net", true, true), reason::HOST, "a suffix needs something in front of it");
+    for host in ["example.org", "EXAMPLE.org.", "a.allowed.net", "a.b.allowed.net"] {
+        assert_eq!(ask(&w, host, true, false), "allow", "{host}");
+    }
+    w.remembered.insert("net:evil.example".into());
+    assert_eq!(ask(&w, "evil.example", true, false), "allow");
+    w.remembered.clear();
+    w.policy.network.clear();
+    assert_eq!(ask(&w, "evil.example", false, false), "allow");
+    assert_eq!(ask(&w, "evil.example", true, true), "allow");
+    assert_eq!(ask(&w, "evil.example", true, false), reason::INVENTED_URL);
+    assert_eq!(
+        w.bash("curl https://evil.example/"),
+        Verdict::allow(),
+        "no list: the sandbox has no network anyway"
+    );
+    w.policy.network = vec!["*".into()];
+    assert_eq!(ask(&w, "anything.example", true, false), "allow");
+}
+
+#[test]
+fn a_connected_action_asks_when_its_definition_moved_or_untrusted_content_was_read() {
+    let mut w = world();
+    let same = ActionFacts {
+        name: "slack.send",
+        definition: "abc",
+        pin: Pin::Same,
+        once: true,
+        trusted: false,
+        untrusted: false,
+        agreed_in_turn: false,
+    };
+    assert_eq!(rules::action(&same, &w.facts()), Verdict::allow());
+    let tainted = ActionFacts { untrusted: true, ..same };
+    let asked = prompt(rules::action(&tainted, &w.facts()));
+    assert_eq!((asked.rule.as_str(), asked.reason.as_str()), ("mcp:slack.send:abc", reason::AFTER_UNTRUSTED));
+    for quiet in [
+        ActionFacts { trusted: true, ..tainted },
+        ActionFacts { once: false, ..tainted },
+        ActionFacts { agreed_in_turn: true, ..tainted },
+    ] {
+        assert_eq!(rules::action(&quiet, &w.facts()), Verdict::allow());
+    }
+    for (pin, why) in [(Pin::Changed, reason::CHANGED), (Pin::Appeared, reason::APPEARED)] {
+        let moved = ActionFacts { pin, trusted: true, once: false, agreed_in_turn: true, ..same };
+        assert_eq!(prompt(rules::action(&moved, &w.facts())).reason, why);
+    }
+    w.remembered.insert("mcp:slack.send:abc".into());
+    let moved = ActionFacts { pin: Pin::Changed, ..same };
+    assert!(matches!(rules::action(&moved, &w.facts()), Verdict::Allow { rule: Some(_), .. }));
+    let again = ActionFacts { definition: "other", ..moved };
+    prompt(rules::action(&again, &w.facts()));
+}
+
+#[test]
+fn only_listed_commands_with_harmless_arguments_are_read_only() {
+    let w = world();
+    let read_only = |command: &str| rules::analyse_bash(command, None, &w.facts()).read_only;
+    for yes in [
+        "ls -la",
+        "cat a | grep b | sort -u | uniq -c",
+        "git status && git log --oneline -5; git diff HEAD~1",
+        "find . -name '*.rs' -type f 2>/dev/null",
+        "echo \"$(wc -l < a)\" $HOME",
+        "for f in *.rs; do head -n 3 \"$f\"; done",
+        "du -sh . ; df -h ; date +%s",
+        "if cat a; then ls; fi",
+        "cat <<EOF\nx\nEOF",
+    ] {
+        assert!(read_only(yes), "{yes}");
+    }
+    for no in [
+        "ls > out",
+        "cat a >> b",
+        "rm a",
+        "find . -delete",
+        "find . -exec rm {} ;",
+        "sort -o a a",
+        "sort -uo a a",
+        "uniq a b",
+        "date -s tomorrow",
+        "git push",
+        "git -c core.pager=evil log",
+        "git diff --output=x",
+        "GIT_PAGER=x git log",
+        "X=1; ls",
+        "echo $(rm a)",
+        "$CMD a",
+        "find $X",
+        "ls; python3 x.py",
+        "tail -f log",
+        "./ls",
+        "/tmp/ls",
+        "echo 'unclosed",
+        "rg --pre evil x",
+        "cat <<EOF\n$(rm a)\nEOF",
+        "ls() { rm a; }; ls",
+        "cd sub && ls",
+        "exec > log",
+        "printf -v X y",
+        "cat < /dev/tcp/a/80",
+    ] {
+        assert!(!read_only(no), "{no}");
+    }
+}
+
+#[test]
+fn hosts_are_read_wherever_a_command_names_them() {
+    let w = world();
+    let setting =
+        permissions::Setting { ground: &w.tree, directory: "/data/work".into(), variables: Vec::new() };
+    let hosts = |command: &str| analyse(command, &setting).hosts.into_iter().collect::<Vec<_>>();
+    assert_eq!(
+        hosts("curl -H 'A: b' https://u:p@A.example:8443/x?y=http://b.example/"),
+        ["a.example", "b.example"]
+    );
+    assert_eq!(hosts("curl 'http://[::1]:80/'"), ["::1"]);
+    assert_eq!(hosts("ssh -i key me@c.example. ls"), ["c.example"]);
+    assert_eq!(hosts("rsync a d.example:b; git push git@e.example:x/y"), ["d.example", "e.example"]);
+    assert!(hosts("echo a.example b: c; ls x:y").is_empty());
+}

