@@ -7,7 +7,7 @@
 set -u
 . "$(dirname "$0")/prepare.sh"
 
-all_stages=(format clippy doctests tests deny up engine consumers docker fleet)
+all_stages=(format clippy doctests tests deny up engine consumers mcp docker fleet)
 stages=("${@:-${all_stages[@]}}")
 
 report=${CARGO_TARGET_DIR:-target}/test-report
@@ -62,6 +62,10 @@ stage_engine() {
 
 stage_consumers() {
     bash scripts/test-consumers.sh
+}
+
+stage_mcp() {
+    bash scripts/test-mcp.sh
 }
 
 stage_docker() {

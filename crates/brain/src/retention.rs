@@ -19,6 +19,8 @@ const CHUNK_PAGES: usize = 256;
 const SPARE_PAGES: usize = 1024;
 /// A blob this young may belong to a turn that is about to refer to it.
 const BLOB_GRACE_MS: i64 = 3_600_000;
+/// How long a person may take to authorize a connector.
+const OAUTH_STATE_MS: i64 = 600_000;
 const DAY_MS: i64 = 86_400_000;
 
 /// How long the kinds without an expiry of their own are kept.
@@ -49,6 +51,8 @@ pub struct Report {
     pub usage_rows_summed: usize,
     /// Previous keys past their time.
     pub keys: usize,
+    /// Authorizations that nobody finished.
+    pub oauth_states: usize,
     /// Blobs nothing refers to.
     pub blobs: usize,
     /// Pages given back to the file system.
@@ -70,6 +74,7 @@ pub async fn run_once(brain: &Brain, now: Timestamp, policy: Policy) -> Result<R
     }
     report.working_memory = repeat(brain, "retention.working_memory", WORKING_MEMORY, now).await?;
     report.observability_events = repeat(brain, "retention.observability", OBSERVABILITY, cutoff).await?;
+    report.oauth_states = repeat(brain, "retention.oauth_states", OAUTH_STATES, now - OAUTH_STATE_MS).await?;
     report.keys = repeat(brain, "retention.keys", KEYS, now).await?;
     loop {
         let summed = brain.write("retention.usage", move |tx| sum_usage(tx, cutoff)).await?;
@@ -92,6 +97,8 @@ const WORKING_MEMORY: &str = "DELETE FROM working_memory_log WHERE id IN
     ORDER BY w.expires_at LIMIT ?2)";
 const OBSERVABILITY: &str = "DELETE FROM observability_events WHERE id IN
    (SELECT id FROM observability_events WHERE ts < ?1 ORDER BY ts LIMIT ?2)";
+const OAUTH_STATES: &str = "DELETE FROM oauth_states WHERE state_hash IN
+   (SELECT state_hash FROM oauth_states WHERE created_at < ?1 LIMIT ?2)";
 const KEYS: &str = "DELETE FROM engine_keys WHERE id IN
    (SELECT id FROM engine_keys WHERE state = 'previous' AND forget_after <= ?1 LIMIT ?2)";
 

@@ -19,13 +19,16 @@ use contract::Timestamp;
 use std::sync::Arc;
 use url::Url;
 
+/// Fills bytes with unguessable ones.
+pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
+
 /// The present, and randomness; replaced in tests.
 #[derive(Clone)]
 pub struct Nature {
     /// The present.
     pub now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     /// Fills bytes with unguessable ones.
-    pub random: Arc<dyn Fn(&mut [u8]) + Send + Sync>,
+    pub random: Random,
 }
 
 impl Default for Nature {

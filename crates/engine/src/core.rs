@@ -18,8 +18,7 @@ use connectors::Directory;
 use contract::event::{Event, Nested};
 use contract::{ApiError, ErrorCode, TaskId, Timestamp, TurnId};
 use llm::Herald;
-use std::collections::{BTreeSet, HashMap};
-use std::os::unix::fs::DirBuilderExt;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -247,7 +246,7 @@ impl Core {
     /// Makes the private directory of a turn's task, for this user only.
     pub fn make_scratch(&self, turn: &Turn) -> std::io::Result<PathBuf> {
         let dir = self.scratch_of(turn);
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        crate::sandbox::scratch::make(&dir)?;
         Ok(dir)
     }
 
@@ -262,6 +261,12 @@ impl Core {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         let made = || Arc::new(ProcessGroups::new(self.scratch_of(turn)));
         Arc::clone(groups.entry(turn.turn_id.clone()).or_insert_with(made))
+    }
+
+    /// The private directories of tasks that have a turn under way.
+    pub fn scratch_in_use(&self) -> HashSet<PathBuf> {
+        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.values().map(|g| g.scratch().to_owned()).collect()
     }
 
     /// Ends whatever a turn has left running. Nobody's call returns before it is dead, so that the turn's end

@@ -309,7 +309,7 @@ async fn live(
     put_soul(&core).await.map_err(|e| bad("write the soul's template", e))?;
     resume::end_orphans(&core).await.map_err(|e| bad("end orphans", e))?;
     // nothing of an earlier process is left in the tasks' private directories
-    remove_scratch(&core.scratch, Duration::ZERO);
+    remove_scratch(&core, Duration::ZERO);
     let clean = !core.brain.is_after_crash();
     let open = resume::recover(&core, clean).await.map_err(|e| bad("resume turns", e))?;
     answers::refresh_expiry(&core).await;
@@ -494,9 +494,10 @@ pub async fn put_soul(core: &Core) -> brain::Result<()> {
         .map(drop)
 }
 
-fn remove_scratch(scratch: &PathBuf, idle: Duration) {
-    let Ok(entries) = std::fs::read_dir(scratch) else { return };
-    for entry in entries.flatten() {
+fn remove_scratch(core: &Core, idle: Duration) {
+    let Ok(entries) = std::fs::read_dir(&core.scratch) else { return };
+    let in_use = core.scratch_in_use();
+    for entry in entries.flatten().filter(|entry| !in_use.contains(&entry.path())) {
         // a stdio server may run for days; at start none does
         let of_server = entry.file_name().to_string_lossy().starts_with(mcp::SCRATCH_PREFIX);
         if of_server && !idle.is_zero() {
@@ -504,7 +505,7 @@ fn remove_scratch(scratch: &PathBuf, idle: Duration) {
         }
         let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
         if age.is_none_or(|a| a >= idle)
-            && let Err(error) = std::fs::remove_dir_all(entry.path())
+            && let Err(error) = sandbox::scratch::remove(&entry.path())
         {
             tracing::warn!(error = %error, "A task's private directory could not be emptied");
         }
@@ -584,7 +585,7 @@ async fn keep_tidy(core: Arc<Core>) {
                 tracing::error!(code = "INTERNAL", error = %error, "Expired data could not be removed")
             }
         }
-        remove_scratch(&core.scratch, SCRATCH_IDLE);
+        remove_scratch(&core, SCRATCH_IDLE);
     }
 }
 

@@ -50,8 +50,7 @@ impl Args {
                 continue;
             }
             if text.len() > 1 && text.starts_with('-') {
-                let mut letters = text[1..].char_indices();
-                while let Some((at, letter)) = letters.next() {
+                for (at, letter) in text[1..].char_indices() {
                     if options.short.contains(letter) {
                         let attached = &text[1 + at + letter.len_utf8()..];
                         let value = if attached.is_empty() {

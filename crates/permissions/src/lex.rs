@@ -920,14 +920,13 @@ impl Lexer<'_, '_> {
     /// After `$'`, up to and including the quote.
     fn ansi_c(&mut self) -> Lexed<String> {
         let mut out: Vec<u8> = Vec::new();
-        let mut push = |c: char| out.extend(c.encode_utf8(&mut [0; 4]).bytes());
         loop {
             let c = self.next().ok_or(Unreadable::Syntax)?;
             if c == '\'' {
                 break;
             }
             if c != '\\' {
-                push(c);
+                out.extend(c.encode_utf8(&mut [0; 4]).bytes());
                 continue;
             }
             let escape = self.next().ok_or(Unreadable::Syntax)?;
@@ -957,7 +956,7 @@ impl Lexer<'_, '_> {
                 'u' | 'U' => {
                     let value = self.hex(if escape == 'u' { 4 } else { 8 }).ok_or(Unreadable::Syntax)?;
                     let c = char::from_u32(value).ok_or(Unreadable::Syntax)?;
-                    push(c);
+                    out.extend(c.encode_utf8(&mut [0; 4]).bytes());
                     continue;
                 }
                 'c' => {
@@ -966,16 +965,16 @@ impl Lexer<'_, '_> {
                 }
                 '\\' | '\'' | '"' | '?' => escape as u8,
                 c => {
-                    push('\\');
-                    push(c);
+                    out.extend('\\'.encode_utf8(&mut [0; 4]).bytes());
+                    out.extend(c.encode_utf8(&mut [0; 4]).bytes());
                     continue;
                 }
             };
             // bash ends the text at a zero.
-            if byte == 0 || byte >= 0x80 {
+            if byte == 0 {
                 return Err(Unreadable::Syntax);
             }
-            push(char::from(byte));
+            out.push(byte);
         }
         String::from_utf8(out).map_err(|_| Unreadable::Syntax)
     }

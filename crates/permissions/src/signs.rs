@@ -28,9 +28,9 @@ const DESTRUCTIVE: [&str; 22] = [
     "blkdiscard",
 ];
 /// Words and signs of writing, for texts of which nothing was understood.
-const WRITING: [&str; 16] = [
+const WRITING: [&str; 21] = [
     "mv", "cp", "tee", "ln", "install", "rsync", "sed", "tar", "unzip", "curl", "wget", "touch", "mkdir",
-    "git", "patch", "eval",
+    "git", "patch", "sh", "bash", "xargs", "find", "python3", "eval",
 ];
 
 fn words(text: &str) -> Vec<String> {
@@ -51,5 +51,5 @@ pub fn has_destructive_word(text: &str) -> bool {
 
 /// True when the text could write something somewhere.
 pub fn has_writing_sign(text: &str) -> bool {
-    text.contains('>') || words(text).iter().any(|w| WRITING.contains(&w.as_str()))
+    text.contains('>') || text.contains("$'") || words(text).iter().any(|w| WRITING.contains(&w.as_str()))
 }

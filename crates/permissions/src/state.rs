@@ -7,7 +7,7 @@
 use crate::tree::Tree;
 use crate::words::Value;
 use brush_parser::ast;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub visited: Vec<PathBuf>,
     /// Variables that were assigned or are known from the start.
     pub variables: BTreeMap<String, Value>,
+    /// Variables that other processes see as well.
+    pub exported: BTreeSet<String>,
     /// `$1`, `$2`, …
     pub positional: Value,
     /// Functions by name, with every definition that may hold.
@@ -115,6 +117,8 @@ impl State {
         for name in other.variables.into_keys() {
             self.variables.entry(name).or_insert(Value::Unknown);
         }
+        // What one way does not export may be unset there.
+        self.exported = self.exported.intersection(&other.exported).cloned().collect();
         if self.positional != other.positional {
             self.positional = Value::Unknown;
         }

@@ -78,8 +78,8 @@ pub fn analyse(command: &str, setting: &Setting<'_>) -> Analysis {
         walker.script(command);
         walker.uncalled_functions();
     }
-    let Walker { found, harmless, .. } = walker;
-    let read_only = harmless && found.opaque.is_empty() && found.destructive.is_empty();
+    let Walker { found, harmless, ran, .. } = walker;
+    let read_only = harmless && ran > 0 && found.opaque.is_empty() && found.destructive.is_empty();
     Analysis {
         touches: found.touches,
         hosts: found.hosts,
@@ -126,6 +126,7 @@ impl<'a> Walker<'a> {
             lost: false,
             visited: Vec::new(),
             variables: setting.variables.iter().map(known).collect(),
+            exported: setting.variables.iter().map(|(name, _)| name.clone()).collect(),
             positional: Value::Known(Vec::new()),
             functions: BTreeMap::new(),
             input: Input::None,
@@ -199,6 +200,13 @@ impl<'a> Walker<'a> {
 
     /// Walks a command substitution; its output when that is certain.
     pub fn output(&mut self, text: &str) -> Option<Vec<String>> {
+        if text.trim() == "pwd" && !self.state.lost && !self.state.functions.contains_key("pwd") {
+            self.substitution(text);
+            let mut directories = self.working_directories();
+            directories.extend(self.state.named.iter().map(|d| d.to_string_lossy().into_owned()));
+            directories.dedup();
+            return Some(directories);
+        }
         let ran = self.ran;
         let output = self.apart(|w| {
             w.output = Input::Unknown;
@@ -456,22 +464,42 @@ impl<'a> Walker<'a> {
                 ast::CommandPrefixOrSuffixItem::ProcessSubstitution(..) => self.meet_limit(),
             }
         }
+        let kept_names: Vec<String> = assigned.iter().map(|(name, _)| name.clone()).collect();
         let kept: Vec<(String, Option<Value>)> = assigned
             .iter()
             .map(|(name, _)| (name.clone(), self.state.variables.get(name).cloned()))
             .collect();
+        let exported = self.state.exported.clone();
         for (name, value) in assigned {
+            self.state.exported.insert(name.clone());
             self.state.variables.insert(name, value);
         }
         self.output = Input::Unknown;
-        for arguments in combinations(&columns) {
-            self.run(&arguments);
+        let mut texts: Option<Vec<String>> = Some(Vec::new());
+        let commands = combinations(&columns);
+        for arguments in &commands {
+            self.output = Input::Unknown;
+            self.run(arguments);
+            texts = match (&self.output, texts) {
+                (Input::Text(text), Some(mut texts)) => {
+                    texts.push(text.clone());
+                    Some(texts)
+                }
+                (_, _) => None,
+            };
+        }
+        if commands.len() > 1 {
+            // One of several texts: a reader of lines may get any of them.
+            self.output = texts.map_or(Input::Unknown, |texts| Input::Text(texts.join("\n")));
         }
         for (name, value) in kept {
             match value {
                 Some(value) => self.state.variables.insert(name, value),
                 None => self.state.variables.remove(&name),
             };
+        }
+        if !kept_names.is_empty() {
+            self.state.exported = exported;
         }
         self.state.input = before_input;
     }

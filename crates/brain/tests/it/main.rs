@@ -3,6 +3,7 @@
 mod child;
 mod house;
 
+mod connections;
 mod copying;
 mod crashing;
 mod forgetting;

@@ -226,7 +226,7 @@ impl Directory {
 
     fn static_credential(&self, entry: &Entry, options: &Options) -> Result<Option<Sealed>, ConnectError> {
         let Auth::Static { header } = &entry.auth else { return Ok(None) };
-        let document = Document::Static { headers: options.static_headers(header)? };
+        let document = Document::Static { headers: options.static_headers(header) };
         self.0.vault.sealed(&document, None).map(Some).map_err(|_| ConnectError::NoKey)
     }
 }
@@ -299,12 +299,12 @@ impl Options {
         }
     }
 
-    fn static_headers(&self, header: &KeyHeader) -> Result<BTreeMap<String, String>, ConnectError> {
+    fn static_headers(&self, header: &KeyHeader) -> BTreeMap<String, String> {
         let mut headers = self.headers.clone();
         if let Some(key) = &self.api_key {
             headers.insert(header.name.clone(), header.value(key));
         }
-        Ok(headers)
+        headers
     }
 }
 
@@ -346,8 +346,8 @@ mod tests {
         let entry = json!({"server_name": "s", "transport": "http", "url": "https://x.example.com", "auth_method": "static"});
         let entry = Entry::parse("s", &entry).expect("is an entry");
         let read = |config: Value| Options::read(config.as_object().expect("object"), &entry);
-        let good = read(json!({"api_key": "k", "headers": {"X-Team": "t"}})).ok().expect("is good");
-        let headers = good.static_headers(&KeyHeader::default()).ok().expect("are headers");
+        let Ok(good) = read(json!({"api_key": "k", "headers": {"X-Team": "t"}})) else { panic!("is good") };
+        let headers = good.static_headers(&KeyHeader::default());
         assert_eq!(headers["authorization"], "Bearer k");
         assert_eq!(headers["x-team"], "t");
         for bad in [

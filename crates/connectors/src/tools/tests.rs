@@ -58,7 +58,7 @@ fn a_yes_counts_for_the_definition_that_was_shown() {
     let changed = reconcile(&first, vec![definition("a", "y")], false).remove(0);
     let shown = changed.wanted_hash();
     assert_eq!(shown, definition("a", "y").hash());
-    let newer = reconcile(&[changed.clone()], vec![definition("a", "z")], false).remove(0);
+    let newer = reconcile(std::slice::from_ref(&changed), vec![definition("a", "z")], false).remove(0);
     assert_eq!(newer.clone().approved(&shown), newer, "it changed again since");
     let yes = changed.approved(&shown);
     assert_eq!((yes.state, yes.definition.description.as_str()), (State::Pinned, "y"));

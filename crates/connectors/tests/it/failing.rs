@@ -10,6 +10,9 @@ use std::time::Duration;
 use testbed::mcp::{Mischief, ScriptedMcp, Speaks};
 use tokio_util::sync::CancellationToken;
 
+/// Whether a failure is the one that was expected.
+type Fits = fn(&Trouble) -> bool;
+
 async fn quick() -> House {
     let house = House::new().await;
     House::with(house.paper.clone(), house.keys.clone(), Duration::from_millis(300), Duration::from_secs(600))
@@ -18,7 +21,7 @@ async fn quick() -> House {
 
 #[tokio::test]
 async fn failures_are_named_for_what_can_be_done() {
-    let cases: [(Mischief, fn(&Trouble) -> bool, bool); 6] = [
+    let cases: [(Mischief, Fits, bool); 6] = [
         (Mischief::Status(500), |t| matches!(t, Trouble::Unreachable(_)), true),
         (Mischief::Status(503), |t| matches!(t, Trouble::Unreachable(_)), true),
         (Mischief::HangUp, |t| matches!(t, Trouble::Unreachable(_)), true),

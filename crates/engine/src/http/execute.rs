@@ -170,8 +170,12 @@ pub async fn observe(
     core: &Arc<crate::core::Core>,
     kind: &'static str,
     message: String,
-    data: Option<Value>,
+    mut data: Option<Value>,
 ) {
+    let message = core.known.scrub(&message).into_owned();
+    if let Some(data) = &mut data {
+        crate::secrets::leaving::value(&core.known, data);
+    }
     let observation = observability::Observation {
         kind,
         code: None,

@@ -76,6 +76,11 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Refusal> {
     if let Some(free) = core.brain.free_bytes() {
         metrics::gauge!("engine_disk_free_bytes").set(free as f64);
     }
+    if let Ok(counts) = core.brain.read("count connections", brain::connections::count_by_status).await {
+        for (status, count) in counts {
+            metrics::gauge!("engine_mcp_connections", "status" => status).set(count as f64);
+        }
+    }
     if let Ok(pending) = core.brain.read("count questions", brain::prompts::count_pending).await {
         metrics::gauge!("engine_hitl_pending").set(pending as f64);
     }

@@ -20,11 +20,7 @@ pub fn was_shown<'a>(url: &str, messages: impl IntoIterator<Item = (Role, &'a [B
                 Block::ToolUse { id, name, .. } => {
                     tools.insert(id, name);
                 }
-                Block::Text { text } if role == Role::User => {
-                    if stands_in(text, &spellings) {
-                        return true;
-                    }
-                }
+                Block::Text { text } if role == Role::User && stands_in(text, &spellings) => return true,
                 Block::ToolResult { tool_use_id, content, .. } => {
                     let shows = tools.get(tool_use_id.as_str()).is_some_and(|t| SHOWING_TOOLS.contains(t));
                     let text = |b: &Block| matches!(b, Block::Text { text } if stands_in(text, &spellings));

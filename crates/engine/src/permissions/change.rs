@@ -32,7 +32,11 @@ pub fn of(tool: &str, input: &Value, workspace: &Workspace) -> Option<String> {
     } else {
         let (old, new) = (input["old_text"].as_str()?, input["new_text"].as_str()?);
         let text = before.as_deref()?;
-        if input["replace_all"].as_bool() == Some(true) { text.replace(old, new) } else { text.replacen(old, new, 1) }
+        if input["replace_all"].as_bool() == Some(true) {
+            text.replace(old, new)
+        } else {
+            text.replacen(old, new, 1)
+        }
     };
     Some(diff::unified(before.as_deref(), &after, &name))
 }

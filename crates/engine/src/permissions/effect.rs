@@ -21,7 +21,16 @@ mod tests {
         for yes in ["ls -la", "cat a | grep b", "git status; git log", "find . -name '*.rs' 2>/dev/null"] {
             assert!(is_read_only(yes), "{yes}");
         }
-        for no in ["", "ls > out", "rm a", "X=1 ls", "$CMD a", "tail -f log", "cat <<EOF\n$(rm a)\nEOF", "echo 'unclosed"] {
+        for no in [
+            "",
+            "ls > out",
+            "rm a",
+            "X=1 ls",
+            "$CMD a",
+            "tail -f log",
+            "cat <<EOF\n$(rm a)\nEOF",
+            "echo 'unclosed",
+        ] {
             assert!(!is_read_only(no), "{no}");
         }
     }

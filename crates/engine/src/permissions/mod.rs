@@ -15,8 +15,8 @@ mod table;
 
 use crate::sandbox::Workspace;
 use crate::tools::tool::Tool;
-pub use ::permissions::{ANSWERS, ANSWERS_ONCE, Grants, Prompt, Verdict};
 use ::permissions::rules::ToolFacts;
+pub use ::permissions::{ANSWERS, ANSWERS_ONCE, Grants, Prompt, Verdict};
 use serde_json::Value;
 use std::collections::HashSet;
 

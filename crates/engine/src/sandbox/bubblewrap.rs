@@ -29,13 +29,8 @@ const TRIAL_MAX: Duration = Duration::from_secs(5);
 /// How much of bubblewrap's complaint is passed on.
 const COMPLAINT_MAX: u64 = 512;
 /// Every namespace but those of time, which no tool needs to be apart, and of the network, which depends.
-const NAMESPACES: [&str; 5] = [
-    "--unshare-user",
-    "--unshare-pid",
-    "--unshare-ipc",
-    "--unshare-uts",
-    "--unshare-cgroup-try",
-];
+const NAMESPACES: [&str; 5] =
+    ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"];
 /// The name of the machine inside.
 const HOST_NAME: &str = "sandbox";
 /// A program that cannot exist: getting as far as not finding it shows that everything before works.

@@ -150,6 +150,11 @@ impl ProcessGroups {
         lock(&self.held).retain(|g| !Arc::ptr_eq(g, group));
     }
 
+    /// The TMPDIR of its children.
+    pub fn scratch(&self) -> &Path {
+        &self.mark
+    }
+
     /// The groups that may still have processes.
     pub fn pgids(&self) -> Vec<i32> {
         lock(&self.held).iter().map(|g| g.pgid()).collect()
@@ -176,12 +181,13 @@ impl ProcessGroups {
             group.kill();
         }
         let (mark, tmp) = (Mark::of_task(&self.mark), self.mark.as_path());
-        kill_all_of(|pid| Mark::of_process(pid) == Some(mark) || tmpdir_of(pid).as_deref() == Some(tmp));
+        let killed =
+            kill_all_of(|pid| Mark::of_process(pid) == Some(mark) || tmpdir_of(pid).as_deref() == Some(tmp));
         for group in groups {
             group.reap();
         }
         if std::process::id() == 1 {
-            reap_orphans();
+            reap_orphans(&killed);
         }
         *ended = true;
     }
@@ -199,7 +205,7 @@ impl Drop for ProcessGroups {
 /// of a task below `tmp_base`, the directory all tasks' temporary directories are in. Call at start, holding the
 /// brain lock, before anything is spawned. Returns how many were killed.
 pub fn kill_orphans(tmp_base: &Path) -> usize {
-    kill_all_of(|pid| is_below(pid, tmp_base))
+    kill_all_of(|pid| is_below(pid, tmp_base)).len()
 }
 
 /// Kills a recorded group of an earlier Engine process, provided at least one of its members carries the
@@ -226,17 +232,17 @@ fn is_below(pid: i32, tmp_base: &Path) -> bool {
 
 /// Kills what is ours until nothing more is found. What was looked at once and is not ours never becomes ours:
 /// the mark is inherited and cannot be taken on. So later looks are at new processes only, the newest first.
-fn kill_all_of(is_ours: impl Fn(i32) -> bool) -> usize {
+fn kill_all_of(is_ours: impl Fn(i32) -> bool) -> Vec<i32> {
     let own = std::process::id().cast_signed();
     let end = Instant::now() + SEARCH_MAX;
     let mut seen = HashSet::from([own]);
-    let (mut killed, mut empty) = (0, 0);
+    let (mut killed, mut empty) = (Vec::new(), 0);
     while empty < EMPTY_LOOKS && Instant::now() < end {
         let mut pids: Vec<i32> = process_ids().filter(|&pid| seen.insert(pid)).collect();
         pids.sort_unstable_by(|a, b| b.cmp(a));
-        let found = pids.into_iter().filter(|&pid| is_ours(pid) && kill(pid)).count();
-        killed += found;
-        empty = if found == 0 { empty + 1 } else { 0 };
+        let before = killed.len();
+        killed.extend(pids.into_iter().filter(|&pid| is_ours(pid) && kill(pid)));
+        empty = if killed.len() == before { empty + 1 } else { 0 };
     }
     killed
 }
@@ -246,13 +252,22 @@ fn kill(pid: i32) -> bool {
     Pid::from_raw(pid).is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
 }
 
-/// Lets orphans that have ended go, which as process 1 only we can: until then they count as processes.
-fn reap_orphans() {
+/// Lets orphans that have ended go, which as process 1 only we can: until then they count as processes. Those
+/// just killed are waited for.
+fn reap_orphans(killed: &[i32]) {
     use rustix::process::{Pid, WaitOptions, waitpid};
-    let leaders = lock(&LEADERS);
-    for pid in process_ids().filter(|pid| !leaders.contains(pid) && is_our_zombie(*pid)) {
-        // Between looking and waiting nobody else can have taken it.
-        let _ = waitpid(Pid::from_raw(pid), WaitOptions::NOHANG);
+    let end = Instant::now() + REAP_MAX;
+    loop {
+        let leaders = lock(&LEADERS);
+        for pid in process_ids().filter(|pid| !leaders.contains(pid) && is_our_zombie(*pid)) {
+            // Between looking and waiting nobody else can have taken it.
+            let _ = waitpid(Pid::from_raw(pid), WaitOptions::NOHANG);
+        }
+        drop(leaders);
+        if Instant::now() > end || !killed.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
+            return;
+        }
+        std::thread::yield_now();
     }
 }
 

@@ -107,16 +107,16 @@ mod tests {
         set(&base.join("data"), 0o700);
         let workspace = Workspace::new([work]).unwrap().seal_brain(&brain);
         let keeper = Keeper::default();
-        assert_eq!(keeper.look(&workspace), [PathBuf::new(); 0]);
+        assert_eq!(keeper.look(&workspace), Vec::<PathBuf>::new());
         set(&brain, 0o000);
         set(&base.join("data"), 0o755);
         assert_eq!(keeper.look(&workspace), [base.join("data"), brain.clone()]);
         assert_eq!((mode(&brain), mode(&base.join("data"))), (0o600, 0o700));
-        assert_eq!(keeper.look(&workspace), [PathBuf::new(); 0]);
+        assert_eq!(keeper.look(&workspace), Vec::<PathBuf>::new());
         fs::remove_file(&brain).unwrap();
         fs::write(&brain, "another").unwrap();
         set(&brain, 0o640);
-        assert_eq!(keeper.look(&workspace), [PathBuf::new(); 0]);
+        assert_eq!(keeper.look(&workspace), Vec::<PathBuf>::new());
         assert_eq!(mode(&brain), 0o640);
     }
 }

@@ -13,6 +13,7 @@
 //! later fails the launch, it never silently goes missing.
 
 pub mod workspace;
+pub mod scratch;
 pub mod open;
 pub mod scrub;
 pub mod view;
@@ -30,6 +31,7 @@ pub mod groups;
 mod watch;
 mod keeper;
 mod running;
+pub mod command;
 pub mod launcher;
 pub mod proxy;
 

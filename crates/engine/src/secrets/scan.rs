@@ -226,8 +226,8 @@ impl Scan {
         let begins = |at: usize| {
             let (end, before) = (&text[at..], context(self.before, &text[from..at]));
             let shape = SHAPES.iter().any(|s| s.prefix.starts_with(end) && may_begin(s.prefix, before));
-            let word = |w: &&str| end.len() < w.len() && starts_with_word(w, end);
-            shape || (may_begin_name(end, before) && assignment::WORDS.iter().any(|w| word(&w)))
+            let word = |w: &str| end.len() < w.len() && starts_with_word(w, end);
+            shape || (may_begin_name(end, before) && assignment::WORDS.iter().any(|w| word(w)))
         };
         let own = text[window..].char_indices().map(|(at, _)| window + at).find(|&at| begins(at));
         own.map_or(known, |own| own.min(known))

@@ -113,7 +113,7 @@ pub fn decode(content_type: &str, body: &[u8]) -> String {
         let label = label.trim_start_matches(['"', '\'']);
         let end =
             label.find(|c: char| !(c.is_ascii_alphanumeric() || "-_:.".contains(c))).unwrap_or(label.len());
-        Encoding::for_label(label[..end].as_bytes())
+        Encoding::for_label(&label.as_bytes()[..end])
     };
     let start = String::from_utf8_lossy(&body[..body.len().min(1024)]);
     let encoding = labelled(content_type).or_else(|| labelled(&start)).unwrap_or(UTF_8);

@@ -3,16 +3,17 @@
 //! The driver owns no decision of its own: [`machine::next`] says which phase follows, the checkpoint says
 //! what is needed to go on, and both are committed together with the events that tell of them.
 
-use crate::catalog::hooks::{Hook, HookEvent};
+mod stop;
+
 use crate::core::{Core, Emitted};
 use crate::tools::dispatch::{self, ToolsEnd};
 use crate::tools::toolbox::Toolbox;
 use crate::turn::checkpoint::Checkpoint;
 use crate::turn::coordinator::Control;
-use crate::turn::hooks::{MAX_REFUSALS, Runner};
+use crate::turn::hooks::MAX_REFUSALS;
 use crate::turn::machine::{self, Happening, Phase};
 use crate::turn::message::{
-    call_of, commit_pending, commit_usage, counted, store_assistant, store_note, text_of, with_carried,
+    call_of, commit_pending, commit_usage, counted, store_assistant, text_of, with_carried,
 };
 use crate::turn::model::{self, CallEnd, Complete};
 use crate::turn::{compact, context, settle};
@@ -419,84 +420,6 @@ impl Run<'_> {
         };
         self.store_answer(complete, content, reason, output).await?;
         Ok(None)
-    }
-
-    fn stop_hooks(&self) -> Vec<Hook> {
-        if !self.core.config.stop_hooks_enabled {
-            return Vec::new();
-        }
-        self.toolbox.catalog.hooks(HookEvent::Stop, &self.turn.agent)
-    }
-
-    /// Shows what has been said so far: a hook may take its time.
-    async fn flush(&self, complete: &mut Complete) -> brain::Result<()> {
-        let events = std::mem::take(&mut complete.pending);
-        let turn = self.turn.clone();
-        self.core
-            .record("stream deltas", move |tx, out| {
-                for event in &events {
-                    out.emit(tx, &turn.task_id, &turn.turn_id, event, None)?;
-                }
-                Ok(())
-            })
-            .await
-    }
-
-    /// What a stop hook wants done before the turn may end.
-    async fn ask_stop_hooks(&self, hooks: &[Hook], text: &str) -> Option<String> {
-        let scratch = self.core.make_scratch(&self.turn);
-        let workspace = match scratch.and_then(|dir| self.core.workspace.for_task(&dir)) {
-            Ok(workspace) => workspace,
-            Err(error) => {
-                tracing::warn!(error = %error, "A stop hook failed: the task's private directory cannot be made");
-                return None;
-            }
-        };
-        let groups = self.core.groups_of(&self.turn);
-        let runner = Runner {
-            launcher: &self.core.launcher,
-            workspace: &workspace,
-            groups: &groups,
-            readable: self.core.config.catalog_dir.iter().cloned().collect(),
-            cancel: &self.control.cancel,
-        };
-        let subject = json!({
-            "task_id": self.turn.task_id,
-            "turn_id": self.turn.turn_id,
-            "agent": self.turn.agent,
-            "text": text,
-        });
-        tokio::select! {
-            biased;
-            () = self.core.halt.cancelled() => None,
-            message = runner.at_stop(hooks, &subject) => message,
-        }
-    }
-
-    /// A stop hook refuses the answer: it stays in the conversation, with what the hook said behind it.
-    async fn back_to_work(
-        &mut self,
-        complete: Complete,
-        content: Vec<Block>,
-        message: String,
-    ) -> brain::Result<()> {
-        let (turn, provider) = (self.turn.clone(), self.core.config.llm_provider.as_str());
-        self.advance(Happening::CallAgain, move |tx, out, checkpoint| {
-            commit_pending(tx, out, &turn, &complete, false)?;
-            if !content.is_empty() {
-                store_assistant(tx, &turn, content)?;
-            }
-            let position = store_note(tx, &turn, message)?;
-            commit_usage(tx, out, &turn, &complete, provider)?;
-            checkpoint.carried = String::new();
-            checkpoint.lost_call = false;
-            checkpoint.repair = None;
-            checkpoint.refusals += 1;
-            checkpoint.iteration += 1;
-            checkpoint.counted = counted(&complete, position - 1);
-            Ok(())
-        })
-        .await
     }
 
     /// The call is made again: a continuation, or a repair of an answer that did not validate.

@@ -241,9 +241,8 @@ pub const ATTEMPTS: &[Attempt] = &[
     }),
     // what it is
     kernel("see the Engine's variables", |_| {
-        let own = std::env::vars_os().any(|(_, value)| value.to_string_lossy().contains(CANARY));
-        let again = fs::read("/proc/self/environ").unwrap_or_default();
-        if own || String::from_utf8_lossy(&again).contains(CANARY) {
+        let environment = fs::read("/proc/self/environ").unwrap_or_default();
+        if String::from_utf8_lossy(&environment).contains(CANARY) {
             Outcome::Did("a secret of the environment".into())
         } else {
             Outcome::Refused

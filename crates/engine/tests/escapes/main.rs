@@ -21,9 +21,9 @@ use engine::sandbox::{
 };
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -46,6 +46,14 @@ const ATTEMPT_MAX: Duration = Duration::from_secs(15);
 const AT_ONCE: usize = 6;
 /// A user without rights; where there is no such name, the number means nobody either.
 const NOBODY: u32 = 65534;
+
+/// A copy of this program: a build may replace the file while it runs.
+static OWN: OnceLock<PathBuf> = OnceLock::new();
+
+fn copy_self(to: &Path) -> std::io::Result<()> {
+    std::fs::copy("/proc/self/exe", to)?;
+    std::fs::set_permissions(to, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+}
 
 fn attempts() -> impl Iterator<Item = &'static Attempt> {
     files::ATTEMPTS.iter().chain(calls::ATTEMPTS).chain(network::ATTEMPTS).chain(resources::ATTEMPTS)
@@ -148,6 +156,9 @@ type Column = BTreeMap<&'static str, Cell>;
 
 fn judge(here: Option<&str>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
+    let dir = tempfile::tempdir().expect("a directory");
+    copy_self(&dir.path().join("escapes")).expect("this program can be read");
+    OWN.set(dir.path().join("escapes")).expect("it is set once");
     close_engine().expect("the kernel closes this process");
     world::listen_for_signals();
     let root = rustix::process::geteuid().is_root();
@@ -323,7 +334,7 @@ impl Neighbour {
         let workspace = world.workspace(Root::Beside).and_then(|w| w.for_task(&scratch));
         let workspace = workspace.map_err(|e| chain(&e))?;
         let groups = Arc::new(ProcessGroups::new(scratch));
-        let own = std::env::current_exe().map_err(|e| chain(&e))?;
+        let own = OWN.get().cloned().unwrap_or_default();
         let mut command = Command::new(&own, [resources::LINGER]);
         command.env = vec![("OTHERS".into(), SECRET.into())];
         command.read = vec![own];
@@ -338,7 +349,7 @@ async fn run(
     neighbour: &Neighbour,
 ) -> Result<(Outcome, Vec<String>), String> {
     let world = World::new().map_err(|e| chain(&e))?;
-    let own = std::env::current_exe().map_err(|e| chain(&e))?;
+    let own = OWN.get().cloned().unwrap_or_default();
     let workspace = world.workspace(attempt.root).map_err(|e| chain(&e))?;
     let groups = Arc::new(ProcessGroups::new(world.base.join("data/tmp/t1")));
     let mut args = vec![ATTEMPT.to_owned(), attempt.name.to_owned()];
@@ -375,7 +386,7 @@ fn as_nobody() -> Result<Vec<(String, Column)>, String> {
         std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).map_err(text)?;
     }
     let copy: PathBuf = dir.path().join("escapes");
-    std::fs::copy(std::env::current_exe().map_err(text)?, &copy).map_err(text)?;
+    copy_self(&copy).map_err(text)?;
     let mut command = std::process::Command::new(&copy);
     command.uid(NOBODY).gid(NOBODY).arg("--here=non-root").env("TMPDIR", &tmp).current_dir(dir.path());
     let output = command.output().map_err(text)?;

@@ -97,7 +97,7 @@ async fn a_body_above_the_limit_is_payload_too_large_however_it_comes() {
 async fn unknown_paths_are_not_found_and_wrong_methods_are_told_the_right_ones() {
     let engine = Setup::offline().start().await;
     for path in
-        ["/", "/nowhere", "/execute/", "/tasks/a/b/c", "/memory/stats", "/rpc", "/health/x", "/tasks/"]
+        ["/", "/nowhere", "/execute/", "/tasks/a/b/c", "/memory/stats", "/rpc/x", "/health/x", "/tasks/"]
     {
         engine.get(path).await.error(404, "NOT_FOUND").await;
     }
@@ -221,7 +221,9 @@ async fn the_lists_and_reports_have_their_documented_shape() {
         {
             assert!(!tool[field].is_null(), "{field}: {tool}");
         }
-        assert_eq!(tool["input_schema"]["additionalProperties"], false, "{tool}");
+        // a skill takes whatever its template or script can use
+        let closed = tool["input_schema"]["additionalProperties"] == false;
+        assert!(closed || tool["kind"] != "platform", "{tool}");
     }
     let version = engine.json("/version").await;
     for field in ["name", "version", "commit", "built_at", "schema_version", "sqlite_version"] {

@@ -240,8 +240,12 @@ async fn a_cancel_during_a_slow_summary_ends_within_a_second() {
         if r.tools.is_empty() { held.clone() } else { Reply::text(&long).without_usage() }
     }))
     .await;
-    let engine =
-        Setup::scripted(&model).with("LLM_CONTEXT_WINDOW", "10000").with("MAX_TOKENS", "500").start().await;
+    let engine = Setup::scripted(&model)
+        .with("LLM_CONTEXT_WINDOW", "14000")
+        .with("COMPACT_KEEP_TURNS", "3")
+        .with("MAX_TOKENS", "500")
+        .start()
+        .await;
     let turns = async {
         for n in 0..12 {
             let stream = engine.execute(json!({"task_id": "a", "message": format!("turn {n}")})).await;

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-const NO_LANDLOCK: Mask = Mask { landlock_beyond: Some(0), seccomp: false, namespaces: false, cgroups: false };
+const NO_LANDLOCK: Mask =
+    Mask { landlock_beyond: Some(0), seccomp: false, namespaces: false, cgroups: false };
 const NO_NAMESPACES: Mask = Mask { landlock_beyond: None, seccomp: false, namespaces: true, cgroups: false };
 
 fn with(mode: SandboxMode, mask: Mask) -> LauncherConfig {
@@ -88,7 +89,8 @@ async fn inside_bubblewrap_background_processes_live_until_the_end_of_the_turn()
     if !works_here(&s.launcher) {
         return;
     }
-    let (text, code) = s.sh("setsid sh -c 'while :; do date +%N > beat; sleep 0.02; done' & echo started").await;
+    let (text, code) =
+        s.sh("setsid sh -c 'while :; do date +%N > beat; sleep 0.02; done' & echo started").await;
     assert_eq!((text.as_str(), code), ("started\n", 0));
     let beat = s.base.join("data/work/beat");
     let read = || fs::read_to_string(&beat).unwrap_or_default();
@@ -109,7 +111,8 @@ async fn inside_bubblewrap_background_processes_live_until_the_end_of_the_turn()
 #[tokio::test]
 async fn limits_only_means_no_layers_but_environment_and_limits() {
     let s = Sandbox::new();
-    let mut command = Command::new("/bin/sh", ["-c", "cat ../../outside/secret; echo; ulimit -c; env | grep -c CANARY"]);
+    let mut command =
+        Command::new("/bin/sh", ["-c", "cat ../../outside/secret; echo; ulimit -c; env | grep -c CANARY"]);
     command.confine = Confine::LimitsOnly;
     let running = s.launcher.spawn(command, &s.workspace, &s.groups).await.expect("it starts");
     let finished = running.finish(Duration::from_secs(5), &CancellationToken::new()).await;
@@ -126,7 +129,8 @@ async fn an_orphan_without_session_parent_and_environment_is_known_by_its_mark()
     eventually("it is dead", || processes_mentioning(&now).is_empty()).await;
     // and so it is for the next Engine process, which knows nothing but the directory
     let next = Arc::new(ProcessGroups::new(s.base.join("data/tmp/t1")));
-    let command = Command::new("/bin/sh", ["-c".to_string(), format!("setsid env -i /bin/sleep {later} & echo")]);
+    let command =
+        Command::new("/bin/sh", ["-c".to_string(), format!("setsid env -i /bin/sleep {later} & echo")]);
     let running = s.launcher.spawn(command, &s.workspace, &next).await.expect("it starts");
     running.finish(Duration::from_secs(5), &CancellationToken::new()).await;
     eventually("it runs", || processes_mentioning(&later).len() == 1).await;

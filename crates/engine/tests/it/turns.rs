@@ -95,7 +95,8 @@ async fn a_long_conversation_is_compacted_and_can_always_go_on() {
         }))
         .await;
         let engine = Setup::speaking(&model, protocol)
-            .with("LLM_CONTEXT_WINDOW", "10000")
+            .with("LLM_CONTEXT_WINDOW", "14000")
+            .with("COMPACT_KEEP_TURNS", "3")
             .with("MAX_TOKENS", "500")
             .start()
             .await;

@@ -142,6 +142,7 @@ through() { exec 3<>"/dev/tcp/127.0.0.1/$port" && ask "$1" "$2"; }
 echo "listed: $(through http://127.0.0.1:PORT/listed "$with")"
 echo "other: $(through http://127.0.0.1:80/other "$with")"
 echo "tokenless: $(through http://127.0.0.1:PORT/tokenless "")"
+perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0); send(S, "GET /fast HTTP/1.0\r\n\r\n", 0x20000000, sockaddr_in(PORT, inet_aton("127.0.0.1"))) or print "fast: $!\n"' 2>&1
 echo "direct: $( (exec 3<>/dev/tcp/127.0.0.1/PORT && ask /direct "") 2>&1 )"
 "#;
 

@@ -55,13 +55,19 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
             {
                 walker.dynamic();
             }
+            let exports = name == "export" || Args::read(arguments, FLAGS).has("x", "");
             for field in arguments {
                 assign_text(walker, &field.text);
+                if exports {
+                    let name = field.text.split(['=', '+']).next().unwrap_or("");
+                    walker.state.exported.insert(name.to_owned());
+                }
             }
         }
         "unset" => {
             for field in arguments {
                 walker.assign(&field.text, Value::Unknown);
+                walker.state.exported.remove(&field.text);
                 if walker.state.functions.remove(&field.text).is_some() {
                     walker.harmless = false;
                 }
@@ -114,14 +120,13 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
             }
         }
         "echo" => {
-            let words: Option<Vec<&str>> = arguments.iter().map(Field::literal).collect();
-            if let Some(words) = words {
-                let flag = |w: &str| w.len() > 1 && w.starts_with('-') && w[1..].chars().all(|c| "neE".contains(c));
-                let flags = words.iter().take_while(|w| flag(w)).count();
-                let escapes = words[..flags].iter().any(|w| w.contains('e'));
-                if !escapes || !words.iter().any(|w| w.contains('\\')) {
-                    walker.output = Input::Text(words[flags..].join(" "));
-                }
+            let words: Vec<&str> = arguments.iter().map(|f| f.text.as_str()).collect();
+            let flag =
+                |w: &str| w.len() > 1 && w.starts_with('-') && w[1..].chars().all(|c| "neE".contains(c));
+            let flags = words.iter().take_while(|w| flag(w)).count();
+            let escapes = words[..flags].iter().any(|w| w.contains('e'));
+            if !escapes || !words.iter().any(|w| w.contains('\\')) {
+                walker.output = Input::Text(words[flags..].join(" "));
             }
         }
         "pwd" => {

@@ -91,6 +91,9 @@ pub(super) const JUDGED: [&str; 40] = [
     "timeout", "python3",
 ];
 
+/// Runs of one command with known items; beyond it the item counts as unknown.
+const MAX_RUNS: usize = 64;
+
 /// True when the command is one of these.
 pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> bool {
     match name {
@@ -167,6 +170,7 @@ fn env(walker: &mut Walker<'_>, arguments: &[Field]) {
         }
         for (name, value) in variables {
             w.assign(&name, Value::Known(vec![value]));
+            w.state.exported.insert(name);
         }
         w.state.functions.clear();
         for text in texts {
@@ -199,28 +203,66 @@ fn xargs(walker: &mut Walker<'_>, arguments: &[Field]) {
             .iter()
             .map(|d| Field { text: format!("{}/{BELOW}", d.display()), many: true })
             .collect(),
-        Input::Text(text)
-            if !from_file && !given.has("d0", "delimiter") && !text.contains(['\'', '"', '\\', UNKNOWN]) =>
-        {
-            if mark.is_some() {
-                text.lines().map(|line| Field::known(line.trim_start())).collect()
-            } else {
-                text.split_whitespace().map(Field::known).collect()
-            }
+        Input::Text(text) if !from_file && !given.has("d0", "delimiter") => {
+            items(&text, mark.is_some()).unwrap_or_else(|| vec![Field::unknown()])
         }
         Input::None | Input::Unknown | Input::Text(_) | Input::NamesBelow(_) => vec![Field::unknown()],
     };
     let echo = [Field::known("echo")];
     let rest = if rest.is_empty() { &echo[..] } else { rest };
-    let command: Vec<Field> = match mark {
-        Some(mark) if !mark.is_empty() => replace(rest, &mark, &values),
-        Some(_) | None => rest.iter().chain(&values).cloned().collect(),
+    let commands: Vec<Vec<Field>> = match mark {
+        // One run per item.
+        Some(mark) if !mark.is_empty() && values.len() <= MAX_RUNS => {
+            values.iter().map(|value| replace(rest, &mark, std::slice::from_ref(value))).collect()
+        }
+        Some(mark) if !mark.is_empty() => vec![replace(rest, &mark, &[Field::unknown()])],
+        Some(_) | None => vec![rest.iter().chain(&values).cloned().collect()],
     };
     walker.apart(|w| {
         w.state.input = Input::None;
         w.state.functions.clear();
-        w.run(&command);
+        for command in &commands {
+            w.run(command);
+        }
     });
+}
+
+/// What xargs makes of a text: items between blanks, or lines; quotes and backslashes are its own. `None` when a
+/// quote stays open.
+fn items(text: &str, lines: bool) -> Option<Vec<Field>> {
+    let (mut out, mut item, mut begun) = (Vec::new(), String::new(), false);
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\'' | '"' => {
+                begun = true;
+                loop {
+                    match chars.next()? {
+                        end if end == c => break,
+                        inner => item.push(inner),
+                    }
+                }
+            }
+            '\\' => {
+                begun = true;
+                item.push(chars.next()?);
+            }
+            ' ' | '\t' if lines && begun => item.push(c),
+            ' ' | '\t' | '\n' => {
+                if std::mem::take(&mut begun) {
+                    out.push(Field::known(std::mem::take(&mut item)));
+                }
+            }
+            c => {
+                begun = true;
+                item.push(c);
+            }
+        }
+    }
+    if begun {
+        out.push(Field::known(item));
+    }
+    Some(out)
 }
 
 /// Puts values where the mark stands: whole arguments become the values, parts of one become unknown.

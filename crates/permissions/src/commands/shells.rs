@@ -2,7 +2,7 @@
 
 use super::{after_options, joined};
 use crate::args::Options;
-use crate::pattern::UNKNOWN;
+use crate::pattern::{self, UNKNOWN};
 use crate::state::Input;
 use crate::walk::Walker;
 use crate::words::{Field, Value};
@@ -10,8 +10,6 @@ use std::collections::BTreeMap;
 
 const SHELLS: [&str; 9] = ["sh", "bash", "dash", "zsh", "ksh", "ash", "mksh", "rbash", "yash"];
 const SHELL: Options = Options { short: "oO", long: &["rcfile", "init-file"] };
-/// Variables every process gets from the sandbox.
-const INHERITED: [&str; 6] = ["HOME", "TMPDIR", "PATH", "PWD", "LANG", "TZ"];
 
 /// True when the command is one of these.
 pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> bool {
@@ -50,7 +48,10 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
     }
     match walker.state.input.clone() {
         Input::None => {}
-        Input::Text(text) if !text.contains(UNKNOWN) => child(walker, &[], |w| w.script(&text)),
+        Input::Text(text) if !text.contains([UNKNOWN, pattern::BELOW]) => {
+            let text = pattern::plain(&text);
+            child(walker, &[], |w| w.script(&text));
+        }
         Input::Unknown | Input::NamesBelow(_) | Input::Text(_) => walker.dynamic(),
     }
     true
@@ -69,11 +70,15 @@ pub(super) fn text(walker: &mut Walker<'_>, field: &Field) {
 /// Walks in another process: it sees only what was exported, which is not followed.
 fn child(walker: &mut Walker<'_>, positional: &[Field], inner: impl FnOnce(&mut Walker<'_>)) {
     walker.apart(|w| {
+        let exported = w.state.exported.clone();
         let seen: BTreeMap<String, Value> = std::mem::take(&mut w.state.variables)
             .into_iter()
             .map(|(name, value)| {
-                let inherited = INHERITED.contains(&name.as_str());
-                let value = if inherited { value } else { value.or(Value::Known(vec![String::new()])) };
+                let value = if exported.contains(&name) {
+                    value
+                } else {
+                    value.or(Value::Known(vec![String::new()]))
+                };
                 (name, value)
             })
             .collect();
