@@ -65,7 +65,8 @@ async fn a_prompt_shows_everything_and_yes_lets_exactly_this_call_act() {
     let turn = Turn::checked(frames, false);
     let resolved = turn.one("hitl_resolved");
     assert_eq!((resolved.text("resolution"), resolved.text("answer")), ("answered", "yes"));
-    assert_eq!(turn.one("tool_result").data["output"]["exit_code"], 0);
+    let result = &turn.one("tool_result").data;
+    assert_eq!(result["output"]["exit_code"], 0, "{result}");
     assert!(!outside.path().join("old").exists(), "yes did not let it act");
     let again = engine.post("/hitl/respond", answer).await.error(409, "CONFLICT").await;
     assert_eq!(again["details"]["reason"], "already_answered");

@@ -214,8 +214,11 @@ const ACTIONS: [&str; 44] = [
     "cat small | (cat > P)",
 ];
 
+/// How a command is written inside another one.
+type Quoting = fn(&str) -> String;
+
 /// How a command `C` may be run; the second part says how it is quoted there.
-const WRAPPERS: [(&str, fn(&str) -> String); 38] = [
+const WRAPPERS: [(&str, Quoting); 38] = [
     ("C", str::to_owned),
     ("(C)", str::to_owned),
     ("( (C) )", str::to_owned),
@@ -319,10 +322,10 @@ fn no_generated_command_changes_something_outside_without_being_asked_about() {
 #[test]
 fn commands_that_stay_inside_are_mostly_left_alone() {
     let (mut ran, mut asked) = (0, Vec::new());
-    for action in 0..ACTIONS.len() {
+    for action in ACTIONS {
         for path in ["sub/new", "small"] {
             let places = places();
-            let command = ACTIONS[action].replace('P', path);
+            let command = action.replace('P', path);
             let before = places.outside();
             let verdict = places.verdict(&command);
             places.run(&command);
