@@ -221,6 +221,12 @@ fn arguments(grants: &[Grant], scratch: Option<&Path>, cwd: &Path, rules: bool) 
         .filter(|g| !g.name.starts_with("/dev") && !g.name.starts_with("/proc"))
         .map(|g| (g.name.as_path(), g.path.as_path(), g.rights))
         .collect();
+    // What is mounted cannot be removed. Where its directory is mounted for its names, it is in there already.
+    let named: Vec<&Path> =
+        mounts.iter().filter(|(name, path, rights)| *rights == Rights::Names && name == path).map(|m| m.0).collect();
+    mounts.retain(|(name, path, rights)| {
+        *rights != Rights::Write || name != path || !name.parent().is_some_and(|dir| named.contains(&dir))
+    });
     let tmp = Path::new("/tmp");
     match scratch {
         // Places for mounts would be made in the scratch directory.
@@ -312,6 +318,14 @@ mod tests {
         let text = words(&[grant("/tmp/work", Rights::Write)], true);
         assert!(text.contains("--tmpfs /tmp --bind /tmp/work /tmp/work"), "{text}");
         assert!(text.contains("--remount-ro /tmp"), "{text}");
+    }
+
+    #[test]
+    fn what_a_person_let_go_can_be_removed_because_it_is_no_mount_of_its_own() {
+        let grants = [grant("/else/old", Rights::Write), grant("/else", Rights::Names)];
+        let text = words(&grants, true);
+        assert!(text.contains("--bind /else /else") && !text.contains("/else/old"), "{text}");
+        assert!(words(&grants, false).contains("--bind /else/old /else/old"), "nothing guards its neighbours");
     }
 
     #[test]
