@@ -222,8 +222,11 @@ fn arguments(grants: &[Grant], scratch: Option<&Path>, cwd: &Path, rules: bool) 
         .map(|g| (g.name.as_path(), g.path.as_path(), g.rights))
         .collect();
     // What is mounted cannot be removed. Where its directory is mounted for its names, it is in there already.
-    let named: Vec<&Path> =
-        mounts.iter().filter(|(name, path, rights)| *rights == Rights::Names && name == path).map(|m| m.0).collect();
+    let named: Vec<&Path> = mounts
+        .iter()
+        .filter(|(name, path, rights)| *rights == Rights::Names && name == path)
+        .map(|m| m.0)
+        .collect();
     mounts.retain(|(name, path, rights)| {
         *rights != Rights::Write || name != path || !name.parent().is_some_and(|dir| named.contains(&dir))
     });
@@ -325,7 +328,10 @@ mod tests {
         let grants = [grant("/else/old", Rights::Write), grant("/else", Rights::Names)];
         let text = words(&grants, true);
         assert!(text.contains("--bind /else /else") && !text.contains("/else/old"), "{text}");
-        assert!(words(&grants, false).contains("--bind /else/old /else/old"), "nothing guards its neighbours");
+        assert!(
+            words(&grants, false).contains("--bind /else/old /else/old"),
+            "nothing guards its neighbours"
+        );
     }
 
     #[test]

@@ -87,7 +87,10 @@ async fn every_operation_needs_the_key_except_those_the_document_names_keyless()
     }
     assert!(operations > 20, "{operations}");
     keyless.sort_unstable();
-    assert_eq!(keyless, ["/assets/oauth/callback", "/docs", "/docs/app.js", "/docs/style.css", "/health", "/openapi.json"]);
+    assert_eq!(
+        keyless,
+        ["/assets/oauth/callback", "/docs", "/docs/app.js", "/docs/style.css", "/health", "/openapi.json"]
+    );
 }
 
 #[tokio::test]
