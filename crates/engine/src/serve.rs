@@ -37,6 +37,7 @@ use http::HeaderName;
 use llm::{Herald, ProviderConfig, ProviderKind, Timeouts};
 use serde_json::json;
 use std::borrow::Cow;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
@@ -47,6 +48,11 @@ use tokio_util::sync::CancellationToken;
 pub const LOG_IDS: IdFields = &["request_id", "task_id"];
 /// How often a brain lock held by somebody else is tried again.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
+/// How long an address that is taken is tried again. Longer hides for longer that somebody else has it; shorter
+/// makes a restart after a crash fail on a loaded machine.
+const BIND_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries. Longer delays a restart, shorter only burns a processor.
+const BIND_AGAIN: Duration = Duration::from_millis(5);
 /// How often expired data are removed. More often costs wake-ups of an idle machine.
 const RETENTION_EVERY: Duration = Duration::from_secs(3600);
 /// When they are removed for the first time: soon, because a process may not live for an hour, but not at
@@ -135,7 +141,7 @@ async fn serve(config: Config, started: Instant, known: Arc<Known>) -> Result<()
     let metrics = install_metrics().map_err(|e| Stop::failure(e.to_string()))?;
     let launcher = Arc::new(launcher_of(&config)?);
     let address = SocketAddr::new(config.engine_host, config.engine_port);
-    let server = Server::bind(address, ServerLimits::default()).await.map_err(|e| {
+    let server = bind(address).await.map_err(|e| {
         Stop::failure(format!("listen on {address}: {e}; set ENGINE_PORT to a free port, or 0"))
     })?;
     let local = server.local_addr().map_err(|e| Stop::failure(format!("listen on {address}: {e}")))?;
@@ -165,6 +171,24 @@ async fn serve(config: Config, started: Instant, known: Arc<Known>) -> Result<()
     drain.close();
     let _ = serving.await;
     result
+}
+
+/// A predecessor that was killed while it was starting a child leaves its sockets to that child until the child
+/// runs its program or dies with it: moments, unless the address is somebody else's.
+async fn bind(address: SocketAddr) -> io::Result<Server> {
+    let end = Instant::now() + BIND_PATIENCE;
+    let mut told = false;
+    loop {
+        match Server::bind(address, ServerLimits::default()).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!(%address, "The address is taken; trying again for a moment");
+                }
+                tokio::time::sleep(BIND_AGAIN).await;
+            }
+            bound => return bound,
+        }
+    }
 }
 
 fn front_of(app: &Arc<App>, config: &Config) -> axum::Router {

@@ -43,6 +43,8 @@ pub enum Mischief {
     Progress(u32, u64),
     /// Wants a scope that the token does not have.
     MissingScope(String),
+    /// Answers that the call failed, in words of its own (`isError`).
+    Complaint,
     /// Asks the person for a text first, and answers with it.
     Elicit,
 }

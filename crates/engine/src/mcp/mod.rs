@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::core::Core;
 use crate::http::execute::observe;
 use crate::tools::tool::Tool;
+use chassis::config::{Source, Values};
 use chassis::seal::MasterKeys;
 use connectors::directory::{CONNECT_MAX, Directory, Offered, Settings};
 use connectors::oauth::Nature;
@@ -87,14 +88,11 @@ fn tools(directory: &Directory, core: &Weak<Core>) -> Vec<Arc<dyn Tool>> {
 }
 
 /// Values of the environment that entries of the catalog name by `client_secret_env`.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the names of these variables are not known to the program: catalog entries name them"
-)]
 fn named_secrets(entries: &[Arc<Entry>]) -> HashMap<String, String> {
     let names = entries.iter().filter_map(|entry| match &entry.auth {
         Auth::OAuth { client_secret_env, .. } => client_secret_env.clone(),
         Auth::None | Auth::Static { .. } => None,
     });
-    names.filter_map(|name| std::env::var(&name).ok().map(|value| (name, value))).collect()
+    let environment = Values::process();
+    names.filter_map(|name| environment.get(&name).map(|value| (name, value))).collect()
 }

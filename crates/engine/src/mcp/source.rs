@@ -5,6 +5,7 @@
 
 use super::person::Person;
 use crate::core::Core;
+use crate::permissions::rules::{self, ActionFacts, Pin};
 use crate::permissions::{ANSWERS_ONCE, Grants, PermissionContext, Prompt, Verdict};
 use crate::tools::tool::{CallContext, Effect, Failure, Kind, Media, Output, Tool};
 use connectors::connection::CallOptions;
@@ -136,8 +137,19 @@ impl Tool for ConnectorTool {
         true
     }
 
-    fn check(&self, _input: &Value, _context: &PermissionContext<'_>) -> Verdict {
-        let Some(difference) = &self.offered.difference else { return Verdict::allow() };
+    fn check(&self, _input: &Value, context: &PermissionContext<'_>) -> Verdict {
+        let Some(difference) = &self.offered.difference else {
+            let facts = ActionFacts {
+                name: &self.offered.name,
+                definition: &self.offered.hash,
+                pin: Pin::Same,
+                once: context.class == Effect::Once,
+                trusted: self.offered.trusted,
+                untrusted: context.reading.untrusted,
+                agreed_in_turn: context.agreed.contains(&self.rule()),
+            };
+            return rules::action(&facts, context);
+        };
         let (server, name) = (&self.offered.server_name, &self.offered.name);
         Verdict::Prompt(Prompt {
             rule: self.rule(),

@@ -5,7 +5,7 @@ use brain::turns::Turn;
 use brain::{Brain, messages, turns};
 
 /// Facts about one call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reading {
     /// The turn reads what somebody else wrote: it, or an earlier turn whose messages it sees, has called a tool
     /// that [`crate::tools::tool::Tool::reads_untrusted`].

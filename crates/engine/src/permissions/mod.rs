@@ -13,8 +13,9 @@ mod change;
 #[cfg(test)]
 mod table;
 
+use crate::outbound::facts::Reading;
 use crate::sandbox::Workspace;
-use crate::tools::tool::Tool;
+use crate::tools::tool::{Effect, Tool};
 use ::permissions::rules::ToolFacts;
 pub use ::permissions::{ANSWERS, ANSWERS_ONCE, Grants, Prompt, Verdict};
 use serde_json::Value;
@@ -29,6 +30,12 @@ pub struct PermissionContext<'a> {
     pub remembered: &'a HashSet<String>,
     /// TOOL_NETWORK_ALLOWLIST.
     pub network: &'a [String],
+    /// What the turn has read; for calls that go out.
+    pub reading: Reading,
+    /// The rules a person has said yes to in this turn, not counting this call's own question.
+    pub agreed: &'a HashSet<String>,
+    /// The effect class of the call, which a catalog file may have tightened.
+    pub class: Effect,
 }
 
 /// The decision about one call of `tool`: deny, then remembered, then ask, then allow. A question carries what the

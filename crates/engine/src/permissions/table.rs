@@ -1,8 +1,10 @@
 //! The rules as a table: command, verdict.
 
 use super::{Grants, PermissionContext, Verdict, check, rules};
+use crate::outbound::facts::Reading;
 use crate::sandbox::Workspace;
 use crate::tools::files;
+use crate::tools::tool::Effect;
 use serde_json::json;
 use std::collections::HashSet;
 use std::fs;
@@ -50,7 +52,14 @@ fn world() -> World {
 
 impl World {
     fn context(&self) -> PermissionContext<'_> {
-        PermissionContext { workspace: &self.workspace, remembered: &self.remembered, network: &[] }
+        PermissionContext {
+            workspace: &self.workspace,
+            remembered: &self.remembered,
+            network: &[],
+            reading: Reading::default(),
+            agreed: &self.remembered,
+            class: Effect::Once,
+        }
     }
 
     /// `B` stands for the base directory.

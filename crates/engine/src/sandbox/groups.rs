@@ -27,7 +27,7 @@ const EMPTY_LOOKS: usize = 3;
 /// How long a task's processes are searched for at most. Longer holds the end of the turn up; shorter gives up
 /// on a fork bomb, which NPROC or the watch limits.
 const SEARCH_MAX: Duration = Duration::from_secs(1);
-/// How long a killed leader may take to be reaped; longer delays the end of the turn (1 s in all), a
+/// How long what was killed may take to be gone; longer delays the end of the turn (1 s in all), a
 /// process that takes longer hangs in the kernel.
 const REAP_MAX: Duration = Duration::from_millis(300);
 
@@ -160,8 +160,8 @@ impl ProcessGroups {
         lock(&self.held).iter().map(|g| g.pgid()).collect()
     }
 
-    /// Kills everything the turn has started, those that left their group included, and waits until the
-    /// leaders are gone. Call at the end of the turn and on cancel; calling it twice is harmless.
+    /// Kills everything the turn has started, those that left their group included, and waits until none of it
+    /// runs any more. Call at the end of the turn and on cancel; calling it twice is harmless.
     pub async fn kill_all(self: &Arc<Self>) {
         let groups = Arc::clone(self);
         // The search reads /proc; a panic in it would be a bug and is not the turn's business.
@@ -189,6 +189,7 @@ impl ProcessGroups {
         if std::process::id() == 1 {
             reap_orphans(&killed);
         }
+        wait_for_the_end_of(&killed);
         *ended = true;
     }
 }
@@ -267,6 +268,15 @@ fn reap_orphans(killed: &[i32]) {
         if Instant::now() > end || !killed.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
             return;
         }
+        std::thread::yield_now();
+    }
+}
+
+/// The kernel ends a killed process when that one is next to run, on a busy machine some milliseconds later. Who
+/// is told of the turn's end may rely on it.
+fn wait_for_the_end_of(killed: &[i32]) {
+    let end = Instant::now() + REAP_MAX;
+    while killed.iter().any(|&pid| group_of(pid).is_some()) && Instant::now() < end {
         std::thread::yield_now();
     }
 }

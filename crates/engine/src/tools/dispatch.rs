@@ -7,6 +7,7 @@
 pub mod alone;
 mod decide;
 mod ask;
+mod going_out;
 mod hooked;
 mod memory;
 mod model;
@@ -201,12 +202,13 @@ struct Standing {
     prompt: Option<Prompt>,
     remembered: HashSet<String>,
     repeats: usize,
+    agreed: HashSet<String>,
 }
 
 impl One<'_> {
     /// Decides what is to be done with the call and does it; true when it now waits for a person.
     async fn attempt(mut self) -> brain::Result<bool> {
-        let Standing { effect, prompt, remembered, repeats } = self.standing().await?;
+        let Standing { effect, prompt, remembered, repeats, agreed } = self.standing().await?;
         if let Some(effect) = effect.as_ref().filter(|e| e.state != EffectState::Intent && !e.told) {
             return self.tell(effect).await.map(|()| false);
         }
@@ -243,6 +245,9 @@ impl One<'_> {
                     workspace: &workspace,
                     remembered: &remembered,
                     network: &self.core.config.tool_network_allowlist,
+                    reading: self.reading(&*tool).await?,
+                    agreed: &agreed,
+                    class: self.class,
                 };
                 let verdict = permissions::check(&*tool, &self.call.input, &context);
                 let verdict = hooked::with_question(verdict, self.passed.as_ref(), tool.name());
@@ -295,9 +300,11 @@ impl One<'_> {
             .read("read standing of a call", move |tx| {
                 let repeats = effects::repeats(tx, &turn.turn_id, &call.id, &call.tool, &call.input)?;
                 let effect = effects::get(tx, &call.id)?;
-                let prompt = prompts::of_turn(tx, &turn.turn_id)?.into_iter().find(|p| p.call_id == call.id);
+                let asked = prompts::of_turn(tx, &turn.turn_id)?;
+                let prompt = asked.iter().find(|p| p.call_id == call.id).cloned();
+                let agreed = going_out::agreed(&asked, prompt.as_ref());
                 let remembered = brain::permissions::rules_of(tx, &turn.task_id)?;
-                Ok(Standing { effect, prompt, remembered, repeats })
+                Ok(Standing { effect, prompt, remembered, repeats, agreed })
             })
             .await
     }
@@ -486,7 +493,7 @@ impl One<'_> {
         let outcome = tool.run(context, self.call.input.clone()).await;
         let outcome = result::scrubbed(&self.core.known, outcome);
         let took = started.elapsed();
-        if tool.reads_untrusted() && outcome.is_ok() {
+        if going_out::taints(&*tool, &outcome) {
             let turn = self.turn.turn_id.clone();
             self.core.brain.write("taint turn", move |tx| turns::taint(tx, &turn)).await?;
         }

@@ -7,7 +7,10 @@
 use super::input::parse;
 use super::tool::{CallContext, Effect, Failure, Output, Tool};
 use super::web_text::{self, BodyKind};
-use crate::outbound::{self, FetchError, Guard, Limits, Page};
+use crate::outbound::facts::Reading;
+use crate::outbound::{self, FetchError, Guard, Limits, Page, target};
+use crate::permissions::rules::{self, FetchFacts};
+use crate::permissions::{PermissionContext, Verdict};
 use contract::ToolReason;
 use futures::future::BoxFuture;
 use serde::Deserialize;
@@ -84,6 +87,18 @@ impl Tool for WebFetch {
 
     fn reads_untrusted(&self) -> bool {
         true
+    }
+
+    fn check(&self, input: &Value, context: &PermissionContext<'_>) -> Verdict {
+        let url = input["url"].as_str().unwrap_or_default();
+        match target::read(url, self.guard.list()) {
+            Ok((_, target)) if self.enabled => {
+                let Reading { untrusted, shown } = context.reading;
+                rules::fetch(&FetchFacts { host: &target.host, untrusted, seen: shown }, context)
+            }
+            // nobody is asked about what is going to be refused anyway
+            Ok(_) | Err(_) => Verdict::allow(),
+        }
     }
 
     fn run<'a>(&'a self, call: CallContext, input: Value) -> BoxFuture<'a, Result<Output, Failure>> {

@@ -36,6 +36,7 @@ struct World {
     client: reqwest::Client,
     /// Events the client of each task has seen, so that the killer can wait for progress.
     seen: [AtomicU64; TASKS],
+    log: PathBuf,
     over: AtomicBool,
     prompts: AtomicU64,
     finished: Mutex<Vec<Conversation>>,
@@ -131,7 +132,9 @@ impl World {
             tokio::task::yield_now().await;
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        panic!("the engine did not come back");
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let last: Vec<&str> = log.lines().rev().take(5).collect();
+        panic!("the engine did not come back; the end of its log, the last line first: {last:#?}");
     }
 
     /// Sends a turn and follows it through every death until its final frame.
@@ -276,6 +279,7 @@ async fn two_hundred_kills_lose_no_event_repeat_no_effect_and_leave_nothing_stuc
         url: format!("http://127.0.0.1:{port}"),
         client: llm::net::client(Duration::from_secs(2)),
         seen: std::array::from_fn(|_| AtomicU64::new(0)),
+        log: dir.path().join("log"),
         over: AtomicBool::new(false),
         prompts: AtomicU64::new(0),
         finished: Mutex::default(),

@@ -1,6 +1,6 @@
 //! Connectors through the API, in real turns, across restarts, and what must never show.
 
-use crate::hitl::calls;
+use crate::hitl::{answering, calls, calls_in_order, each};
 use crate::support::http::Ask;
 use crate::support::{Engine, Setup, eventually};
 use serde_json::{Value, json};
@@ -263,5 +263,62 @@ async fn a_servers_question_reaches_the_person_and_the_answer_the_server() {
         let output = frames.last().expect("a result").data["output"].as_str().expect("a text").to_owned();
         assert!(output.starts_with("\"accept\" \"Ada\""), "{speaks:?}: {output}");
         let _ = stream.rest().await;
+    }
+}
+
+/// A model that calls the same action that often in every turn.
+async fn echoes(times: usize) -> ScriptedModel {
+    calls_in_order(vec![("notes.echo", json!({"text": "hi"})); times]).await
+}
+
+#[tokio::test]
+async fn in_a_tainted_turn_a_once_action_is_asked_about_until_a_person_agrees() {
+    let (model, server) = (echoes(3).await, ScriptedMcp::start(Speaks::Modern).await);
+    let engine = Setup::scripted(&model).start().await;
+    connect(&engine, &server, json!({})).await;
+    // what the first call gave back is what makes the second ask; the third goes on the second's yes
+    let turn = answering(&engine, "a", &["yes"]).await;
+    let asked = &turn.one("hitl_request").data;
+    let second = &turn.all("tool_call")[1].data["tool_call_id"];
+    assert_eq!((&asked["tool"], &asked["tool_call_id"]), (&json!("notes.echo"), second));
+    assert!(asked["rule"].as_str().is_some_and(|r| r.starts_with("mcp:notes.echo:")), "{asked}");
+    assert_eq!(each(&turn, "tool_result", "output"), ["echo: hi"; 3]);
+    // a yes holds for its turn, a no for its call, and always for the task
+    let turn = answering(&engine, "a", &["no", "always"]).await;
+    assert_eq!(each(&turn, "tool_result", "reason"), [json!("permission_denied"), json!(null), json!(null)]);
+    assert_eq!((turn.count("hitl_request"), server.count("tools/call")), (2, 5));
+    let turn = answering(&engine, "a", &[]).await;
+    assert_eq!(each(&turn, "tool_result", "output"), ["echo: hi"; 3]);
+    model.assert_no_problems();
+}
+
+#[tokio::test]
+async fn a_trusted_server_and_an_action_that_may_be_repeated_are_not_asked_about() {
+    for entry in [json!({"trusted": true}), json!({"tools": {"effects": {"echo": "idempotent"}}})] {
+        let (model, server) = (echoes(2).await, ScriptedMcp::start(Speaks::Modern).await);
+        let engine = Setup::scripted(&model).start().await;
+        connect(&engine, &server, entry).await;
+        let turn = answering(&engine, "a", &[]).await;
+        assert_eq!(
+            (turn.count("hitl_request"), each(&turn, "tool_result", "output")),
+            (0, vec![json!("echo: hi"); 2])
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_words_of_a_failed_action_taint_their_turn_too() {
+    for speaks in [Speaks::Modern, Speaks::Session] {
+        let (model, server) = (echoes(2).await, ScriptedMcp::start(speaks).await);
+        let engine = Setup::scripted(&model).start().await;
+        connect(&engine, &server, json!({})).await;
+        server.misbehave(Some(Mischief::Complaint));
+        let turn = answering(&engine, "a", &["no"]).await;
+        assert_eq!(
+            each(&turn, "tool_result", "reason"),
+            [json!("failed"), json!("permission_denied")],
+            "{speaks:?}"
+        );
+        assert_eq!(server.count("tools/call"), 1);
     }
 }

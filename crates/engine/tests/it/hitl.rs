@@ -17,6 +17,36 @@ pub async fn calls(tool: &'static str, input: Value) -> ScriptedModel {
     .await
 }
 
+/// A model that answers every message with these calls, one after the other, and then ends.
+pub async fn calls_in_order(calls: Vec<(&'static str, Value)>) -> ScriptedModel {
+    ScriptedModel::start(Script::from_fn(move |r| {
+        let since = r.messages.iter().rev().take_while(|m| m.role != "user");
+        match calls.get(since.filter(|m| !m.results.is_empty()).count()) {
+            Some((tool, input)) => Reply::new().tool_call(tool, input.clone()),
+            None => Reply::text("All done."),
+        }
+    }))
+    .await
+}
+
+/// A turn to its end, with these answers to the questions it asks.
+pub async fn answering(engine: &Engine, task: &str, answers: &[&str]) -> Turn {
+    let mut stream = engine.execute(json!({"task_id": task, "message": "go"})).await;
+    let mut frames = Vec::new();
+    for answer in answers {
+        frames.extend(stream.until_event("hitl_request").await);
+        let asked = &frames.last().expect("a question").data["request_id"];
+        engine.answer(json!({"request_id": asked, "answer": answer})).await;
+    }
+    frames.extend(stream.rest().await);
+    Turn::checked(frames, false)
+}
+
+/// What one field of every frame of this kind says.
+pub fn each(turn: &Turn, event: &str, field: &str) -> Vec<Value> {
+    turn.all(event).iter().map(|f| f.data[field].clone()).collect()
+}
+
 /// A directory outside the workspace, and an Engine whose model wants it gone.
 async fn removing(setup: impl Fn(&ScriptedModel) -> Setup) -> (ScriptedModel, Engine, tempfile::TempDir) {
     let outside = tempfile::tempdir().expect("a directory");

@@ -65,6 +65,26 @@ async fn a_successor_that_waits_takes_over_when_the_holder_is_gone() {
     assert_eq!(raw(&second.stored("").await), turn.raw());
 }
 
+#[tokio::test]
+async fn an_address_that_a_dying_predecessor_still_holds_is_waited_for() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = held.local_addr().expect("bound").port().to_string();
+    let engine = Setup::offline().with("ENGINE_PORT", &port).spawn();
+    engine.log_line(|line| line["message"].as_str().is_some_and(|m| m.contains("address is taken"))).await;
+    drop(held);
+    health_is(&engine, "ok").await;
+}
+
+#[tokio::test]
+async fn an_address_that_stays_taken_is_named_and_ends_the_start() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = held.local_addr().expect("bound");
+    let mut engine = Setup::offline().with("ENGINE_PORT", &address.port().to_string()).spawn();
+    engine.expect_log("ENGINE_PORT");
+    assert_eq!(engine.exit_code().await, 1);
+    assert!(engine.log().contains(&format!("listen on {address}")), "{}", engine.log());
+}
+
 static NEWER: &[Migration] = &[
     Migration { version: 1, name: MIGRATIONS[0].name, sql: MIGRATIONS[0].sql },
     Migration { version: 1000, name: "later", sql: "CREATE TABLE later (id INTEGER PRIMARY KEY) STRICT;" },

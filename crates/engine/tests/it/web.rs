@@ -1,6 +1,6 @@
 //! The web tools and the way out of the sandbox, in whole Engines, with servers on loopback.
 
-use crate::hitl::calls;
+use crate::hitl::{answering, calls, calls_in_order, each};
 use crate::support::{Setup, put_file};
 use serde_json::json;
 use std::sync::{Arc, Mutex};
@@ -131,6 +131,67 @@ async fn a_search_gives_results_and_a_file_search_gives_places() {
     );
     assert!(places[0]["path"].as_str().is_some_and(|p| p.ends_with("notes.md")), "{places}");
     assert_eq!(tainted(&setup), [1]);
+}
+
+#[tokio::test]
+async fn a_page_of_a_host_outside_the_list_is_read_only_after_a_yes() {
+    let (port, seen) = server("text/html", PAGE.into()).await;
+    let model = calls_in_order(vec![
+        ("web_fetch", json!({"url": format!("http://127.0.0.1:{port}/listed")})),
+        ("web_fetch", json!({"url": "http://elsewhere.test/a"})),
+        ("web_fetch", json!({"url": "http://elsewhere.test/b"})),
+    ])
+    .await;
+    let setup = Setup::scripted(&model).with("TOOL_NETWORK_ALLOWLIST", &format!("127.0.0.1:{port}"));
+    let engine = setup.start().await;
+    engine.expect_log("TOOL_NETWORK_ALLOWLIST");
+    let params = json!({"url": "http://Elsewhere.test:80/a"});
+    let alone = engine.post("/rpc", json!({"method": "tool.web_fetch", "params": params})).await;
+    let alone = alone.error(403, "PERMISSION_DENIED").await;
+    assert_eq!(alone["details"]["rule"], "net:elsewhere.test");
+
+    let refused = answering(&engine, "a", &["no", "yes"]).await;
+    assert_eq!(each(&refused, "hitl_request", "rule"), ["net:elsewhere.test", "net:elsewhere.test"]);
+    // nobody has such a host: to be unknown, it must have been looked for
+    assert_eq!(
+        each(&refused, "tool_result", "reason"),
+        [json!(null), json!("permission_denied"), json!("not_found")]
+    );
+    let remembered = answering(&engine, "b", &["always"]).await;
+    assert_eq!(remembered.count("hitl_request"), 1);
+    assert_eq!(
+        each(&remembered, "tool_result", "reason"),
+        [json!(null), json!("not_found"), json!("not_found")]
+    );
+    assert_eq!(answering(&engine, "b", &[]).await.count("tool_result"), 3);
+    assert_eq!(seen.lock().expect("not poisoned").len(), 3, "the listed page, once a turn");
+    model.assert_no_problems();
+}
+
+#[tokio::test]
+async fn after_untrusted_content_an_address_that_was_shown_nowhere_is_asked_about() {
+    let found =
+        json!({"web": {"results": [{"title": "K", "url": "https://kites.test/how", "description": "d"}]}});
+    let (port, _) = server("application/json", found.to_string()).await;
+    let model = calls_in_order(vec![
+        ("web_fetch", json!({"url": "https://before.test/?q=1"})),
+        ("web_search", json!({"query": "kites"})),
+        ("web_fetch", json!({"url": "https://kites.test/how"})),
+        ("web_fetch", json!({"url": "https://kites.test/how?secret=1"})),
+    ])
+    .await;
+    let setup = Setup::scripted(&model)
+        .with("BRAVE_API_KEY", "brave-key-of-this-test")
+        .with("BRAVE_BASE_URL", &format!("http://127.0.0.1:{port}"));
+    let engine = setup.start().await;
+    let turn = answering(&engine, "a", &["no"]).await;
+    assert_eq!(each(&turn, "hitl_request", "rule"), ["net:kites.test"]);
+    assert_eq!(turn.one("hitl_request").data["input"]["url"], "https://kites.test/how?secret=1");
+    assert_eq!(
+        each(&turn, "tool_result", "reason"),
+        [json!("not_found"), json!(null), json!("not_found"), json!("permission_denied")]
+    );
+    model.assert_no_problems();
 }
 
 /// What a command does that wants out: through the proxy, past it, to another host, and without a token.

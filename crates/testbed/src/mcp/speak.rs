@@ -93,7 +93,7 @@ async fn mischief(shared: &Shared) -> Option<Answer> {
             let made = Response::builder().status(403).header("www-authenticate", challenge);
             made.body(Body::empty()).expect("an answer")
         }
-        Mischief::Progress(..) | Mischief::Elicit => return None,
+        Mischief::Progress(..) | Mischief::Elicit | Mischief::Complaint => return None,
     })
 }
 
@@ -119,6 +119,12 @@ fn said(params: &Value, modern: bool) -> Value {
     if modern {
         said["resultType"] = json!("complete");
     }
+    said
+}
+
+fn complaint(params: &Value, modern: bool) -> Value {
+    let mut said = said(params, modern);
+    said["isError"] = json!(true);
     said
 }
 
@@ -202,6 +208,7 @@ async fn modern(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byt
                     let said = json!({"resultType": "complete", "content": [{"type": "text", "text": text}]});
                     answer(StatusCode::OK, &result(&id, said))
                 }
+                Some(Mischief::Complaint) => answer(StatusCode::OK, &result(&id, complaint(&params, true))),
                 _ => answer(StatusCode::OK, &result(&id, said(&params, true))),
             }
         }
@@ -282,6 +289,7 @@ async fn session(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: By
                     with_progress(&body, times, every, result(&id, said(&params, false)))
                 }
                 Some(Mischief::Elicit) => elicit(&shared, id),
+                Some(Mischief::Complaint) => answer(StatusCode::OK, &result(&id, complaint(&params, false))),
                 _ => answer(StatusCode::OK, &result(&id, said(&params, false))),
             }
         }

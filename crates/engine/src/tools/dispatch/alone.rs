@@ -6,6 +6,7 @@
 use super::count;
 use crate::catalog::hooks::HookEvent;
 use crate::core::Core;
+use crate::outbound::facts::Reading;
 use crate::permissions::{self, PermissionContext, Verdict};
 use crate::sandbox::{ProcessGroups, Workspace};
 use crate::tools::own;
@@ -108,6 +109,10 @@ async fn one(
         workspace: &place.workspace,
         remembered: &remembered,
         network: &core.config.tool_network_allowlist,
+        // no turn, so nothing has been read in it
+        reading: Reading::default(),
+        agreed: &remembered,
+        class: tool.effect(&input),
     };
     let grants = match permissions::check(tool, &input, &context) {
         Verdict::Allow { grants, .. } => match ask {
