@@ -24,7 +24,7 @@ use fleet::lifecycle::{Desired, Status};
 use fleet::operation::{OperationKind, OperationStatus, Step};
 use fleet::policy::Policy;
 use fleet::request::{Meeting, Request, Standing, meet};
-use refusals::{error_of, no_engine, refusal, retrying, unsettled};
+use refusals::{error_of, no_engine, refusal, retrying, unheard, unsettled};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -177,6 +177,7 @@ impl Core {
             },
             News::Retrying(operation) => Ended::Badly(retrying(&operation)),
             News::Gone => Ended::Superseded,
+            News::Silence(error) => return Err(unheard(id, error)),
         })
     }
 

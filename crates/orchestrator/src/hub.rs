@@ -3,19 +3,28 @@
 //! One room per operation that somebody waits for. News come from the executor in this process, from a database
 //! notification, or from looking once per second: a lost notification costs time, never an answer. One look serves
 //! everybody in the room.
+//!
+//! The invariant: nobody is held longer than [`SILENCE_MAX`] and one look by a database that says nothing. The
+//! operation itself is not touched: whoever may perform it goes on when the database is back.
 
-use crate::registry::Registry;
 use crate::registry::rows::Operation;
+use crate::registry::{Registry, RegistryError};
 use contract::OperationId;
 use fleet::operation::OperationStatus;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 /// How often an operation is looked at while somebody waits. Longer makes a lost notification felt by a person;
 /// shorter is load for nothing.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long those who wait for an operation are held while the database gives no answer about it. Longer holds callers
+/// who could be told to come back; shorter sends them away at every restart of the database, though their operation
+/// is about to end.
+pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// What became of an operation.
 #[derive(Debug, Clone)]
@@ -26,6 +35,8 @@ pub enum News {
     Retrying(Arc<Operation>),
     /// Its row is gone.
     Gone,
+    /// There are none: the database has said nothing about it for [`SILENCE_MAX`], this at last.
+    Silence(RegistryError),
 }
 
 #[derive(Clone)]
@@ -71,16 +82,30 @@ impl Hub {
         receiver
     }
 
-    /// Looks until there are news or nobody waits any more.
+    /// Looks until there are news, nobody waits any more, or the database has been silent for too long.
     async fn look(&self, id: OperationId, room: &Room, registry: &Registry) {
+        let mut heard = Instant::now();
         loop {
             if room.news.borrow().is_some() || room.news.is_closed() {
                 return;
             }
-            // Trouble with the database is not news: the next look may have them.
-            if let Ok(found) = registry.operation(id).await
-                && let Some(news) = judge(found)
-            {
+            let until = heard + SILENCE_MAX;
+            let answer = tokio::time::timeout_at(until, registry.operation(id)).await.unwrap_or_else(|_| {
+                Err(RegistryError::Unavailable(format!(
+                    "no word of an operation within {} s",
+                    SILENCE_MAX.as_secs()
+                )))
+            });
+            let news = match answer {
+                Ok(found) => {
+                    heard = Instant::now();
+                    judge(found)
+                }
+                Err(error) if Instant::now() >= until => Some(News::Silence(error)),
+                // Trouble with the database is not news yet: the next look may have them.
+                Err(_) => None,
+            };
+            if let Some(news) = news {
                 room.news.send_replace(Some(news));
                 return;
             }
@@ -136,6 +161,39 @@ fn judge(found: Option<Operation>) -> Option<News> {
         OperationStatus::Open => None,
         OperationStatus::Succeeded | OperationStatus::Failed | OperationStatus::Superseded => {
             Some(News::Ended(Arc::new(operation)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::DatabaseSettings;
+    use chassis::config::Secret;
+    use tokio::task::JoinSet;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_while_the_database_is_away_is_told_so_in_time_and_leaves_nothing_behind() {
+        let registry = Registry::connect(&DatabaseSettings {
+            url: Secret::new("postgresql://postgres@127.0.0.1:9/none?sslmode=disable"),
+            max_connections: 4,
+            application_name: "a test".to_owned(),
+        })
+        .expect("is a URL");
+        let (hub, id, began) = (Arc::new(Hub::default()), OperationId::generate(), Instant::now());
+        let mut waiting = JoinSet::new();
+        for _ in 0..20 {
+            let (hub, registry) = (Arc::clone(&hub), registry.clone());
+            waiting.spawn(async move { hub.wait(id, &registry).await });
+        }
+        while let Some(told) = waiting.join_next().await {
+            let Ok(News::Silence(error)) = told else { panic!("{told:?}") };
+            assert!(error.is_unavailable(), "{error}");
+        }
+        let took = began.elapsed();
+        assert!((SILENCE_MAX..=SILENCE_MAX + LOOK_EVERY).contains(&took), "{took:?}");
+        while !hub.rooms.lock().expect("is not poisoned").is_empty() {
+            tokio::task::yield_now().await;
         }
     }
 }

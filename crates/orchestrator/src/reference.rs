@@ -70,8 +70,12 @@ fn errors() -> String {
          Every error body is `{{\"error\":{{\"code\":\"ENGINE_BUSY\",\"message\":\"…\",\"details\":{{}}}}}}`. Route on \
          `code`, which is stable; `message` is for people and may change; `details` is optional. `Retry-After` (whole \
          seconds) comes with every 429 and 503 but READ_ONLY, and with 409 ENGINE_BUSY, 502 and 504 when a retry is \
-         scheduled. The Engine's own codes are [another list](errors.md): some words occur in both.\n\n\
-         | Code | Status | Who acts | Retry |\n|---|---|---|---|\n"
+         scheduled. A 503 DATABASE_UNAVAILABLE with `details.operation_id` answers a call whose operation had begun: it \
+         goes on when the database is back; repeat the call to learn how it ended. What is no request of HTTP (a head \
+         that cannot be parsed, or is larger than {} KiB) is answered 400 or 431 without a body, and the connection is \
+         closed. The Engine's own codes are [another list](errors.md): some words occur in both.\n\n\
+         | Code | Status | Who acts | Retry |\n|---|---|---|---|\n",
+        crate::http::limits().header_bytes / 1024
     );
     for &code in FleetCode::ALL {
         let _ = writeln!(

@@ -3,8 +3,9 @@
 //! Words and facts only, made from rows; nothing is decided here. The invariant: who may try again is told when.
 
 use crate::core::between;
+use crate::registry::RegistryError;
 use crate::registry::rows::{Engine, Found, Operation};
-use contract::{FleetCode, FleetError, Timestamp};
+use contract::{FleetCode, FleetError, OperationId, Timestamp};
 use fleet::lifecycle::{BackendKind, FailureReason, Status};
 use serde_json::{Value, json};
 
@@ -16,6 +17,17 @@ pub(super) fn no_engine() -> FleetError {
 /// The row changed under every decision.
 pub(super) fn unsettled() -> FleetError {
     FleetError::new(FleetCode::EngineBusy, "the engine keeps changing; try again").retry_after(1)
+}
+
+/// The database said nothing about an operation that somebody waits for. It was accepted, and is not undone.
+pub(super) fn unheard(operation: OperationId, error: RegistryError) -> FleetError {
+    let away = error.is_unavailable();
+    let mut told = FleetError::from(error);
+    if away {
+        "the database cannot be reached; what was asked for goes on when it is back".clone_into(&mut told.message);
+        told = told.with(json!({"operation_id": operation, "retrying": true}));
+    }
+    told
 }
 
 /// The engine's row belongs to another kind of backend, and stays as it is.
