@@ -8,7 +8,7 @@ set -eu
 . "$(dirname "$0")/prepare.sh"
 
 state=${SEPTEMBER_STATE:-.september}
-program=target/release/september-engine
+program=$target/release/september-engine
 
 # True when the variable has a value in the shell or in `.env`.
 given() {

@@ -7,6 +7,9 @@ cd "$(dirname "$0")/.." || exit 1
 # Downloads and built tools that outlive one checkout; nothing in it is precious.
 SEPTEMBER_CACHE=${SEPTEMBER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/september}
 
+# Where cargo puts what it builds.
+target=${CARGO_TARGET_DIR:-${CARGO_BUILD_TARGET_DIR:-target}}
+
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 is_root() { [ "$(id -u)" = 0 ]; }

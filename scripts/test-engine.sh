@@ -63,7 +63,7 @@ documented() {
     local commands
     commands=$(sed -n "/^$2/,/$3/p" "$1" | sed "s|\.september/|$work/state/|g; s|http://127.0.0.1:8000|$(cat "$work/state/engine.url")|g")
     [ -n "$commands" ] || fail "$1 no longer has the commands from '$2' to '$3'"
-    PATH="$PWD/target/release:$PATH" sh -eu -c "$commands" > "$work/answer" 2>"$work/err" ||
+    PATH="$(cd "$target/release" && pwd):$PATH" sh -eu -c "$commands" > "$work/answer" 2>"$work/err" ||
         fail "the commands of $1 from '$2' fail"
 }
 

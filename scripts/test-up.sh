@@ -11,6 +11,7 @@ cleanup() {
     for file in "$work"/fleet/engines/*/engine.pid; do
         [ ! -f "$file" ] || kill -KILL "$(pid_in "$file")" 2>/dev/null || true
     done
+    away=$(readlink "$work/fleet/postgres") && rm -rf "$away"
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -46,7 +47,7 @@ stop() {
 
 # The two commands as printed, with another message when one is given.
 printed() {
-    sed -n '/curl -s -X POST/,/admitted.json/p; /curl -N -X POST/,/task_id/p' "$work/out" | sed "s/run ls/${1:-run ls}/"
+    sed -n '/umask 077; curl -s -X POST/,/admitted.json/p; /sed -n .*X-Engine-Key/,/task_id/p' "$work/out" | sed "s/run ls/${1:-run ls}/"
 }
 talk() { (cd "$work" && printed "$1" | sh 2>"$work/err"); }
 expect() {
@@ -61,9 +62,16 @@ for wanted in '"phase":"started"' 'event: tool_call' 'event: tool_result' '"phas
     expect "$answer" "$wanted" "run ls"
 done
 expect "$(talk "The name of my boat is Windrose.")" '"phase":"completed"' "a statement"
-for secret in fleet/keys.env fleet/demo.key admitted.json; do
-    [ "$(stat -c %a "$work/$secret")" = 600 ] || fail "$secret is readable by others"
+for secret in keys.env demo.key fleet.env demo.header admin.header admitted.json; do
+    [ "$(stat -c %a "$work/fleet/$secret")" = 600 ] || fail "$secret is readable by others"
 done
+
+say "the printed line shows the fleet, and so do other commands with its file"
+status=$(sed -n 's/^ *\(.*--env-file .*\) status$/\1/p' "$work/out" | head -n 1)
+for command in status "engines list" "explain demo/demo-user-001" doctor; do
+    sh -c "$status $command" > "$work/told" 2>&1 || fail "$command: $(cat "$work/told")"
+done
+[ -z "$(find "$work" -maxdepth 1 -name admitted.json)" ] || fail "a key lies outside the data directory"
 
 say "make chat finds the fleet"
 answer=$(echo "run echo seen-by-chat" | sh scripts/chat.sh 2>"$work/err") || fail "chat failed"
@@ -71,7 +79,7 @@ expect "$answer" seen-by-chat "chat"
 
 say "a second one on the same directory is refused"
 outcome=0
-target/release/bap-engine up --data-dir "$work/fleet" > "$work/second" 2>&1 || outcome=$?
+"$target/release/bap-engine" up --data-dir "$work/fleet" > "$work/second" 2>&1 || outcome=$?
 [ "$outcome" = 3 ] || fail "a second up ended with exit code $outcome: $(cat "$work/second")"
 
 say "kill -9 of the engine: it is back and the thread goes on"
@@ -83,6 +91,12 @@ for _ in $(seq 600); do
     sleep 0.1
 done
 [ "$now" != "$before" ] || fail "the engine did not come back"
+# It has a process again; it is admitted when it is healthy, too.
+for _ in $(seq 600); do
+    printed | sed '/admitted.json)/q' | sh
+    ! grep -q '"admitted":true' "$work/fleet/admitted.json" || break
+    sleep 0.1
+done
 expect "$(talk "What did I say the name of my boat is?")" Windrose "a question about the conversation before the kill"
 
 say "kill -9 of the orchestrator, make up again: the same engine, not restarted"
@@ -92,6 +106,16 @@ alive "$before" || fail "the engine ended with the orchestrator"
 start
 [ "$(pids)" = "$before" ] || fail "the engine was restarted: $before, now $(pids)"
 expect "$(talk "What did I say the name of my boat is?")" Windrose "a question after the restart of the orchestrator"
+
+say "kill -9 of PostgreSQL: it is started again"
+postmaster=$(head -n 1 "$work/fleet/postgres/data/postmaster.pid")
+kill -KILL "$postmaster"
+for _ in $(seq 600); do
+    ! grep -q 'PostgreSQL answers again' "$work/out" || break
+    sleep 0.1
+done
+grep -q 'PostgreSQL answers again' "$work/out" || fail "PostgreSQL did not come back"
+expect "$(talk "What did I say the name of my boat is?")" Windrose "a question after the loss of the database"
 
 say "Ctrl-C stops everything"
 key=$(cat "$work/fleet/demo.key")

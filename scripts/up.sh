@@ -10,7 +10,7 @@ set -eu
 
 prepare_build
 # The Engine's own pages say how long a first build takes; people should not wonder.
-[ -x target/release/bap-engine ] ||
+[ -x "$target/release/bap-engine" ] ||
     say "Building the programs (release). The first time takes some minutes; later only what changed."
 began=$(date +%s)
 cargo build --release --locked --workspace --bins
@@ -30,4 +30,4 @@ internal=$(free_port 8090)
 
 set -- up --data-dir "$data" --port "$port"
 [ -z "$bin" ] || set -- "$@" --postgres-bin "$bin"
-exec target/release/bap-engine "$@"
+exec "$target/release/bap-engine" "$@"

@@ -90,6 +90,31 @@ fn reorders(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// A name in which everything can be seen: whatever leaves no mark of its own (control and format characters, joiners,
+/// byte order marks, fillers, blanks other than the space) is written as `\u{…}`, so that two names that differ never
+/// look the same for its sake. Backslashes stay as they are.
+pub fn visible(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for c in name.chars() {
+        if is_seen(c) {
+            out.push(c);
+        } else {
+            out.extend(c.escape_unicode());
+        }
+    }
+    out
+}
+
+fn is_seen(c: char) -> bool {
+    // Letters without a mark, and what joins or varies the letter before it unseen; no format characters by category.
+    let blank =
+        matches!(c, '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{ffa0}')
+            || matches!(c, '\u{2800}' | '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}');
+    // After a letter, so that accents that stand alone in the text count as seen.
+    let printable = || ['a', c].iter().collect::<String>().escape_debug().count() == 2;
+    !blank && (matches!(c, '\\' | '\'' | '"') || printable())
+}
+
 /// One line of at most `columns` columns: blanks and line ends become single spaces, the rest is cut
 /// with an ellipsis.
 pub fn one_line(text: &str, columns: usize) -> String {
@@ -209,6 +234,19 @@ mod tests {
     #[test]
     fn escape_sequences_and_reordering_characters_never_reach_the_terminal() {
         assert_eq!(clean("a\x1b[2Jb\r\u{202e}c\td\n"), "a[2Jbc\td\n");
+    }
+
+    #[test]
+    fn names_that_differ_never_look_the_same_for_what_cannot_be_seen() {
+        let shown = |name: &str| visible(name);
+        assert_eq!(shown("ada\u{200b}"), "ada\\u{200b}");
+        assert_eq!(shown("\u{feff}ada"), "\\u{feff}ada");
+        assert_eq!(shown("a\u{200d}b\u{2060}c\u{ad}d\u{202e}e"), "a\\u{200d}b\\u{2060}c\\u{ad}d\\u{202e}e");
+        assert_eq!(shown("a\u{a0}b\u{3164}\u{fe0f}\u{1b}"), "a\\u{a0}b\\u{3164}\\u{fe0f}\\u{1b}");
+        for plain in ["..", "a  b", r#"CORP\jane's "1""#, "日本語", "Zoë", "Zoe\u{308}", "🙂", "עברית", ""]
+        {
+            assert_eq!(shown(plain), plain);
+        }
     }
 
     #[test]

@@ -27,7 +27,8 @@ fn errors() -> String {
         "Every error body is flat: `{\"error\":\"CODE\",\"message\":\"text\",\"details\":{}}`. `error` is stable, \
          `message` is for people, `details` is optional. The status counts before the first stream byte and on all \
          other endpoints; inside a stream an `error` event carries the same body and the code alone counts. Answers \
-         with status 429 and 503 carry `Retry-After`.\n\n| Code | Status |\n|---|---|\n",
+         with status 429 and 503 carry `Retry-After`. What is no request of HTTP (a head that cannot be parsed, or is \
+         too large) is answered 400, 414 or 431 without a body, and the connection is closed.\n\n| Code | Status |\n|---|---|\n",
     );
     for code in ErrorCode::ALL {
         let _ = writeln!(page, "| [{code}](#{}) | {} |", code.as_str().to_lowercase(), code.status());

@@ -319,7 +319,7 @@ impl Core {
 impl From<RegistryError> for FleetError {
     fn from(error: RegistryError) -> Self {
         if error.is_unavailable() {
-            tracing::warn!(error = %error, "the database cannot be reached");
+            crate::telemetry::database_away(&error);
             return FleetError::new(
                 FleetCode::DatabaseUnavailable,
                 "the database cannot be reached; try again",

@@ -4,8 +4,9 @@
 //! notification, or from looking once per second: a lost notification costs time, never an answer. One look serves
 //! everybody in the room.
 //!
-//! The invariant: nobody is held longer than [`SILENCE_MAX`] and one look by a database that says nothing. The
-//! operation itself is not touched: whoever may perform it goes on when the database is back.
+//! The invariant: nobody is held longer than [`SILENCE_MAX`] and two looks by a database that says nothing, nor for ever
+//! by one that says nothing of this operation. The operation itself is not touched: whoever may perform it goes on when
+//! the database is back.
 
 use crate::registry::rows::Operation;
 use crate::registry::{Registry, RegistryError};
@@ -21,10 +22,14 @@ use tokio::time::Instant;
 /// shorter is load for nothing.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long those who wait for an operation are held while the database gives no answer about it. Longer holds callers
+/// How long those who wait for an operation are held while the database answers nothing at all. Longer holds callers
 /// who could be told to come back; shorter sends them away at every restart of the database, though their operation
 /// is about to end.
 pub const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// The same while it answers others: all connections are taken, or the row cannot be read. Longer holds callers whose
+/// answer will not come; shorter sends them away in a burst that the operation outlasts.
+const UNHEARD_MAX: Duration = Duration::from_secs(60);
 
 /// What became of an operation.
 #[derive(Debug, Clone)]
@@ -35,7 +40,7 @@ pub enum News {
     Retrying(Arc<Operation>),
     /// Its row is gone.
     Gone,
-    /// There are none: the database has said nothing about it for [`SILENCE_MAX`], this at last.
+    /// There are none, because the database does not answer; this is what it came to at last.
     Silence(RegistryError),
 }
 
@@ -89,21 +94,21 @@ impl Hub {
             if room.news.borrow().is_some() || room.news.is_closed() {
                 return;
             }
-            let until = heard + SILENCE_MAX;
-            let answer = tokio::time::timeout_at(until, registry.operation(id)).await.unwrap_or_else(|_| {
-                Err(RegistryError::Unavailable(format!(
-                    "no word of an operation within {} s",
-                    SILENCE_MAX.as_secs()
-                )))
-            });
-            let news = match answer {
-                Ok(found) => {
-                    heard = Instant::now();
-                    judge(found)
+            let news = tokio::select! {
+                biased;
+                answer = registry.operation(id) => match answer {
+                    Ok(found) => {
+                        heard = Instant::now();
+                        judge(found)
+                    }
+                    Err(error) if is_in_vain(heard, registry) => Some(News::Silence(error)),
+                    // Trouble with the database is not news yet: the next look may have them.
+                    Err(_) => None,
+                },
+                () = in_vain(heard, registry) => {
+                    let told = "no word of an operation in time".to_owned();
+                    Some(News::Silence(RegistryError::Unavailable(told)))
                 }
-                Err(error) if Instant::now() >= until => Some(News::Silence(error)),
-                // Trouble with the database is not news yet: the next look may have them.
-                Err(_) => None,
             };
             if let Some(news) = news {
                 room.news.send_replace(Some(news));
@@ -150,6 +155,19 @@ impl Hub {
     }
 }
 
+/// Has an operation that was last heard of then been asked about for too long?
+fn is_in_vain(heard: Instant, registry: &Registry) -> bool {
+    let waited = heard.elapsed();
+    waited >= UNHEARD_MAX || waited.min(registry.silence()) >= SILENCE_MAX
+}
+
+/// Waits until it has.
+async fn in_vain(heard: Instant, registry: &Registry) {
+    while !is_in_vain(heard, registry) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
 fn judge(found: Option<Operation>) -> Option<News> {
     let Some(operation) = found else {
         return Some(News::Gone);
@@ -174,7 +192,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_while_the_database_is_away_is_told_so_in_time_and_leaves_nothing_behind() {
-        let registry = Registry::connect(&DatabaseSettings {
+        let registry = Registry::connect(DatabaseSettings {
             url: Secret::new("postgresql://postgres@127.0.0.1:9/none?sslmode=disable"),
             max_connections: 4,
             application_name: "a test".to_owned(),
@@ -191,7 +209,7 @@ mod tests {
             assert!(error.is_unavailable(), "{error}");
         }
         let took = began.elapsed();
-        assert!((SILENCE_MAX..=SILENCE_MAX + LOOK_EVERY).contains(&took), "{took:?}");
+        assert!((SILENCE_MAX..=SILENCE_MAX + 2 * LOOK_EVERY).contains(&took), "{took:?}");
         while !hub.rooms.lock().expect("is not poisoned").is_empty() {
             tokio::task::yield_now().await;
         }

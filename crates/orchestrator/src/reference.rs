@@ -72,10 +72,10 @@ fn errors() -> String {
          seconds) comes with every 429 and 503 but READ_ONLY, and with 409 ENGINE_BUSY, 502 and 504 when a retry is \
          scheduled. A 503 DATABASE_UNAVAILABLE with `details.operation_id` answers a call whose operation had begun: it \
          goes on when the database is back; repeat the call to learn how it ended. What is no request of HTTP (a head \
-         that cannot be parsed, or is larger than {} KiB) is answered 400 or 431 without a body, and the connection is \
+         that cannot be parsed, or is larger than {} KiB) is answered 400, 414 or 431 without a body, and the connection is \
          closed. The Engine's own codes are [another list](errors.md): some words occur in both.\n\n\
          | Code | Status | Who acts | Retry |\n|---|---|---|---|\n",
-        crate::http::limits().header_bytes / 1024
+        crate::http::serve::limits().header_bytes / 1024
     );
     for &code in FleetCode::ALL {
         let _ = writeln!(

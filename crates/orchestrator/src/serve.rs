@@ -222,7 +222,7 @@ impl Replica {
         let _ = deadline.wait(tokio::time::sleep(LINGER.saturating_sub(began.elapsed()))).await;
         self.drain.close();
         let _ = self.serving.await;
-        tracing::info!("stopped; engines go on");
+        tracing::info!("the replica has stopped; it touches no engine");
     }
 
     /// Vanishes as a killed process would: nothing is released, nothing flushed, nothing more is written or asked of

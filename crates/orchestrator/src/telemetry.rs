@@ -7,6 +7,7 @@
 //! The invariant: gauges that only the supervisor knows are taken back when it stops being one.
 
 pub mod catalog;
+mod outage;
 
 use catalog as m;
 use chassis::telemetry::{IdFields, Metrics};
@@ -15,8 +16,8 @@ use fleet::lifecycle::{BackendKind, FailureReason, SleepMode, Status};
 use fleet::operation::{OperationKind, OperationStatus};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Ids that stand on every log line (§14.1).
 pub const LOG_IDS: IdFields = &["request_id", "operation_id"];
@@ -45,6 +46,15 @@ pub fn health(ok: bool, database: bool, backend: BackendKind, backend_ok: bool) 
     m::HEALTH_OK.set([], flag(ok));
     m::DB_UP.set([], flag(database));
     m::BACKEND_UP.set([backend.as_str()], flag(backend_ok));
+}
+
+/// Something was refused because the database is away: one line per [`outage::TOLD_AGAIN`], with how many there were.
+pub fn database_away(error: &dyn fmt::Display) {
+    static OUTAGE: Mutex<outage::Outage> = Mutex::new(outage::Outage::new());
+    let told = OUTAGE.lock().unwrap_or_else(PoisonError::into_inner).refused(Instant::now());
+    if let Some(refused) = told {
+        tracing::warn!(%error, refused, "the database cannot be reached");
+    }
 }
 
 /// The pool of the database.

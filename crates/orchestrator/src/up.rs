@@ -5,6 +5,8 @@
 //!
 //! The invariant: an engine that ran when `up` ended runs again when it begins.
 
+mod cluster;
+mod ending;
 mod postgres;
 mod secrets;
 mod story;
@@ -12,13 +14,13 @@ mod story;
 use crate::config::{self, Config, Purpose};
 use crate::core::Core;
 use crate::discovery::Caller;
-use crate::registry::change::NewOperation;
-use crate::registry::rows::{AuditEntry, Found};
+use crate::registry::rows::AuditEntry;
 use crate::registry::{ProductRef, Registry};
 use crate::serve::{CONFIGURATION, FAILURE, OK, REFUSED, Replica, Stop, install_logging};
 use chassis::config::{Layered, Source, Values};
 use chassis::drain::Drain;
 use chassis::telemetry::{LogLevel, last_words};
+use cluster::Cluster;
 use contract::{EngineId, RequestId, Slug, UserId};
 use fleet::audit::AuditAction;
 use fleet::lifecycle::Status;
@@ -57,8 +59,6 @@ const FORWARDED: [&str; 9] = [
 /// Of these, the ones that mean that somebody has a provider.
 const PROVIDERS: [&str; 6] =
     ["LLM_PROVIDER", "LLM_API_KEY", "LLM_BASE_URL", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"];
-/// Engines that ran when `up` ended, one id per line.
-const RAN: &str = "running-engines";
 
 /// What the command line says.
 #[derive(Debug, Clone, Default)]
@@ -103,53 +103,125 @@ async fn up(env_file: Option<&Path>, options: &UpOptions) -> Result<(), Stop> {
     secrets::private_dir(&data_dir).map_err(|e| stop(FAILURE, format!("{}: {e}", data_dir.display())))?;
     let _lock = lock(&data_dir)?;
     let drain = Drain::on_signals().map_err(|e| stop(FAILURE, format!("listen for signals: {e}")))?;
-    let keys = secrets::keys(&data_dir).map_err(|e| stop(FAILURE, format!("keys.env: {e}")))?;
-
-    let mut postgres = None;
-    let url = match source.get("ORCH_DATABASE_URL") {
-        Some(url) => url,
+    let url = source.get("ORCH_DATABASE_URL");
+    let keys = keys(&data_dir, &source, url.is_none())?;
+    let (cluster, url) = match url {
+        Some(url) => (None, url),
         None => {
             let bin =
                 options.postgres_bin.clone().or_else(|| source.get("ORCH_PG_BIN_DIR").map(PathBuf::from));
-            let server = Postgres::start(&data_dir, bin.as_deref(), &source).await?;
-            let url = server.url();
-            postgres = Some(server);
-            url
+            let cluster = Cluster::find(&data_dir, bin.as_deref(), &source)?;
+            let url = postgres::url(&cluster);
+            (Some(cluster), url)
         }
     };
-    let outcome = with_database(env_file, &source, options, &data_dir, keys, &url, &drain).await;
-    if let Some(server) = postgres {
-        server.stop().await;
-    }
-    outcome
-}
-
-async fn with_database(
-    env_file: Option<&Path>,
-    source: &Layered,
-    options: &UpOptions,
-    data_dir: &Path,
-    keys: BTreeMap<String, String>,
-    url: &str,
-    drain: &Drain,
-) -> Result<(), Stop> {
+    // A copied directory leads to the same database; two servers never share one.
+    let _home = match &cluster {
+        Some(cluster) if cluster.home != data_dir => Some(lock(&cluster.home)?),
+        _ => None,
+    };
     let engines = data_dir.join("engines");
     secrets::private_dir(&engines).map_err(|e| stop(FAILURE, format!("{}: {e}", engines.display())))?;
-    let defaults = defaults(source, options, keys, url, &engines);
+    let defaults = defaults(&source, options, keys, &url, &engines);
     let offline = defaults.get("LLM_PROVIDER").is_some_and(|p| p == "offline");
-    let given = config::sources(env_file, None).map_err(|e| stop(CONFIGURATION, e.to_string()))?;
-    let layers = given.with_defaults(Values::new("up", defaults));
+    let layers = source.with_defaults(Values::new("up", defaults));
     let loaded = Config::load(&layers, Purpose::Up).map_err(|p| stop(CONFIGURATION, p.to_string()))?;
     if install_logging(&loaded.config, &loaded.report).is_none() {
         return Err(stop(FAILURE, "logging is set up already"));
     }
-    let replica = Replica::start(loaded.config, drain.clone(), None).await?;
+    let place = Place { data_dir, layers, offline, database: cluster.as_ref().map(|c| c.data()) };
+    let mut postgres = match cluster {
+        Some(cluster) => Some(Postgres::start(cluster).await?),
+        None => None,
+    };
+    let outcome = {
+        let fleet = with_database(&place, loaded.config, options, &drain);
+        tokio::pin!(fleet);
+        tokio::select! {
+            outcome = &mut fleet => outcome,
+            broken = kept(postgres.as_mut()) => {
+                tracing::warn!("PostgreSQL is given up; stopping everything");
+                drain.begin();
+                let _ = fleet.await;
+                Err(broken)
+            }
+        }
+    };
+    let private = postgres.is_some();
+    if let Some(server) = postgres {
+        server.stop().await;
+    }
+    match (&outcome, options.keep_engines, private) {
+        (Err(_), ..) => {}
+        (Ok(()), true, _) => tracing::info!("stopped; engines go on, as --keep-engines says"),
+        (Ok(()), false, true) => {
+            tracing::info!(
+                "stopped: engines, orchestrator and PostgreSQL; nothing of this fleet runs any more"
+            );
+        }
+        (Ok(()), false, false) => {
+            tracing::info!(
+                "stopped: engines and orchestrator; the database of ORCH_DATABASE_URL is not ours"
+            );
+        }
+    }
+    outcome
+}
+
+/// Keeps the private server alive; never returns when there is none.
+async fn kept(postgres: Option<&mut Postgres>) -> Stop {
+    match postgres {
+        Some(server) => server.keep().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The keys of this directory. A database that only lost keys open is not taken over with new ones.
+fn keys(data_dir: &Path, source: &Layered, private: bool) -> Result<BTreeMap<String, String>, Stop> {
+    let given = source.get("ORCH_MASTER_KEY").is_some();
+    let database = if private && !given { cluster::existing(data_dir) } else { None };
+    let keys = secrets::keys(data_dir, database.as_deref());
+    let keys = keys.map_err(|e| stop(FAILURE, format!("{}: {e}", secrets::KEYS)))?;
+    keys.ok_or_else(|| {
+        let home = database.unwrap_or_default();
+        stop(
+            REFUSED,
+            format!(
+                "{} is gone, and only its keys open the database in {}. Put {} back; or give the database and the \
+                 engines up with `rm -r {} {}`, and run `up` again",
+                data_dir.join(secrets::KEYS).display(),
+                home.display(),
+                secrets::KEYS,
+                story::quoted(&home.display().to_string()),
+                story::quoted(&data_dir.display().to_string()),
+            ),
+        )
+    })
+}
+
+/// What the parts of `up` know of where it runs.
+struct Place {
+    data_dir: PathBuf,
+    layers: Layered,
+    offline: bool,
+    /// Where the rows of a private server are.
+    database: Option<PathBuf>,
+}
+
+async fn with_database(
+    place: &Place,
+    config: Config,
+    options: &UpOptions,
+    drain: &Drain,
+) -> Result<(), Stop> {
+    let replica = Replica::start(config, drain.clone(), None).await?;
+    let core = Arc::clone(&replica.core);
     let running = async {
-        ready(&replica.core, drain).await?;
-        start_again(&replica.core, data_dir, drain).await?;
-        demo_product(&replica.core.registry, data_dir).await?;
-        demo_user(&replica.core).await?;
-        story::tell(&replica, data_dir, offline);
+        ready(&core, drain).await?;
+        start_again(&core, &place.data_dir, drain).await?;
+        demo_product(&core.registry, &place.data_dir).await?;
+        let trouble = demo_user(&core, place).await?;
+        story::tell(&replica, place, trouble.as_deref());
         Ok::<(), Stop>(())
     };
     let told = tokio::select! {
@@ -158,15 +230,25 @@ async fn with_database(
     };
     if told.is_ok() {
         drain.draining().await;
-        if !options.keep_engines {
-            tracing::info!("stopping engines");
-            stop_engines(&replica.core, data_dir).await;
-        }
     } else {
         drain.begin();
     }
+    if options.keep_engines {
+        replica.stop().await;
+        return told;
+    }
+    tracing::info!("stopping engines");
+    ending::by_the_book(&core, &place.data_dir).await;
     replica.stop().await;
-    told
+    // Nobody supervises any more: what still runs is ended, whatever the database knows about it.
+    let left = ending::by_hand(&core).await;
+    match (told, left) {
+        (Ok(()), 0) => Ok(()),
+        (Ok(()), left) => {
+            Err(stop(FAILURE, format!("{left} engines still run; the log above says which, and why")))
+        }
+        (told, _) => told,
+    }
 }
 
 fn data_dir(source: &Layered, options: &UpOptions) -> Result<PathBuf, Stop> {
@@ -297,91 +379,60 @@ async fn demo_product(registry: &Registry, data_dir: &Path) -> Result<(), Stop> 
         .map_err(|e| stop(FAILURE, format!("{}: {e}", path.display())))
 }
 
-/// Provisions the demo user's engine unless there is one.
-async fn demo_user(core: &Arc<Core>) -> Result<(), Stop> {
-    let failed = |e: contract::FleetError| stop(FAILURE, e.to_string());
+/// Provisions the demo user's engine unless there is one. An engine that does not come up is no reason to stop the
+/// fleet; the answer is what to tell people about it.
+async fn demo_user(core: &Arc<Core>, place: &Place) -> Result<Option<String>, Stop> {
     let slug = Slug::parse(DEMO).map_err(|e| stop(FAILURE, e.to_string()))?;
     let user = UserId::parse(DEMO_USER).map_err(|e| stop(FAILURE, e.to_string()))?;
     let product =
         core.registry.product(&ProductRef::Slug(slug)).await.map_err(|e| stop(FAILURE, e.to_string()))?;
     let product = product.ok_or_else(|| stop(FAILURE, "the demo product vanished"))?;
-    let found = core.registry.find(product.id, &user).await.map_err(|e| stop(FAILURE, e.to_string()))?;
-    if found.is_some() {
-        return Ok(());
+    let id = product.id;
+    let find = async || core.registry.find(id, &user).await.map_err(|e| stop(FAILURE, e.to_string()));
+    let mut why = None;
+    if find().await?.is_none() {
+        let policy = crate::discovery::parse_policy(&product).map_err(|e| stop(FAILURE, e.to_string()))?;
+        let caller = Caller { product, policy, request_id: RequestId::generate() };
+        why = core.provision(&caller, &user, None, None).await.err().map(|e| e.to_string());
     }
-    let policy = crate::discovery::parse_policy(&product).map_err(failed)?;
-    let caller = Caller { product, policy, request_id: RequestId::generate() };
-    core.provision(&caller, &user, None, None).await.map(drop).map_err(failed)
-}
-
-/// Every engine of this deployment.
-async fn all(core: &Core) -> Vec<Found> {
-    let mut engines = Vec::new();
-    if let Err(error) = core.registry.snapshot(core.backend.kind(), |found, _| engines.push(found)).await {
-        tracing::warn!(%error, "cannot read the engines");
+    let found = find().await?;
+    let failed = found.as_ref().is_some_and(|f| f.engine.status == Status::Failed);
+    if why.is_none() && !failed {
+        return Ok(None);
     }
-    engines
+    let why = why.unwrap_or_else(|| "it failed earlier".to_owned());
+    let log = found.map_or_else(
+        || place.data_dir.join("engines"),
+        |f| place.data_dir.join("engines").join(f.engine.id.to_string()).join("engine.log"),
+    );
+    Ok(Some(story::no_demo_engine(&why, &log, &place.data_dir)))
 }
 
 /// Starts the engines that ran when the last `up` ended.
 async fn start_again(core: &Arc<Core>, data_dir: &Path, drain: &Drain) -> Result<(), Stop> {
-    let path = data_dir.join(RAN);
+    let path = data_dir.join(ending::RAN);
     let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
     let ran: Vec<EngineId> = text.lines().filter_map(|line| EngineId::parse(line.trim()).ok()).collect();
-    for found in all(core).await.into_iter().filter(|f| ran.contains(&f.engine.id)) {
-        if found.engine.status == Status::Stopped && found.operation.is_none() {
-            open(core, &found, OperationKind::Start).await;
-        }
-    }
+    let mut seen: Vec<EngineId> = Vec::new();
     let began = Instant::now();
+    // A stop that the last end left half done is finished first.
     loop {
-        let engines = all(core).await;
-        let coming = engines.iter().filter(|f| ran.contains(&f.engine.id) && f.operation.is_some()).count();
-        if coming == 0 || began.elapsed() > READY_LIMIT || drain.is_draining() {
+        let engines = ending::all(core).await.unwrap_or_default();
+        let mut waiting = false;
+        for found in engines.iter().filter(|f| ran.contains(&f.engine.id)) {
+            if found.operation.is_some() {
+                waiting = true;
+            } else if !seen.contains(&found.engine.id) {
+                seen.push(found.engine.id);
+                if found.engine.status == Status::Stopped {
+                    waiting |= ending::open(core, found, OperationKind::Start).await;
+                }
+            }
+        }
+        if !waiting || began.elapsed() > READY_LIMIT || drain.is_draining() {
             break;
         }
         tokio::time::sleep(LOOK).await;
     }
     std::fs::remove_file(&path).map_err(|e| stop(FAILURE, format!("{}: {e}", path.display())))
-}
-
-async fn open(core: &Arc<Core>, found: &Found, kind: OperationKind) {
-    let opening = core.opening(found, kind, false, json!({}), "system", None);
-    let NewOperation { id, .. } = opening.operation;
-    if let Err(error) = core.begin(opening).await {
-        tracing::warn!(engine_id = %found.engine.id, operation_id = %id, code = %error.code, "{}", error.message);
-    }
-}
-
-/// Stops every engine and writes down which of them ran.
-async fn stop_engines(core: &Arc<Core>, data_dir: &Path) {
-    let engines = all(core).await;
-    let ran: Vec<EngineId> =
-        engines.iter().filter(|f| f.engine.status == Status::Running).map(|f| f.engine.id).collect();
-    let list: String = ran.iter().map(|id| format!("{id}\n")).collect();
-    if let Err(error) = secrets::write_private(&data_dir.join(RAN), &list) {
-        tracing::warn!(%error, "cannot write down which engines ran");
-    }
-    for found in engines.iter().filter(|f| ran.contains(&f.engine.id) && f.operation.is_none()) {
-        open(core, found, OperationKind::Stop).await;
-    }
-    let began = Instant::now();
-    let limit = core.config.engine_stop_grace_s + READY_LIMIT / 6;
-    loop {
-        let left = all(core)
-            .await
-            .into_iter()
-            .filter(|f| ran.contains(&f.engine.id) && f.engine.status != Status::Stopped)
-            .count();
-        if left == 0 || began.elapsed() > limit {
-            break;
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-    // Sleepers keep their status: a wake starts them from nothing as well. Their frozen processes end here.
-    for found in engines.iter().filter(|f| f.engine.status != Status::Running) {
-        if let Err(error) = core.backend.stop(found.engine.id, core.config.engine_stop_grace_s).await {
-            tracing::warn!(engine_id = %found.engine.id, %error, "cannot stop an engine's process");
-        }
-    }
 }

@@ -267,6 +267,12 @@ async fn a_header_block_has_a_size_limit() {
     let long = "a".repeat(40 * 1024);
     let answer = app.raw(&format!("GET /health HTTP/1.1\r\nhost: a\r\nx-long: {long}\r\n\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    // What the references of both programs say of it.
+    let unreadable = app.raw("GET /health\r\nhost: a\r\n\r\n").await;
+    assert!(unreadable.starts_with("HTTP/1.1 400 "), "{unreadable}");
+    for bodiless in [answer, unreadable] {
+        assert!(bodiless.contains("content-length: 0\r\n") && bodiless.ends_with("\r\n\r\n"), "{bodiless}");
+    }
     app.stop().await;
 }
 

@@ -89,6 +89,12 @@ impl Api {
         let Some(key) = key else {
             return Err(Stop::new(Exit::Configuration, format!("{name} is not set; this command needs it")));
         };
+        // Percent-encoded or not, both mean a step in the path to every client that follows the URL standard.
+        if path.iter().any(|segment| matches!(*segment, "." | "..")) {
+            return Err(Stop::failed(
+                "no URL can name the user `.` or `..`; `bap-engine engines …` reaches its engine through the database",
+            ));
+        }
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);

@@ -3,7 +3,7 @@
 //! A key is shown only with `--show-key`.
 
 use super::api::{Api, As};
-use super::{Exit, Stop, emit, emit_json};
+use super::{Exit, Stop, USER_COLUMNS, emit, emit_json};
 use chassis::terminal::{self, Paint};
 use clap::Args;
 use contract::UserId;
@@ -92,7 +92,7 @@ fn show(mut record: EngineRecord, show_key: bool, json: bool, more: &[(&str, Str
         return emit_json(&value);
     }
     let mut rows = vec![
-        ("user", terminal::clean(record.user_id.as_str())),
+        ("user", terminal::visible(record.user_id.as_str())),
         ("engine", record.engine_id.to_string()),
         (
             "status",
@@ -156,7 +156,9 @@ fn table(entries: &[AuditRecord], paint: Paint) -> String {
             e.timestamp.to_string(),
             e.action.clone(),
             terminal::clean(&e.actor),
-            e.user_id.as_deref().map_or("-".to_owned(), |user| terminal::one_line(user, 40)),
+            e.user_id
+                .as_deref()
+                .map_or("-".to_owned(), |user| terminal::cut(&terminal::visible(user), USER_COLUMNS)),
             e.duration_ms.and_then(|ms| u64::try_from(ms).ok()).map_or("-".to_owned(), terminal::duration),
             terminal::clean(&e.metadata.to_string()),
         ]
@@ -174,5 +176,23 @@ mod tests {
         assert_eq!(rest(100, 0), Some(100));
         assert_eq!(rest(100, 99), Some(1));
         assert_eq!((rest(100, 100), rest(0, 0), rest(1, 7)), (None, None, None));
+    }
+
+    #[test]
+    fn a_user_whose_name_hides_something_is_told_from_the_one_it_looks_like() {
+        let row = |user: &str| AuditRecord {
+            id: 1,
+            timestamp: contract::Timestamp::now(),
+            product_id: None,
+            user_id: Some(user.to_owned()),
+            engine_id: None,
+            action: "stop".to_owned(),
+            actor: "demo".to_owned(),
+            metadata: Value::Null,
+            duration_ms: None,
+        };
+        let text = table(&[row("ada"), row("\u{feff}ada"), row("ada\u{200b}")], Paint::plain());
+        let users: Vec<&str> = text.lines().skip(1).filter_map(|l| l.split_whitespace().nth(4)).collect();
+        assert_eq!(users, ["ada", "\\u{feff}ada", "ada\\u{200b}"], "{text}");
     }
 }

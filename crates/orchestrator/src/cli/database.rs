@@ -113,7 +113,7 @@ pub fn no_engine() -> Stop {
 
 /// `<product>/<user>`; a user's name may itself contain slashes.
 fn split(text: &str) -> Result<(&str, UserId), Stop> {
-    let wrong = || Stop::usage(format!("`{text}` is not <product>/<user>"));
+    let wrong = || Stop::usage(format!("`{text}` is not <product>/<user>; for example `demo/demo-user-001`"));
     let (product, user) =
         text.split_once('/').filter(|(product, _)| !product.is_empty()).ok_or_else(wrong)?;
     let user = UserId::parse(user).map_err(|e| Stop::usage(format!("user of `{text}`: {e}")))?;

@@ -4,7 +4,7 @@
 
 use super::changes;
 use super::database::Database;
-use super::{Exit, Stop, emit, emit_json};
+use super::{Exit, Stop, USER_COLUMNS, emit, emit_json};
 use crate::registry::rows::{AuditEntry, Found};
 use backends::BackendError;
 use chassis::config::Secret;
@@ -177,7 +177,7 @@ fn made(
         }
         return emit_json(&value);
     }
-    let mut text = format!("{}: {status}\n", terminal::clean(engine));
+    let mut text = format!("{}: {status}\n", terminal::visible(engine));
     if let Some(key) = key {
         text.push_str(&format!("key: {}\n", key.expose()));
     }
@@ -254,7 +254,7 @@ fn line(product: String, found: &Found) -> Vec<String> {
     let since = crate::core::millis(crate::core::between(engine.status_since, found.now));
     vec![
         product,
-        terminal::one_line(engine.user_id.as_str(), 40),
+        terminal::cut(&terminal::visible(engine.user_id.as_str()), USER_COLUMNS),
         status,
         engine.desired.to_string(),
         engine.port.map_or("-".to_owned(), |port| port.to_string()),
@@ -297,13 +297,17 @@ fn facts(product: &str, found: &Found) -> Value {
 
 /// The facts that are there, one per line.
 fn show(name: &str, found: &Found) -> String {
-    let mut text = format!("{}\n", terminal::clean(name));
+    let mut text = format!("{}\n", terminal::visible(name));
     let all = facts("", found);
     let shown = |value: &Value| match value {
         Value::Null => None,
         Value::String(text) if text.is_empty() => None,
         Value::String(text) => Some(text.clone()),
         other => Some(other.to_string()),
+    };
+    let clean = |key: &str, text: &str| match key {
+        "user_id" => terminal::visible(text),
+        _ => terminal::clean(text),
     };
     for (key, value) in all.as_object().into_iter().flatten() {
         match value.as_object() {
@@ -312,7 +316,7 @@ fn show(name: &str, found: &Found) -> String {
                     text.extend(shown(value).map(|v| format!("  {key:20} {}\n", terminal::clean(&v))));
                 }
             }
-            None => text.extend(shown(value).map(|v| format!("{key:22} {}\n", terminal::clean(&v)))),
+            None => text.extend(shown(value).map(|v| format!("{key:22} {}\n", clean(key, &v)))),
         }
     }
     text

@@ -105,7 +105,7 @@ fn text(reference: &str, answer: &Value, paint: Paint) -> String {
         Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
     };
-    let mut out = format!("{}: {}\n", terminal::clean(reference), paint.bold(&word(&answer["summary"])));
+    let mut out = format!("{}: {}\n", terminal::visible(reference), paint.bold(&word(&answer["summary"])));
     if answer["failure_message"].is_string() {
         out.push_str(&format!("  said       {}\n", word(&answer["failure_message"])));
     }

@@ -34,6 +34,10 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// Columns of a user's name in a table. More leaves no room for what is told about it; less cuts names that products
+/// make from ids of their own.
+const USER_COLUMNS: usize = 40;
+
 /// The exit codes (specification, section 16).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {

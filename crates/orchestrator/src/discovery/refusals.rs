@@ -24,7 +24,8 @@ pub(super) fn unheard(operation: OperationId, error: RegistryError) -> FleetErro
     let away = error.is_unavailable();
     let mut told = FleetError::from(error);
     if away {
-        "the database cannot be reached; what was asked for goes on when it is back".clone_into(&mut told.message);
+        "the database cannot be reached; what was asked for goes on when it is back"
+            .clone_into(&mut told.message);
         told = told.with(json!({"operation_id": operation, "retrying": true}));
     }
     told

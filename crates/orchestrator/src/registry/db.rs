@@ -13,8 +13,8 @@ use deadpool_postgres::{
     Transaction,
 };
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, Connection, IsolationLevel, Row, Socket};
@@ -82,6 +82,8 @@ pub(super) struct Database {
     config: Config,
     tls: MakeRustlsConnect,
     statements: AtomicU64,
+    /// When a statement was last answered.
+    heard: Mutex<tokio::time::Instant>,
 }
 
 /// A connection from a pool.
@@ -164,7 +166,14 @@ impl Database {
         };
         let pool = of(settings.max_connections.saturating_sub(KEPT).max(1))?;
         let kept = of(KEPT)?;
-        Ok(Self { pool, kept, config, tls, statements: AtomicU64::new(0) })
+        Ok(Self {
+            pool,
+            kept,
+            config,
+            tls,
+            statements: AtomicU64::new(0),
+            heard: Mutex::new(tokio::time::Instant::now()),
+        })
     }
 
     /// Hands out no connection any more.
@@ -213,6 +222,10 @@ impl Database {
         self.statements.load(Ordering::Relaxed)
     }
 
+    pub(super) fn silence(&self) -> Duration {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
     async fn run<C: GenericClient>(
         &self,
         client: &C,
@@ -227,6 +240,9 @@ impl Database {
             client.query(&statement, params).await
         };
         let answer = owes.settle(query.name, work).await;
+        if answer.is_ok() {
+            *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = tokio::time::Instant::now();
+        }
         metrics::histogram!("bap_db_query_duration_seconds", "query" => query.name)
             .record(began.elapsed().as_secs_f64());
         answer

@@ -68,6 +68,12 @@ impl Registry {
         Ok(Self { database: Arc::new(Database::new(&settings)?) })
     }
 
+    /// For how long the database has answered nothing that was asked of it, on whatever connection; since the start if
+    /// it never has. A running replica asks every second.
+    pub fn silence(&self) -> std::time::Duration {
+        self.database.silence()
+    }
+
     /// Why this text cannot be the URL of a registry; never quotes it.
     pub fn check_url(url: &str) -> Result<(), String> {
         tls::parse(url).and_then(|target| target.connector()).map(drop)

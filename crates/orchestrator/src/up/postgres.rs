@@ -1,23 +1,23 @@
-//! A private PostgreSQL: found, initialised once, on a Unix socket only, stopped with us.
+//! A private PostgreSQL that runs: on a Unix socket only, started again when it dies, stopped with us.
 //!
-//! It never runs as root: started by root it becomes `postgres` or `nobody`, and where that user cannot reach the data
-//! directory, files of the server are kept below `/var/lib/bap-engine` and linked from it.
+//! It refuses to share a cluster with a server that is already there: one that an earlier `up` left behind is waited for,
+//! and told to stop.
+//!
+//! The invariant: a server that cannot be kept alive is an error with its reason, after a bounded number of tries.
 
-use super::{FAILURE, NOTHING_THERE, REFUSED, secrets, stop};
+use super::cluster::{Cluster, ROLE};
+use super::{FAILURE, REFUSED, stop};
 use crate::registry::{DatabaseSettings, Registry};
 use crate::serve::Stop;
-use chassis::config::{Layered, Secret, Source};
-use sha2::{Digest, Sha256};
+use chassis::config::Secret;
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
-/// Oldest server that is used at all; 16 and newer are supported.
-const MAJOR_MIN: u32 = 15;
 /// Longest path of a Unix socket.
 const SOCKET_PATH_MAX: usize = 107;
 /// The port in the socket's name; nothing listens on TCP.
@@ -26,42 +26,59 @@ const PORT: u16 = 5432;
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// Longest wait for it to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// Longest wait for the server of an earlier `up` to end. Shorter refuses a start while it writes its last checkpoint.
+const PREDECESSOR_LIMIT: Duration = Duration::from_secs(30);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(20);
-/// Users the server may run as when we are root, in order.
-const USERS: [&str; 2] = ["postgres", "nobody"];
-/// Role and database of the orchestrator.
-const ROLE: &str = "orch_user";
+/// Between two looks at whether the server lives. Longer leaves the fleet without its database; shorter wakes the
+/// processor for nothing.
+const ALIVE_LOOK: Duration = Duration::from_millis(200);
+/// Starts after a death before it is given up. Fewer give up on the leftovers of a killed server, which are gone in a
+/// moment; more keep people waiting for a cluster that is broken.
+const TRIES_MAX: u32 = 5;
+/// Wait before the second try; doubles with each. Longer lengthens every outage, shorter makes the tries one.
+const BACK_OFF: Duration = Duration::from_millis(250);
+/// A server that lived this long begins with all its tries. Shorter never gives up on one that always dies.
+const STEADY: Duration = Duration::from_secs(60);
+/// Database of the orchestrator.
 const DATABASE: &str = "orchestrator";
 
 /// A running server.
 pub(super) struct Postgres {
     child: Child,
-    socket_dir: PathBuf,
+    cluster: Cluster,
 }
 
-/// Whom the server runs as.
-#[derive(Clone, Copy)]
-struct Owner {
-    uid: u32,
-    gid: u32,
-    /// We are root and have to become it.
-    becomes: bool,
+/// What is left of the patience with a server that dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Tries(u32);
+
+impl Tries {
+    /// After a life this long: the number of the next try and the wait before it; `None` when there were enough.
+    fn next(&mut self, lived: Duration) -> Option<(u32, Duration)> {
+        if lived >= STEADY {
+            self.0 = 0;
+        }
+        self.0 += 1;
+        let wait = if self.0 == 1 { Duration::ZERO } else { BACK_OFF * 2u32.pow(self.0 - 2) };
+        (self.0 <= TRIES_MAX).then_some((self.0, wait))
+    }
+}
+
+/// The URL of the orchestrator's database in this cluster.
+pub(super) fn url(cluster: &Cluster) -> String {
+    url_of(&cluster.home, DATABASE)
+}
+
+fn url_of(home: &Path, database: &str) -> String {
+    let dir: String = home.display().to_string().bytes().map(escape).collect();
+    format!("postgresql://{ROLE}@{dir}:{PORT}/{database}?sslmode=disable")
 }
 
 impl Postgres {
-    /// Finds the programs, makes the cluster when there is none, starts the server and makes the database.
-    pub(super) async fn start(data_dir: &Path, bin: Option<&Path>, source: &Layered) -> Result<Self, Stop> {
-        let found = find(bin, source)?;
-        let owner = owner().map_err(|e| stop(FAILURE, e))?;
-        let home =
-            home(data_dir, owner).map_err(|e| stop(FAILURE, format!("directory of PostgreSQL: {e}")))?;
-        let bin =
-            reachable(&found, &home, owner).map_err(|e| stop(FAILURE, format!("copy PostgreSQL: {e}")))?;
-        let major = major(&bin)?;
-        let cluster = home.join("data");
-        check_version(&cluster, major)?;
-        let socket = home.join(format!(".s.PGSQL.{PORT}"));
+    /// Makes the cluster when there is none, starts the server and makes the database.
+    pub(super) async fn start(cluster: Cluster) -> Result<Self, Stop> {
+        let socket = cluster.home.join(format!(".s.PGSQL.{PORT}"));
         if socket.as_os_str().len() > SOCKET_PATH_MAX {
             return Err(stop(
                 REFUSED,
@@ -71,29 +88,16 @@ impl Postgres {
                 ),
             ));
         }
-        if !cluster.join("PG_VERSION").exists() {
-            tracing::debug!("making a database cluster");
-            initialise(&bin, &cluster, owner).map_err(|e| stop(FAILURE, format!("initdb: {e}")))?;
-        }
-        let child = launch(&bin, &cluster, &home, owner)
-            .map_err(|e| stop(FAILURE, format!("start PostgreSQL: {e}")))?;
-        let mut server = Self { child, socket_dir: home };
+        cluster.initialise()?;
+        predecessor_gone(&cluster.data()).await?;
+        let child = launch(&cluster).map_err(|e| stop(FAILURE, format!("start PostgreSQL: {e}")))?;
+        let mut server = Self { child, cluster };
         server.until_ready().await?;
         Ok(server)
     }
 
-    /// The URL of the orchestrator's database.
-    pub(super) fn url(&self) -> String {
-        self.url_of(DATABASE)
-    }
-
-    fn url_of(&self, database: &str) -> String {
-        let dir: String = self.socket_dir.display().to_string().bytes().map(escape).collect();
-        format!("postgresql://{ROLE}@{dir}:{PORT}/{database}?sslmode=disable")
-    }
-
     async fn until_ready(&mut self) -> Result<(), Stop> {
-        let url = Secret::new(self.url_of("postgres"));
+        let url = Secret::new(url_of(&self.cluster.home, "postgres"));
         let settings =
             DatabaseSettings { url, max_connections: 1, application_name: "bap-engine up".to_owned() };
         let registry = Registry::connect(settings).map_err(|e| stop(FAILURE, e.to_string()))?;
@@ -120,15 +124,70 @@ impl Postgres {
     }
 
     fn log(&self) -> PathBuf {
-        self.socket_dir.join("postgres.log")
+        self.cluster.home.join("postgres.log")
+    }
+
+    /// Starts the server again whenever it dies; returns only when that is of no use any more, with what to do.
+    pub(super) async fn keep(&mut self) -> Stop {
+        let mut tries = Tries::default();
+        let mut since = Instant::now();
+        loop {
+            let mut why = format!("PostgreSQL ended ({})", self.death().await);
+            loop {
+                let Some((number, wait)) = tries.next(since.elapsed()) else { return self.given_up(&why) };
+                tracing::warn!(
+                    try_number = number,
+                    tries = TRIES_MAX,
+                    wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                    "{why}; starting it again"
+                );
+                tokio::time::sleep(wait).await;
+                since = Instant::now();
+                match self.again().await {
+                    Ok(()) => break,
+                    Err(stop) => why = stop.message,
+                }
+            }
+            tracing::info!("PostgreSQL answers again");
+        }
+    }
+
+    fn given_up(&self, why: &str) -> Stop {
+        stop(
+            FAILURE,
+            format!(
+                "PostgreSQL cannot be kept running: {why}. Read {}, put right what it says, and run `up` again: it \
+                 goes on with everything in {}",
+                self.log().display(),
+                self.cluster.data().display()
+            ),
+        )
+    }
+
+    /// Waits for the end of the server.
+    async fn death(&mut self) -> ExitStatus {
+        loop {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return status;
+            }
+            tokio::time::sleep(ALIVE_LOOK).await;
+        }
+    }
+
+    async fn again(&mut self) -> Result<(), Stop> {
+        predecessor_gone(&self.cluster.data()).await?;
+        let child = launch(&self.cluster).map_err(|e| stop(FAILURE, format!("start PostgreSQL: {e}")))?;
+        let mut before = std::mem::replace(&mut self.child, child);
+        // One that ran without answering makes room for the next.
+        let _ = before.kill();
+        let _ = before.wait();
+        self.until_ready().await
     }
 
     /// Stops the server: no new connections, open ones ended, everything written.
     pub(super) async fn stop(mut self) {
-        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) else {
-            return;
-        };
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        let Some(pid) = self.living() else { return };
+        let _ = kill_process(pid, Signal::INT);
         let began = Instant::now();
         while began.elapsed() < STOP_LIMIT {
             if let Ok(Some(_)) = self.child.try_wait() {
@@ -140,15 +199,20 @@ impl Postgres {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+
+    /// The process, unless it has ended: its number may belong to somebody else by now.
+    fn living(&mut self) -> Option<Pid> {
+        match self.child.try_wait() {
+            Ok(None) => i32::try_from(self.child.id()).ok().and_then(Pid::from_raw),
+            _ => None,
+        }
+    }
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        if let (Ok(None), Some(pid)) = (
-            self.child.try_wait(),
-            i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw),
-        ) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        if let Some(pid) = self.living() {
+            let _ = kill_process(pid, Signal::INT);
             let _ = self.child.wait();
         }
     }
@@ -163,211 +227,53 @@ fn escape(byte: u8) -> String {
     }
 }
 
-/// The first directory that has the programs (§16).
-fn find(given: Option<&Path>, source: &Layered) -> Result<PathBuf, Stop> {
-    let has = |dir: &Path| ["postgres", "initdb"].iter().all(|program| dir.join(program).is_file());
-    if let Some(dir) = given {
-        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-        return if has(&dir) {
-            Ok(dir)
-        } else {
-            Err(stop(super::CONFIGURATION, format!("{} holds no `postgres` and `initdb`", dir.display())))
-        };
-    }
-    let path = source.get("PATH").unwrap_or_default();
-    let on_path: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    let mut debian: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path().join("bin"))
-        .collect();
-    debian.sort_by_key(|dir| std::cmp::Reverse(version_in(dir)));
-    let brew = ["/opt/homebrew/bin", "/usr/local/bin", "/home/linuxbrew/.linuxbrew/bin"].map(PathBuf::from);
-    let candidates = on_path.into_iter().chain(debian).chain(brew);
-    let mut usable: Vec<(u32, PathBuf)> = Vec::new();
-    for dir in candidates.filter(|dir| has(dir)) {
-        if let Ok(major) = major(&dir)
-            && major >= MAJOR_MIN
-        {
-            usable.push((major, dir));
+/// The server that an earlier `up` left on this cluster, if it still lives. We hold the lock of the directory, so it
+/// is nobody's any more.
+fn predecessor(data: &Path) -> Option<Pid> {
+    let text = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    let number: i32 = text.lines().next()?.trim().parse().ok()?;
+    let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
+    let lives = stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']));
+    // Its number may belong to somebody else after a restart of the machine.
+    let arguments = std::fs::read(format!("/proc/{number}/cmdline")).ok()?;
+    let place = data.as_os_str().as_encoded_bytes();
+    let ours = arguments.split(|b| *b == 0).any(|argument| argument == place);
+    (lives && ours).then(|| Pid::from_raw(number)).flatten()
+}
+
+/// Waits until no server of an earlier `up` is on this cluster; it is told to stop, which it mostly was already.
+async fn predecessor_gone(data: &Path) -> Result<(), Stop> {
+    let Some(pid) = predecessor(data) else { return Ok(()) };
+    tracing::info!(
+        pid = pid.as_raw_nonzero().get(),
+        "the PostgreSQL of an earlier `up` still stops; waiting for it"
+    );
+    let _ = kill_process(pid, Signal::INT);
+    let began = Instant::now();
+    while predecessor(data).is_some() {
+        if began.elapsed() > PREDECESSOR_LIMIT {
+            return Err(stop(
+                REFUSED,
+                format!(
+                    "the PostgreSQL of an earlier `up` (process {0}) does not end; end it with `kill -INT {0}`, then \
+                     run `up` again",
+                    pid.as_raw_nonzero()
+                ),
+            ));
         }
-    }
-    usable.into_iter().next().map(|(_, dir)| dir).ok_or_else(|| {
-        stop(
-            NOTHING_THERE,
-            "no PostgreSQL 15 or newer was found. Install one (Debian: apt-get install postgresql; macOS: brew install postgresql@18) \
-             or name its programs with --postgres-bin DIR; `make up` fetches one by itself",
-        )
-    })
-}
-
-fn version_in(dir: &Path) -> u32 {
-    let name = dir.parent().and_then(Path::file_name).and_then(|n| n.to_str());
-    name.and_then(|n| n.parse().ok()).unwrap_or(0)
-}
-
-/// The major version the programs say they are.
-fn major(bin: &Path) -> Result<u32, Stop> {
-    let said = Command::new(bin.join("postgres")).arg("--version").stdin(Stdio::null()).output();
-    let text = said.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-    let number = text.split_whitespace().find_map(|word| word.split('.').next()?.parse().ok());
-    number.ok_or_else(|| {
-        stop(NOTHING_THERE, format!("{}/postgres does not run: {}", bin.display(), text.trim()))
-    })
-}
-
-/// A cluster of another major version is never touched.
-fn check_version(cluster: &Path, major: u32) -> Result<(), Stop> {
-    let Ok(text) = std::fs::read_to_string(cluster.join("PG_VERSION")) else { return Ok(()) };
-    if text.trim() == major.to_string() {
-        return Ok(());
-    }
-    Err(stop(
-        REFUSED,
-        format!(
-            "{} was made by PostgreSQL {}, and this is {major}. Name programs of that version with --postgres-bin DIR, or say another --data-dir",
-            cluster.display(),
-            text.trim()
-        ),
-    ))
-}
-
-fn owner() -> Result<Owner, String> {
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    if uid != 0 {
-        return Ok(Owner { uid, gid, becomes: false });
-    }
-    let passwd = std::fs::read_to_string("/etc/passwd").map_err(|e| format!("/etc/passwd: {e}"))?;
-    for user in USERS {
-        let entry = passwd.lines().find(|line| line.split(':').next() == Some(user));
-        let ids = entry.and_then(|line| {
-            let mut fields = line.split(':').skip(2);
-            Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
-        });
-        if let Some((uid, gid)) = ids {
-            return Ok(Owner { uid, gid, becomes: true });
-        }
-    }
-    Err("PostgreSQL does not run as root, and there is neither a user `postgres` nor `nobody`".to_owned())
-}
-
-/// May this user pass through every directory above the path?
-fn passes(path: &Path, owner: Owner) -> bool {
-    !owner.becomes
-        || path.ancestors().skip(1).all(|dir| {
-            std::fs::metadata(dir).is_ok_and(|meta| {
-                meta.mode() & 0o001 != 0 || (meta.uid() == owner.uid && meta.mode() & 0o100 != 0)
-            })
-        })
-}
-
-/// The directory of cluster, socket and log, owned by the server's user.
-fn home(data_dir: &Path, owner: Owner) -> io::Result<PathBuf> {
-    let wanted = data_dir.join("postgres");
-    let home = if passes(&wanted, owner) {
-        wanted
-    } else {
-        let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
-        let name: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-        let away = Path::new("/var/lib/bap-engine").join(name);
-        std::fs::create_dir_all("/var/lib/bap-engine")?;
-        std::fs::set_permissions("/var/lib/bap-engine", std::fs::Permissions::from_mode(0o711))?;
-        if std::fs::symlink_metadata(&wanted).is_err() {
-            std::os::unix::fs::symlink(&away, &wanted)?;
-        }
-        away
-    };
-    secrets::private_dir(&home)?;
-    if owner.becomes {
-        std::os::unix::fs::chown(&home, Some(owner.uid), Some(owner.gid))?;
-    }
-    Ok(home)
-}
-
-/// The programs where the server's user can run them: as found, or copied with everything beside them.
-fn reachable(bin: &Path, home: &Path, owner: Owner) -> io::Result<PathBuf> {
-    let bin = bin.canonicalize()?;
-    if passes(&bin.join("postgres"), owner) {
-        return Ok(bin);
-    }
-    // <top>/pginstall/bin with its libraries beside pginstall: the programs find both by their own place.
-    let install = bin.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let top = install.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let beside = top.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let (Some(top_name), Some(install_name)) = (top.file_name(), install.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let target = home.join("programs");
-    let done = target.join(".complete");
-    let stamp = bin.display().to_string();
-    if std::fs::read_to_string(&done).is_ok_and(|text| text == stamp) {
-        return Ok(target.join(top_name).join(install_name).join("bin"));
-    }
-    let _ = std::fs::remove_dir_all(&target);
-    copy_tree(install, &target.join(top_name).join(install_name))?;
-    let libraries = format!("{}.libs", top_name.to_string_lossy());
-    if beside.join(&libraries).is_dir() {
-        copy_tree(&beside.join(&libraries), &target.join(&libraries))?;
-    }
-    std::fs::write(&done, stamp)?;
-    Ok(target.join(top_name).join(install_name).join("bin"))
-}
-
-fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            copy_tree(&source, &target)?;
-        } else if kind.is_symlink() {
-            std::os::unix::fs::symlink(std::fs::read_link(&source)?, &target)?;
-        } else {
-            std::fs::copy(&source, &target)?;
-        }
+        tokio::time::sleep(LOOK).await;
     }
     Ok(())
 }
 
-/// A command that runs as the server's user, in a process group of its own so that Ctrl-C reaches only us.
-fn command(program: &Path, owner: Owner) -> Command {
-    let mut command = Command::new(program);
-    command.env_clear().env("LC_ALL", "C").env("TZ", "UTC").stdin(Stdio::null()).current_dir("/");
-    command.process_group(0);
-    if owner.becomes {
-        command.uid(owner.uid).gid(owner.gid);
-    }
-    command
-}
-
-fn initialise(bin: &Path, cluster: &Path, owner: Owner) -> Result<(), String> {
-    let output = command(&bin.join("initdb"), owner)
-        .arg("-D")
-        .arg(cluster)
-        // Whoever gets through the socket's directory is the owner or root: there is nobody left to ask for a password.
-        .args(["-U", ROLE, "--auth=trust", "--encoding=UTF8", "--locale=C"])
-        .output()
-        .map_err(|e| e.to_string())?;
-    if output.status.success() {
-        return Ok(());
-    }
-    // A half-made cluster would be taken for a whole one.
-    let _ = std::fs::remove_dir_all(cluster);
-    Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
-}
-
-fn launch(bin: &Path, cluster: &Path, home: &Path, owner: Owner) -> io::Result<Child> {
-    let log = File::options().create(true).append(true).open(home.join("postgres.log"))?;
-    if owner.becomes {
-        std::os::unix::fs::fchown(&log, Some(owner.uid), Some(owner.gid))?;
-    }
-    let mut command = command(&bin.join("postgres"), owner);
-    command.arg("-D").arg(cluster);
+fn launch(cluster: &Cluster) -> io::Result<Child> {
+    let log = File::options().create(true).append(true).open(cluster.home.join("postgres.log"))?;
+    cluster.hand_over(&log)?;
+    let mut command = cluster.command("postgres");
+    command.arg("-D").arg(cluster.data());
     for setting in [
         "listen_addresses=".to_owned(),
-        format!("unix_socket_directories={}", home.display()),
+        format!("unix_socket_directories={}", cluster.home.display()),
         "unix_socket_permissions=0700".to_owned(),
         format!("port={PORT}"),
         "shared_buffers=32MB".to_owned(),
@@ -382,9 +288,40 @@ fn launch(bin: &Path, cluster: &Path, home: &Path, owner: Owner) -> io::Result<C
     unsafe {
         command.pre_exec(|| {
             // When we are killed the server stops by itself, in order.
-            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::INT))?;
+            rustix::process::set_parent_process_death_signal(Some(Signal::INT))?;
             Ok(())
         });
     }
     command.spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_dies_is_started_again_a_few_times_and_with_longer_waits() {
+        let mut tries = Tries::default();
+        let waits: Vec<u128> = std::iter::from_fn(|| tries.next(Duration::ZERO))
+            .take(100)
+            .map(|(_, wait)| wait.as_millis())
+            .collect();
+        assert_eq!(waits, [0, 250, 500, 1000, 2000]);
+    }
+
+    #[test]
+    fn a_server_that_lived_long_begins_with_all_its_tries() {
+        let mut tries = Tries(TRIES_MAX);
+        assert_eq!(tries.next(STEADY), Some((1, Duration::ZERO)));
+        assert_eq!(tries.next(STEADY / 2), Some((2, BACK_OFF)));
+    }
+
+    #[test]
+    fn a_process_that_only_has_the_number_of_a_server_is_no_predecessor() {
+        let folder = tempfile::tempdir().expect("a directory");
+        assert_eq!(predecessor(folder.path()), None);
+        std::fs::write(folder.path().join("postmaster.pid"), format!("{}\n", std::process::id()))
+            .expect("a file");
+        assert_eq!(predecessor(folder.path()), None, "this test is no PostgreSQL");
+    }
 }

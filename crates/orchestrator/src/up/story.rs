@@ -1,50 +1,116 @@
-//! What a person sees when everything is up: lines to copy.
+//! What a person sees when everything is up: lines to copy, and the files they read.
+//!
+//! Keys are never printed, and never an argument of a printed command: arguments are public on a machine.
 
-use super::{DEMO, DEMO_USER, secrets};
+use super::{DEMO, DEMO_USER, Place, secrets};
+use crate::config::VARS;
 use crate::serve::Replica;
-use std::io::Write as _;
+use chassis::config::Source as _;
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
 use std::path::Path;
 
-/// Prints how to talk to the fleet, and leaves its address beside the keys for scripts. Keys are read from their files by the printed commands, never printed.
-pub(super) fn tell(replica: &Replica, data_dir: &Path, offline: bool) {
+/// Everything a command needs to find this fleet: `bap-engine --env-file … status`.
+const FLEET: &str = "fleet.env";
+/// Headers with keys, as `curl -H @file` reads them.
+const DEMO_HEADER: &str = "demo.header";
+const ADMIN_HEADER: &str = "admin.header";
+/// What the printed admission is answered.
+const ADMITTED: &str = "admitted.json";
+
+/// Leaves address, headers and variables beside the keys, and prints how to talk to the fleet.
+pub(super) fn tell(replica: &Replica, place: &Place, trouble: Option<&str>) {
     let api = format!("http://{}", replica.api);
-    if let Err(error) = secrets::write_private(&data_dir.join("api.url"), &format!("{api}\n")) {
-        tracing::warn!(%error, "cannot write down the address");
+    if let Err(error) = leave(place, &api) {
+        tracing::warn!(%error, "cannot write down how to reach the fleet");
     }
-    let key_file = quoted(&data_dir.join("demo.key").display().to_string());
-    let admin_file = quoted(&data_dir.join("keys.env").display().to_string());
-    let model = if offline {
-        "\n  No provider key is set: the built-in rule set `offline` answers. It is no language model, but it streams,\n  \
-         calls tools and remembers. Set LLM_PROVIDER and LLM_API_KEY in the shell or in .env for a real one.\n"
-    } else {
-        ""
-    };
-    let text = format!(
-        "\n  The fleet is up: {api} (API, /docs) and http://{internal} (metrics).\n  \
-         State is kept in {dir}. Ctrl-C stops engines, orchestrator and PostgreSQL;\n  \
-         the next `up` goes on with everything.\n{model}\n  \
-         Product `{DEMO}` admits its user `{DEMO_USER}`:\n\n    \
-         (umask 077; curl -s -X POST {api}/engines/{DEMO_USER}/admit \\\n      \
-         -H \"X-Platform-Key: $(cat {key_file})\" -H 'Content-Type: application/json' \\\n      \
-         -d '{{\"auto_provision\":true,\"auto_wake\":true}}' > admitted.json)\n\n  \
-         and talks to the engine it was given:\n\n    \
-         curl -N -X POST \"$(sed 's/.*\"url\":\"\\([^\"]*\\)\".*/\\1/' admitted.json)/execute\" \\\n      \
-         -H \"X-Engine-Key: $(sed 's/.*\"api_key\":\"\\([^\"]*\\)\".*/\\1/' admitted.json)\" \\\n      \
-         -H 'Content-Type: application/json' \\\n      \
-         -d '{{\"message\":\"run ls\",\"task_id\":\"demo-1\"}}'\n\n  \
-         Operators look at the fleet with the keys in {admin_file}:\n\n    \
-         curl -s {api}/products -H \"X-Admin-Key: $(sed -n 's/^ORCH_ADMIN_KEY=//p' {admin_file})\"\n\n",
-        internal = replica.internal,
-        dir = data_dir.display(),
-    );
+    let text = text(&api, &replica.internal.to_string(), place, trouble);
     // Nobody is left to be told when standard output is gone.
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes());
     let _ = out.flush();
 }
 
+fn leave(place: &Place, api: &str) -> io::Result<()> {
+    let dir = &place.data_dir;
+    let demo = std::fs::read_to_string(dir.join("demo.key"))?;
+    let demo = demo.trim();
+    let admin = place.layers.get("ORCH_ADMIN_KEY").unwrap_or_default();
+    secrets::write_private(&dir.join("api.url"), &format!("{api}\n"))?;
+    secrets::write_private(&dir.join(DEMO_HEADER), &format!("X-Platform-Key: {demo}\n"))?;
+    secrets::write_private(&dir.join(ADMIN_HEADER), &format!("X-Admin-Key: {admin}\n"))?;
+    let mut values: BTreeMap<String, String> = VARS
+        .iter()
+        .filter(|var| var.name.starts_with("ORCH_"))
+        .filter_map(|var| Some((var.name.to_owned(), place.layers.get(var.name)?)))
+        .collect();
+    values.insert("BAP_URL".to_owned(), api.to_owned());
+    values.insert("BAP_PLATFORM_KEY".to_owned(), demo.to_owned());
+    secrets::write_private(&dir.join(FLEET), &secrets::env_text(&values))
+}
+
+fn text(api: &str, internal: &str, place: &Place, trouble: Option<&str>) -> String {
+    let dir = &place.data_dir;
+    let file = |name: &str| quoted(&dir.join(name).display().to_string());
+    let model = if place.offline {
+        "\n  No provider key is set: the built-in rule set `offline` answers. It is no language model, but it streams,\n  \
+         calls tools and remembers. Set LLM_PROVIDER and LLM_API_KEY in the shell or in .env for a real one.\n"
+    } else {
+        ""
+    };
+    let database = match &place.database {
+        Some(at) => format!("  The database lies in {}.\n", at.display()),
+        None => "  The database is the one of ORCH_DATABASE_URL.\n".to_owned(),
+    };
+    format!(
+        "\n  The fleet is up: {api} (API, /docs) and http://{internal} (metrics).\n  \
+         State is kept in {state}. Ctrl-C stops engines, orchestrator and PostgreSQL;\n  \
+         the next `up` goes on with everything.\n{database}{model}{trouble}\n  \
+         Product `{DEMO}` admits its user `{DEMO_USER}`:\n\n    \
+         (umask 077; curl -s -X POST {api}/engines/{DEMO_USER}/admit \\\n      \
+         -H @{demo} -H 'Content-Type: application/json' \\\n      \
+         -d '{{\"auto_provision\":true,\"auto_wake\":true}}' > {admitted})\n\n  \
+         and talks to the engine it was given:\n\n    \
+         sed -n 's/.*\"api_key\":\"\\([^\"]*\\)\".*/X-Engine-Key: \\1/p' {admitted} | \\\n      \
+         curl -N -X POST \"$(sed 's/.*\"url\":\"\\([^\"]*\\)\".*/\\1/' {admitted})/execute\" \\\n      \
+         -H @- -H 'Content-Type: application/json' \\\n      \
+         -d '{{\"message\":\"run ls\",\"task_id\":\"demo-1\"}}'\n\n  \
+         Operators look at the fleet with the keys in {keys}:\n\n    \
+         curl -s {api}/products -H @{admin}\n\n    \
+         {program} --env-file {fleet} status\n\n",
+        state = dir.display(),
+        trouble = trouble.unwrap_or_default(),
+        demo = file(DEMO_HEADER),
+        admin = file(ADMIN_HEADER),
+        admitted = file(ADMITTED),
+        keys = file(secrets::KEYS),
+        fleet = file(FLEET),
+        program = program(),
+    )
+}
+
+/// What to say about a demo engine that does not come up.
+pub(super) fn no_demo_engine(why: &str, log: &Path, data_dir: &Path) -> String {
+    format!(
+        "\n  The demo user's engine did not come up: {why}.\n  \
+         The fleet serves all the same. Read {log}, and ask why with\n\n    \
+         {program} --env-file {fleet} explain {DEMO}/{DEMO_USER}\n\n  \
+         When what it says is put right, the admission below starts it; so does\n\n    \
+         {program} --env-file {fleet} engines start {DEMO}/{DEMO_USER}\n",
+        log = log.display(),
+        program = program(),
+        fleet = quoted(&data_dir.join(FLEET).display().to_string()),
+    )
+}
+
+/// This program as a shell finds it.
+fn program() -> String {
+    let own = std::env::current_exe().ok();
+    own.map_or_else(|| "bap-engine".to_owned(), |path| quoted(&path.display().to_string()))
+}
+
 /// A path as a shell takes it inside the printed commands.
-fn quoted(path: &str) -> String {
+pub(super) fn quoted(path: &str) -> String {
     let plain = path.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'-' | b'_'));
     if plain { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }

@@ -100,7 +100,7 @@ impl Work {
                 Err(error) => return Err(error.into()),
             }
         }
-        tracing::error!("the engine's row never stood still; the operation is taken up again");
+        tracing::warn!("the engine's row never stood still; the operation will be looked at again");
         Ok(Flow::Lost)
     }
 

@@ -3,9 +3,14 @@
 use crate::faults::{books, id_of, logged, rests};
 use crate::trial::{Answer, Product, Trial, until};
 use backends::{Call, Fault, FaultKind};
+use contract::EngineId;
+use fleet::observation::Observation;
+use orchestrator::failpoint::Failure;
+use orchestrator::hub::SILENCE_MAX;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use testbed::postgres::{PostgresServer, Version};
+use tokio::task::JoinHandle;
 
 /// Promised time from "the database is back" to serving (P8).
 const RECOVERY: Duration = Duration::from_secs(5);
@@ -139,6 +144,127 @@ async fn p8_postgres_frozen() {
     }
     assert_eq!(demo.admit("asleep").await.body["admitted"], true);
     println!("after a freeze: well after {took:?}");
+}
+
+/// What a held call may take beyond [`SILENCE_MAX`]: one more look, and a machine that is busy with other tests.
+const TELLING: Duration = Duration::from_secs(5);
+
+/// A call of its own task; answers what it got and when.
+fn held(demo: &Product, method: &'static str, path: String) -> JoinHandle<(Answer, Instant)> {
+    let demo = demo.clone();
+    let body = match path.as_str() {
+        "/engines/provision" => json!({"user_id": "made"}),
+        path if path.ends_with("/admit") => json!({"auto_wake": true}),
+        _ => Value::Null,
+    };
+    tokio::spawn(async move { (demo.call(method, &path, body).await, Instant::now()) })
+}
+
+/// How the database is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lost {
+    Killed,
+    Frozen,
+}
+
+/// One call of every kind that waits for an operation is held when the database goes. Each is told within the bound,
+/// and what was asked for is done when the database is back.
+async fn held_calls_are_told_and_done(lost: Lost) {
+    let server = PostgresServer::private(Version::V18).await;
+    let url = server.create_database("orchestrator").await;
+    let mut trial = Trial::new().await.set("ORCH_DATABASE_URL", &url);
+    trial.call_timeout = Duration::from_secs(30);
+    let (trial, demo) = trial.ready().await;
+    let mut ids = std::collections::BTreeMap::<&str, EngineId>::new();
+    for user in ["gone", "gone-too", "halted", "risen", "dozing", "woken", "turned"] {
+        ids.insert(user, demo.engine(user).await);
+    }
+    assert_eq!(demo.post("risen", "stop").await.status, 200);
+    assert_eq!(demo.post("woken", "sleep").await.status, 200);
+
+    // The backend is at work on one removal; the executors of all others are gone before their last step.
+    let at_work = Fault::new(FaultKind::Latency(Duration::from_secs(3)));
+    trial.world.fault(at_work.on(Call::Stop).of(ids["gone"]).times(1));
+    trial.world.forget_calls();
+    let points = &trial.replicas[0].core.fail_points;
+    for kind in ["stop", "start", "sleep", "wake", "rotate_key", "provision"] {
+        points.arm(&format!("{kind}.finish.before"), Failure::Vanish);
+    }
+    let mut calls = vec![
+        ("gone", held(&demo, "DELETE", "/engines/gone".to_owned())),
+        ("halted", held(&demo, "POST", "/engines/halted/stop".to_owned())),
+        ("risen", held(&demo, "POST", "/engines/risen/start".to_owned())),
+        ("dozing", held(&demo, "POST", "/engines/dozing/sleep".to_owned())),
+        ("woken", held(&demo, "POST", "/engines/woken/admit".to_owned())),
+        ("turned", held(&demo, "POST", "/engines/turned/rotate-key".to_owned())),
+        ("made", held(&demo, "POST", "/engines/provision".to_owned())),
+    ];
+    until("the backend stops what is removed", async || {
+        trial.world.calls().iter().any(|call| call.call == Call::Stop && call.engine == Some(ids["gone"]))
+    })
+    .await;
+    points.arm("destroy.object.before", Failure::Vanish);
+    calls.push(("gone-too", held(&demo, "DELETE", "/engines/gone-too".to_owned())));
+    // Who comes later waits for the same removal.
+    calls.push(("gone", held(&demo, "DELETE", "/engines/gone".to_owned())));
+    for kind in ["stop.finish", "start.finish", "sleep.finish", "wake.finish", "rotate_key.finish"] {
+        until(kind, async || !points.is_armed(&format!("{kind}.before"))).await;
+    }
+    until("a new engine", async || !points.is_armed("provision.finish.before")).await;
+    until("a removal", async || !points.is_armed("destroy.object.before")).await;
+    until("all are held", async || trial.waiting(0) == calls.len()).await;
+    match lost {
+        Lost::Killed => server.kill_9().await,
+        Lost::Frozen => server.pause(),
+    }
+    let began = Instant::now();
+    for (user, call) in calls {
+        let answered = tokio::time::timeout(2 * (SILENCE_MAX + TELLING), call).await;
+        let Ok(answered) = answered else { panic!("{lost:?} {user}: is held for ever") };
+        let (answer, at) = answered.expect("does not panic");
+        let took = at.saturating_duration_since(began);
+        unavailable(&answer, user);
+        assert_eq!(answer.body["error"]["details"]["retrying"], true, "{user}: {:?}", answer.body);
+        assert!(answer.body["error"]["details"]["operation_id"].is_string(), "{user}: {:?}", answer.body);
+        assert!(took < SILENCE_MAX + TELLING, "{lost:?} {user}: {took:?}");
+    }
+    assert_eq!(trial.waiting(0), 0, "nobody is held any more");
+    match lost {
+        Lost::Killed => server.start().await,
+        Lost::Frozen => server.resume(),
+    }
+    until("/health is well", async || health(&trial).await == 200).await;
+    let sql = trial.sql().await;
+    for user in ["gone", "gone-too"] {
+        let id = ids[user];
+        rests(&sql, id, "none").await;
+        assert_eq!(trial.world.truth(id), Observation::Absent, "{lost:?} {user}");
+        assert!(!trial.world.has_storage(id), "{lost:?} {user}");
+        assert_eq!(logged(&sql, id).await, ["provision", "destroy"], "{lost:?} {user}");
+        assert_eq!(demo.destroy(user).await.status, 404, "{lost:?} {user}");
+    }
+    ids.insert("made", id_of(&sql, "made").await);
+    for (user, status, log) in [
+        ("halted", "stopped", vec!["provision", "stop"]),
+        ("risen", "running", vec!["provision", "stop", "start"]),
+        ("dozing", "sleeping", vec!["provision", "sleep"]),
+        ("woken", "running", vec!["provision", "sleep", "wake"]),
+        ("turned", "running", vec!["provision", "rotate_key"]),
+        ("made", "running", vec!["provision"]),
+    ] {
+        rests(&sql, ids[user], status).await;
+        assert_eq!(logged(&sql, ids[user]).await, log, "{lost:?} {user}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn calls_held_when_postgres_is_killed_are_told_in_time_and_done_when_it_is_back() {
+    held_calls_are_told_and_done(Lost::Killed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn calls_held_when_postgres_freezes_are_told_in_time_and_done_when_it_is_back() {
+    held_calls_are_told_and_done(Lost::Frozen).await;
 }
 
 /// How the backend is away.

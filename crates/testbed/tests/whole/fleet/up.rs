@@ -62,14 +62,33 @@ impl Laptop {
         command
     }
 
-    /// Starts it and waits until it has told its story.
-    async fn up(&self) -> Up {
+    /// Starts it.
+    fn begin(&self) -> Up {
+        self.begin_as(self.command())
+    }
+
+    fn begin_as(&self, mut command: Command) -> Up {
         let out = self.folder.path().join("up.out");
         let log = File::create(&out).expect("a file");
-        let mut command = self.command();
         command.stdout(log.try_clone().expect("a handle")).stderr(log);
-        let mut up = Up { child: command.spawn().expect("the program starts"), out };
+        Up { child: command.spawn().expect("the program starts"), out }
+    }
+
+    /// Where PostgreSQL keeps the rows.
+    fn cluster(&self) -> PathBuf {
+        fs::canonicalize(self.data().join("postgres")).expect("it was made").join("data")
+    }
+
+    /// The process of the server.
+    fn postmaster(&self) -> i32 {
+        let text = fs::read_to_string(self.cluster().join("postmaster.pid")).expect("it runs");
+        text.lines().next().and_then(|line| line.trim().parse().ok()).expect("its number")
+    }
+
+    /// Starts it and waits until it has told its story.
+    async fn up(&self) -> Up {
         let began = Instant::now();
+        let mut up = self.begin();
         while !up.said().contains("Operators look at the fleet") {
             let over = up.child.try_wait().expect("our own child");
             assert!(over.is_none() && began.elapsed() < PATIENCE, "{over:?}: {}", up.said());
@@ -95,6 +114,42 @@ impl Laptop {
         let body: Value = serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}: {body}"));
         assert_eq!(body["admitted"], true, "{body}");
         Engine::of(&body["engine"])
+    }
+
+    /// Takes away what PostgreSQL cannot start without; what runs does not notice.
+    fn break_cluster(&self) {
+        let file = self.cluster().join("global/pg_control");
+        fs::rename(&file, file.with_extension("away")).expect("ours");
+    }
+
+    fn mend_cluster(&self) {
+        let file = self.cluster().join("global/pg_control");
+        fs::rename(file.with_extension("away"), &file).expect("ours");
+    }
+
+    /// Is a request that needs the database answered?
+    fn answers(&self) -> bool {
+        let ask = Command::new("curl")
+            .args(["-sf", "-o", "/dev/null", "--max-time", "10", "-H"])
+            .arg(format!("@{}", self.data().join("admin.header").display()))
+            .arg(format!("http://127.0.0.1:{}/products", self.ports))
+            .status();
+        ask.expect("there is curl").success()
+    }
+
+    /// Engines of this directory.
+    fn serving(&self) -> Vec<i32> {
+        process::engines_in(&self.data().join("engines"))
+    }
+
+    /// Is the demo user admitted?
+    fn admits(&self) -> bool {
+        let ask = Command::new("curl")
+            .args(["-s", "--max-time", "10", "-X", "POST", "-d", "{}", "-H"])
+            .arg(format!("@{}", self.data().join("demo.header").display()))
+            .arg(format!("http://127.0.0.1:{}/engines/demo-user-001/admit", self.ports))
+            .output();
+        String::from_utf8_lossy(&ask.expect("there is curl").stdout).contains("\"admitted\":true")
     }
 
     /// Everything alive that belongs to this directory, PostgreSQL included.
@@ -136,12 +191,19 @@ impl Up {
         ended(&mut self.child).await
     }
 
+    /// As [`Up::interrupt`], with everything it said.
+    async fn interrupted(mut self) -> (ExitStatus, String) {
+        signal(i32::try_from(self.child.id()).expect("a pid"), Signal::INT);
+        let status = ended(&mut self.child).await;
+        (status, self.said())
+    }
+
     async fn kill(mut self) {
         self.child.kill().expect("our own child");
         ended(&mut self.child).await;
     }
 
-    /// The commands a person copies: what begins with `curl`, with the lines that go on.
+    /// The commands a person copies: lines that stand four places in, with the lines that go on.
     fn commands(&self) -> Vec<String> {
         let (said, mut commands) = (self.said(), Vec::<String>::new());
         let mut goes_on = false;
@@ -150,7 +212,7 @@ impl Up {
                 let command = commands.last_mut().expect("it began");
                 command.push('\n');
                 command.push_str(line);
-            } else if line.trim_start().starts_with("curl ") {
+            } else if line.starts_with("    ") {
                 commands.push(line.to_owned());
             } else {
                 continue;
@@ -158,6 +220,17 @@ impl Up {
             goes_on = line.ends_with('\\');
         }
         commands
+    }
+
+    /// Waits until it has said this so often.
+    async fn says(&self, words: &str, times: usize) {
+        process::until(words, async || self.said().matches(words).count() >= times).await;
+    }
+
+    /// How it ended without being asked, with everything it said.
+    async fn gives_up(mut self) -> (ExitStatus, String) {
+        let status = ended(&mut self.child).await;
+        (status, self.said())
     }
 }
 
@@ -186,7 +259,7 @@ async fn up_works_without_network_docker_or_keys() {
     let laptop = Laptop::new();
     let up = laptop.up().await;
     let commands = up.commands();
-    assert_eq!(commands.len(), 3, "{commands:#?}");
+    assert_eq!(commands.len(), 4, "{commands:#?}");
     shell(laptop.folder.path(), &commands[0]);
     let streamed = shell(laptop.folder.path(), &commands[1]);
     assert!(
@@ -199,9 +272,24 @@ async fn up_works_without_network_docker_or_keys() {
         (&"demo".into(), &1.into())
     );
 
+    // The rest of the command line knows this fleet by the file that is printed.
+    let (asked, word) = commands[3].trim().rsplit_once(' ').expect("words");
+    assert_eq!(word, "status", "{commands:#?}");
+    for (command, wanted) in [
+        ("status", "1"),
+        ("engines list", "demo-user-001"),
+        ("explain demo/demo-user-001", "running"),
+        ("doctor", "subprocess"),
+        ("products list", "demo"),
+    ] {
+        let told = shell(laptop.folder.path(), &format!("{asked} {command}"));
+        assert!(told.contains(wanted), "{command}: {told}");
+    }
+    assert!(!laptop.folder.path().join("admitted.json").exists(), "a key lies outside the data directory");
+
     let data = laptop.data();
     assert_eq!((mode(&data), mode(&data.join("engines"))), (0o700, 0o700));
-    for file in ["keys.env", "demo.key"] {
+    for file in ["keys.env", "demo.key", "fleet.env", "demo.header", "admin.header", "admitted.json"] {
         assert_eq!(mode(&data.join(file)), 0o600, "{file}");
     }
     let secrets = fs::read_to_string(data.join("keys.env")).expect("keys");
@@ -214,8 +302,10 @@ async fn up_works_without_network_docker_or_keys() {
     for secret in secrets {
         assert!(secret.len() > 20 && !told.contains(secret), "a key is printed");
     }
-    assert_eq!(up.interrupt().await.code(), Some(0));
+    let (status, said) = up.interrupted().await;
+    assert_eq!(status.code(), Some(0));
     assert_eq!(laptop.alive(), [0; 0], "Ctrl-C stops everything");
+    assert!(said.contains("nothing of this fleet runs any more"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -261,14 +351,137 @@ async fn kill_9_of_up_ends_its_postgres_and_the_next_up_takes_over_its_engines()
     let up = laptop.up().await;
     let engine = laptop.engine().await;
     engine.turn("thread-1", "hello").await;
-    let serving = process::engines_in(&laptop.data().join("engines"));
+    let serving = laptop.serving();
     assert_eq!(serving.len(), 1, "{serving:?}");
     up.kill().await;
     let only_the_engine = async || laptop.alive() == serving;
     process::until("PostgreSQL has ended with it", only_the_engine).await;
     let up = laptop.up().await;
-    assert_eq!(process::engines_in(&laptop.data().join("engines")), serving, "the engine went on");
+    assert_eq!(laptop.serving(), serving, "the engine went on");
     assert_eq!(laptop.engine().await.texts("thread-1").await.len(), 2);
+    assert_eq!(up.interrupt().await.code(), Some(0));
+    assert_eq!(laptop.alive(), [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgres_that_is_killed_is_started_again() {
+    let laptop = Laptop::new();
+    let up = laptop.up().await;
+    let engine = laptop.engine().await;
+    engine.turn("thread-1", "hello").await;
+    let before = laptop.postmaster();
+    signal(before, Signal::KILL);
+    up.says("PostgreSQL answers again", 1).await;
+    assert_ne!(laptop.postmaster(), before);
+    process::until("admissions work again", async || laptop.answers()).await;
+    let again = laptop.engine().await;
+    assert_eq!((&again.id, &again.url), (&engine.id, &engine.url));
+    let (status, said) = up.interrupted().await;
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert_eq!(laptop.alive(), [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ctrl_c_stops_every_engine_while_postgres_cannot_be_started() {
+    let laptop = Laptop::new();
+    let up = laptop.up().await;
+    laptop.engine().await.turn("thread-1", "hello").await;
+    laptop.break_cluster();
+    signal(laptop.postmaster(), Signal::KILL);
+    up.says("starting it again", 2).await;
+    let (_, said) = up.interrupted().await;
+    assert_eq!(laptop.alive(), [0; 0], "{said}");
+
+    laptop.mend_cluster();
+    let up = laptop.up().await;
+    // The database did not hear of the stop: to it the engine died, and is started again.
+    process::until("the engine is back", async || !laptop.serving().is_empty() && laptop.admits()).await;
+    assert_eq!(laptop.engine().await.texts("thread-1").await.len(), 2, "nothing is lost");
+    assert_eq!(up.interrupt().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgres_that_cannot_be_started_ends_everything_and_says_what_to_do() {
+    let laptop = Laptop::new();
+    let up = laptop.up().await;
+    laptop.break_cluster();
+    signal(laptop.postmaster(), Signal::KILL);
+    process::until("a refused request", async || !laptop.answers()).await;
+    for _ in 0..50 {
+        laptop.answers();
+    }
+    let (status, said) = up.gives_up().await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("PostgreSQL cannot be kept running") && said.contains("postgres.log"), "{said}");
+    assert_eq!(said.matches("starting it again").count(), 5, "{said}");
+    let told =
+        said.lines().filter(|l| l.contains("orchestrator.telemetry") && l.contains("cannot be reached"));
+    assert!(told.count() <= 6, "one line for many refusals: {said}");
+    assert_eq!(laptop.alive(), [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn up_waits_for_the_postgres_of_a_killed_up() {
+    let laptop = Laptop::new();
+    let up = laptop.up().await;
+    let server = laptop.postmaster();
+    // It is told to stop when `up` dies, and cannot: as if its last checkpoint took long.
+    signal(server, Signal::STOP);
+    up.kill().await;
+    let mut next = laptop.begin();
+    next.says("of an earlier `up` still stops", 1).await;
+    assert_eq!(next.child.try_wait().expect("our own child"), None);
+    signal(server, Signal::CONT);
+    next.says("Operators look at the fleet", 1).await;
+    assert_ne!(laptop.postmaster(), server);
+    assert_eq!(next.interrupt().await.code(), Some(0));
+    assert_eq!(laptop.alive(), [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_keys_never_take_over_an_old_database() {
+    let laptop = Laptop::new();
+    let up = laptop.up().await;
+    let first = laptop.cluster();
+    assert_eq!(up.interrupt().await.code(), Some(0));
+    let keys = laptop.data().join("keys.env");
+    let kept = fs::read(&keys).expect("keys");
+    fs::remove_file(&keys).expect("ours");
+    let (status, said) = laptop.begin().gives_up().await;
+    assert_eq!(status.code(), Some(3), "{said}");
+    let home = first.parent().expect("it lies somewhere").display().to_string();
+    assert!(said.contains(&format!("rm -r {home}")) && said.contains("Put keys.env back"), "{said}");
+    assert!(!keys.exists(), "none were made");
+
+    // Started anew: nothing of the old one is found.
+    fs::remove_dir_all(laptop.data()).expect("ours");
+    let up = laptop.up().await;
+    assert_ne!(fs::read(&keys).expect("keys"), kept);
+    assert!(up.said().contains(&format!("The database lies in {}", laptop.cluster().display())));
+    assert_eq!(up.interrupt().await.code(), Some(0));
+    if laptop.cluster() != first {
+        fs::remove_dir_all(home).expect("ours");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demo_engine_that_does_not_come_up_does_not_stop_the_fleet() {
+    let laptop = Laptop::new();
+    let engine = laptop.folder.path().join("september-engine");
+    fs::write(&engine, "#!/bin/sh\necho 'no such model' >&2\nexit 2\n").expect("a file");
+    fs::set_permissions(&engine, fs::Permissions::from_mode(0o755)).expect("ours");
+    let mut command = laptop.command();
+    command.env("ORCH_ENGINE_BINARY", &engine);
+    let mut up = laptop.begin_as(command);
+    up.says("Operators look at the fleet", 1).await;
+    assert_eq!(up.child.try_wait().expect("our own child"), None);
+    let said = up.said();
+    assert!(said.contains("The demo user's engine did not come up"), "{said}");
+    let log = said.split_once("Read ").and_then(|(_, rest)| rest.split_once(',')).expect("a log is named").0;
+    assert!(fs::read_to_string(log).expect("it is there").contains("no such model"), "{log}");
+    assert!(laptop.answers(), "it serves all the same");
+    let explain = up.commands().into_iter().find(|c| c.contains(" explain ")).expect("it is printed");
+    assert!(shell(laptop.folder.path(), &explain).contains("failed"));
     assert_eq!(up.interrupt().await.code(), Some(0));
     assert_eq!(laptop.alive(), [0; 0]);
 }
