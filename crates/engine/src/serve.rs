@@ -40,6 +40,7 @@ use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -369,6 +370,14 @@ async fn live(
         keeper.abort();
     }
     app.drain.close();
+    // Open streams still send what was committed, and they read it from the brain: it closes after them. A client
+    // that does not read keeps nobody longer than its connection would.
+    let streams = || async {
+        while app.pulse.open_streams().load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = Deadline::after(CLOSE_WAIT).wait(streams()).await;
     if let Some(connectors) = core.connectors.get() {
         connectors.close().await;
     }
