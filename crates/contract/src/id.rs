@@ -90,6 +90,30 @@ made_id!(
     /// One connection to an MCP server.
     ConnectionId, "conn"
 );
+made_id!(
+    /// One piece of knowledge.
+    FactId, "fact"
+);
+made_id!(
+    /// One episode: something that happened.
+    EpisodeId, "ep"
+);
+made_id!(
+    /// One person, organization or thing in the social graph.
+    NodeId, "soc"
+);
+made_id!(
+    /// One relation between two nodes of the social graph.
+    EdgeId, "rel"
+);
+made_id!(
+    /// One piece of feedback.
+    SignalId, "sig"
+);
+made_id!(
+    /// One batch of the Learning Centre.
+    BatchId, "batch"
+);
 
 /// A caller-chosen conversation name: 1..256 characters without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, utoipa::ToSchema)]

@@ -11,6 +11,7 @@ pub mod id;
 pub mod time;
 pub mod conversation;
 pub mod event;
+pub mod memory;
 pub mod code;
 pub mod fleet_code;
 pub mod engine_api;
@@ -22,7 +23,8 @@ pub use conversation::{Block, Role, Source, StopReason, ToolReason, Usage};
 pub use event::{Event, EventName};
 pub use fleet_code::{FleetCode, FleetError};
 pub use id::{
-    CallId, ConnectionId, EngineId, HitlId, InstanceId, MessageId, OperationId, PermissionId, ProductId,
-    ReplicaId, RequestId, Slug, TaskId, TurnId, UserId,
+    BatchId, CallId, ConnectionId, EdgeId, EngineId, EpisodeId, FactId, HitlId, InstanceId, MessageId,
+    NodeId, OperationId, PermissionId, ProductId, ReplicaId, RequestId, SignalId, Slug, TaskId, TurnId,
+    UserId,
 };
 pub use time::Timestamp;
