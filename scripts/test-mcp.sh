@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Our MCP client against others' code: the official conformance suite (both sets it has for clients), and the
-# reference servers from npm over stdio, through a small client built of the crate `connectors`.
+# reference servers from npm over stdio, through a small client built of the crate `connectors` and then once more
+# through POST /assets/connect and the turns of a real Engine process.
 # What is known to fail stands in scripts/mcp-expected-failures.yml, with a reason per line.
 set -eu
 . "$(dirname "$0")/prepare.sh"
@@ -71,6 +72,11 @@ export MEMORY_FILE_PATH
 program everything 8 node "$bin/mcp-server-everything"
 program filesystem 10 node "$bin/mcp-server-filesystem" "$work/files"
 program memory 8 node "$bin/mcp-server-memory"
+
+cargo build --release --locked --workspace --bins --quiet
+mkdir "$work/turns"
+python3 scripts/consumers/connectors.py "$PWD/${CARGO_TARGET_DIR:-target}/release/september-engine" "$work/turns" \
+    "$tools/stateful" || outcome=1
 
 expected() { grep -qF -e "- $1" scripts/mcp-expected-failures.yml; }
 
