@@ -7,12 +7,22 @@ set -eu
 program=$target/release/september-engine
 [ -x "$program" ] || die "build first: make up"
 fleet=${ORCH_DATA_DIR:-.september/fleet}
+state=${SEPTEMBER_STATE:-.september}
 
 # field NAME: the first value of that name in the JSON on standard input.
 field() { sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p"; }
 
-# Whatever its health is: a fleet that answers at all is the one to talk to, and says what it lacks.
-if [ -s "$fleet/api.url" ] && curl -s -o /dev/null --max-time 2 "$(cat "$fleet/api.url")/health"; then
+# takes_our_key HEADER URL: whether what listens there takes our key. Arguments are public, so it goes through standard
+# input. 000 is curl's word for nobody, and 503 a fleet's that has lost its database: that one is ours, too, and says so
+# below.
+takes_our_key() {
+    taken=$(printf '%s' "$1" | curl -s -o /dev/null -w '%{http_code}' --max-time 2 -H @- "$2") || true
+    [ "$taken" = 200 ] || [ "$taken" = 503 ]
+}
+
+# Only while its process runs is an address asked for anything.
+if [ -s "$fleet/api.url" ] && runs_as "$fleet/up.lock" bap-engine &&
+    takes_our_key "X-Platform-Key: $(cat "$fleet/demo.key")" "$(cat "$fleet/api.url")/status"; then
     admitted=$(printf 'X-Platform-Key: %s' "$(cat "$fleet/demo.key")" |
         curl -s --max-time 120 -H @- -H 'Content-Type: application/json' \
             -d '{"auto_provision":true,"auto_wake":true}' -X POST "$(cat "$fleet/api.url")/engines/demo-user-001/admit") ||
@@ -23,12 +33,13 @@ if [ -s "$fleet/api.url" ] && curl -s -o /dev/null --max-time 2 "$(cat "$fleet/a
     url=$(printf '%s' "$admitted" | field url)
     ENGINE_API_KEY=$(printf '%s' "$admitted" | field api_key)
     [ -n "$url" ] || die "the fleet did not admit demo-user-001: $admitted"
-elif [ -s .september/engine.url ]; then
-    url=$(cat .september/engine.url)
-    ENGINE_API_KEY=${ENGINE_API_KEY:-$(cat .september/engine.key)}
+    export ENGINE_API_KEY
+    set -- chat --url "$url" "$@"
+elif [ -s "$state/engine.url" ] && runs_as "$state/engine.pid" september-engine; then
+    # The file names address and key; a key of the shell wins over it.
+    set -- --env-file "$state/engine.env" chat "$@"
 else
     die "nothing runs; start it with
     make up"
 fi
-export ENGINE_API_KEY
-exec "$program" chat --url "$url" "$@"
+exec "$program" "$@" --back-with 'make chat TASK='

@@ -25,31 +25,43 @@ print_instructions() {
 
   Talk to it from another terminal, in this directory:
 
-    curl -N -X POST $1/execute \\
-      -H "X-Engine-Key: $shown_key" -H 'Content-Type: application/json' \\
+    ${key_through_pipe}curl -N -X POST $1/execute \\
+      -H @$header -H 'Content-Type: application/json' \\
       -d '{"message":"run ls","task_id":"demo-1"}'
 
   or, more comfortably:
 
-    ENGINE_API_KEY="$shown_key" $program chat --url $1
+    make chat
+
+  Every command knows this Engine by its file:
+
+    $program --env-file $state/engine.env doctor
 
 END
 }
 
 umask 077
 mkdir -p "$state"
+# Arguments are public on a machine, so no printed command has a key among them: curl reads it from a file, or, when the
+# key is a person's own, from a pipe.
 if given ENGINE_KEY_HASH || given ENGINE_API_KEY; then
-    shown_key='$ENGINE_API_KEY'
+    header=-
+    key_is_ours=
+    key_through_pipe="printf 'X-Engine-Key: %s' \"\$ENGINE_API_KEY\" | "
 else
     [ -s "$state/engine.key" ] ||
         printf 'sk-sept-%s\n' "$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')" > "$state/engine.key"
     ENGINE_KEY_HASH=$(tr -d '\n' < "$state/engine.key" | sha256sum | cut -d ' ' -f 1)
     export ENGINE_KEY_HASH
-    shown_key="\$(cat $state/engine.key)"
+    header=$state/engine.header
+    key_through_pipe=
+    printf 'X-Engine-Key: %s\n' "$(cat "$state/engine.key")" > "$header"
+    key_is_ours=yes
 fi
 
-# Ours only if it takes our key; the header goes through standard input because arguments are public.
+# Nobody is asked with our key but an Engine that was started here and still runs.
 answers_to_our_key() {
+    runs_as "$state/engine.pid" september-engine || return 1
     printf 'X-Engine-Key: %s' "$(cat "$state/engine.key" 2>/dev/null)" |
         curl -sf -o /dev/null --max-time 2 -H @- "$1/version"
 }
@@ -62,7 +74,7 @@ fi
 
 prepare_build
 if [ ! -x "$program" ]; then
-    say "Building the Engine (release). The first time takes some minutes; later only what changed."
+    say "Building the Engine (release). About 400 crates the first time, some ten minutes on two cores; later only what changed."
 fi
 began=$(date +%s)
 umask 022
@@ -83,6 +95,28 @@ given LLM_PROVIDER || { LLM_PROVIDER=offline; export LLM_PROVIDER; }
 given SQLITE_DB_PATH || { SQLITE_DB_PATH=$state/brain.sqlite; export SQLITE_DB_PATH; }
 ENGINE_HOST=127.0.0.1 ENGINE_PORT=$port
 export ENGINE_HOST ENGINE_PORT
+
+# Everything a command needs to find this Engine: `.env` as it is, below what is set here or in the shell. Of a key that
+# is only in the shell no more than its hash is written down.
+leave_settings() {
+    set --
+    for name in ENGINE_HOST ENGINE_PORT LLM_PROVIDER SQLITE_DB_PATH; do
+        eval "value=\${$name:-}"
+        [ -z "$value" ] || set -- "$@" "$name=$value"
+    done
+    hash=${ENGINE_KEY_HASH:-}
+    [ -z "${ENGINE_API_KEY:-}" ] || hash=$(printf '%s' "$ENGINE_API_KEY" | sha256sum | cut -d ' ' -f 1)
+    if [ -n "$key_is_ours" ]; then
+        set -- "$@" "ENGINE_API_KEY=$(cat "$state/engine.key")" ENGINE_KEY_HASH=
+    elif [ -n "$hash" ]; then
+        set -- "$@" "ENGINE_KEY_HASH=$hash" ENGINE_API_KEY=
+    fi
+    names=$(printf '%s\n' "$@" | sed 's/=.*//' | paste -sd '|' -)
+    [ ! -f .env ] || grep -Ev "^[[:space:]]*($names)[[:space:]]*=" .env || true
+    printf '%s\n' "$@"
+}
+leave_settings > "$state/engine.env"
+printf '%s\n' "$$" > "$state/engine.pid"
 
 # The Engine takes this process's place, so that Ctrl-C and signals reach it directly. A watcher beside it
 # prints the instructions once it is healthy, and gives up when it is gone.

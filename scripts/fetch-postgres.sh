@@ -29,7 +29,8 @@ if [ -x "$home/$inside/postgres" ]; then
 fi
 
 [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || die "the PostgreSQL for tests is built for Linux on x86_64;
-    install PostgreSQL $major and set ORCH_TEST_PG_BIN (or ORCH_TEST_PG16_BIN) to the directory of its programs"
+    install PostgreSQL $major and set ORCH_PG_BIN_DIR for \`make up\`, ORCH_TEST_PG_BIN (18) or ORCH_TEST_PG16_BIN (16)
+    for tests, to the directory of its programs"
 mkdir -p "$SEPTEMBER_CACHE"
 work=$(mktemp -d "$SEPTEMBER_CACHE/.postgres-XXXXXX")
 trap 'rm -rf "$work"' EXIT

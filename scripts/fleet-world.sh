@@ -88,7 +88,8 @@ documented() {
         -e "s|127.0.0.1:8001|127.0.0.1:$drill_port|g" -e "s|docker compose |fleet |g" -e "s|postgres:18|$POSTGRES_IMAGE|g" \
         -e "s|bap-engine:0.1.0|$BAP_IMAGE|g" -e "s|drill-|$project-drill-|g" -e "s|network create drill|network create $project-drill|" \
         -e "s|network rm drill|network rm $project-drill|" -e "s|--network drill |--network $project-drill |" \
-        -e "s|orchestrator.dump|$work/orchestrator.dump|g" -e 's,do sleep 1; done,do sleep 1; [ $SECONDS -lt 120 ] || exit 1; done,')
+        -e "s|orchestrator.dump|$work/orchestrator.dump|g" -e "s|admin.header|$work/admin.header|g" \
+        -e "s|platform.header|$work/platform.header|g" -e "s| \.env | $work/env |g" -e 's,do sleep 1; done,do sleep 1; [ $SECONDS -lt 120 ] || exit 1; done,')
     [ -n "$commands" ] || fail "the guide no longer has the commands from '$1' to '$2'"
     answer=$(bash -euc "$commands" 2>"$work/err") || fail "the guide's commands from '$1' fail: $answer
 $(cat "$work/err")"

@@ -16,14 +16,14 @@ fail() { say "test-engine: $*"; cat "$work/err" >&2; sed 's/^/    /' "$work/out"
 # No key of anyone, and a state directory of its own.
 unset LLM_PROVIDER LLM_API_KEY OPENAI_API_KEY ANTHROPIC_API_KEY GEMINI_API_KEY ENGINE_API_KEY ENGINE_KEY_HASH
 unset SQLITE_DB_PATH ENGINE_PORT
-export SEPTEMBER_STATE=$work/state
+export SEPTEMBER_STATE=$work/state ORCH_DATA_DIR=$work/no-fleet
 
 start() {
     sh scripts/engine.sh > "$work/out" 2>&1 &
     up=$!
     # The first start builds; a limit of half an hour is for the slowest machine.
     for _ in $(seq 9000); do
-        grep -q 'or, more comfortably' "$work/out" && return
+        grep -q 'Every command knows this Engine' "$work/out" && return
         kill -0 "$up" 2>/dev/null || fail "ended before it was ready"
         sleep 0.2
     done
@@ -67,14 +67,30 @@ documented() {
         fail "the commands of $1 from '$2' fail"
 }
 
-say "the printed chat command"
-chat=$(sed -n 's/^ *\(ENGINE_API_KEY=.* chat --url .*\)/\1/p' "$work/out")
-answer=$(echo "run echo seen-by-chat" | sh -c "$chat" 2>"$work/err") || fail "chat failed"
+say "make chat, and the way back it prints"
+answer=$(echo "run echo seen-by-chat" | sh scripts/chat.sh 2>"$work/err") || fail "chat failed"
 expect "$answer" seen-by-chat "chat"
+echo "ask me which colour" | sh scripts/chat.sh --task asked >"$work/answer" 2>"$work/err" && fail "a question found an answer"
+expect "$(cat "$work/err")" 'make chat TASK=asked$' "a question that nobody answers"
+
+say "the printed line with the Engine's file, and other commands with it"
+known=$(sed -n 's/^ *\(.*--env-file .*\) doctor$/\1/p' "$work/out")
+for command in doctor check-config; do
+    sh -c "$known $command" > "$work/answer" 2>"$work/err" || fail "$command: $(cat "$work/answer")"
+done
+expect "$(cat "$work/answer")" 'configuration is valid, 0 warning' "check-config"
+answer=$(echo "run echo seen-by-chat" | sh -c "$known chat" 2>"$work/err") || fail "chat with the file failed"
+expect "$answer" seen-by-chat "chat with the file"
+
+say "no key in what is printed, and none readable by others"
+! grep -q "$(cat "$work/state/engine.key")" "$work/out" || fail "the key is printed"
+for secret in engine.key engine.header engine.env; do
+    [ "$(stat -c %a "$work/state/$secret")" = 600 ] || fail "$secret is readable by others"
+done
 
 say "the guides' commands, as written"
-documented docs/guides/quickstart.md 'curl -N "http' "Last-Event-ID: 12'$"
-expect "$(cat "$work/answer")" '^id: 13$' "a replay from event 12"
+documented docs/guides/quickstart.md 'curl -N "http' "Last-Event-ID: 4'$"
+expect "$(cat "$work/answer")" '^id: 5$' "a replay from event 4"
 documented docs/guides/backup-and-restore.md 'drill=' '^rm -r'
 expect "$(cat "$work/answer")" sound "the restore drill"
 
@@ -84,8 +100,10 @@ grep -q 'already running' "$work/beside" || fail "a second start said: $(cat "$w
 
 say "stop, start again: same key, same brain"
 key=$(cat "$work/state/engine.key")
-[ "$(stat -c %a "$work/state/engine.key")" = 600 ] || fail "the key file is readable by others"
 stop
+say "an address that was left behind is not asked"
+! sh scripts/chat.sh < /dev/null > "$work/answer" 2>"$work/err" || fail "chat found an Engine that ended"
+expect "$(cat "$work/err")" 'nothing runs' "chat without an Engine"
 start
 [ "$(cat "$work/state/engine.key")" = "$key" ] || fail "the second start made another key"
 answer=$(printed_curl "What did I say the name of my boat is?" | sh 2>"$work/err")

@@ -71,11 +71,14 @@ status=$(sed -n 's/^ *\(.*--env-file .*\) status$/\1/p' "$work/out" | head -n 1)
 for command in status "engines list" "explain demo/demo-user-001" doctor; do
     sh -c "$status $command" > "$work/told" 2>&1 || fail "$command: $(cat "$work/told")"
 done
+! grep -q '^! .*\(ORCH_\|LLM_\)' "$work/told" || fail "doctor warns of what up itself has set: $(cat "$work/told")"
 [ -z "$(find "$work" -maxdepth 1 -name admitted.json)" ] || fail "a key lies outside the data directory"
 
 say "make chat finds the fleet"
 answer=$(echo "run echo seen-by-chat" | sh scripts/chat.sh 2>"$work/err") || fail "chat failed"
 expect "$answer" seen-by-chat "chat"
+echo "ask me which colour" | sh scripts/chat.sh --task asked >"$work/told" 2>"$work/err" && fail "a question found an answer"
+expect "$(cat "$work/err")" 'make chat TASK=asked$' "a question that nobody answers"
 
 say "a second one on the same directory is refused"
 outcome=0
@@ -102,6 +105,9 @@ expect "$(talk "What did I say the name of my boat is?")" Windrose "a question a
 say "kill -9 of the orchestrator, make up again: the same engine, not restarted"
 before=$(pids)
 stop KILL
+[ -s "$work/fleet/api.url" ] || fail "the address was expected to be left behind"
+! SEPTEMBER_STATE=$work/none sh scripts/chat.sh < /dev/null >"$work/told" 2>"$work/err" || fail "chat found a dead fleet"
+expect "$(cat "$work/err")" 'nothing runs' "chat without a fleet"
 alive "$before" || fail "the engine ended with the orchestrator"
 start
 [ "$(pids)" = "$before" ] || fail "the engine was restarted: $before, now $(pids)"
@@ -122,6 +128,7 @@ key=$(cat "$work/fleet/demo.key")
 stop INT
 [ "$outcome" = 0 ] || fail "ended with exit code $outcome"
 ! alive "$before" || fail "the engine still runs"
+[ ! -e "$work/fleet/api.url" ] || fail "the address is left behind"
 
 say "and the next one finds everything as it was"
 start

@@ -99,3 +99,27 @@ pub(crate) fn release_owners(
     }
     Ok(owners.len() as u64)
 }
+
+/// Drops up to `limit` references that a row holds, and every blob that nothing refers to any more. Returns how many
+/// references went; call it until that is 0.
+pub fn release(tx: &Tx<'_>, owner_table: &str, owner_id: &str, limit: u32) -> Result<usize> {
+    let held: Vec<String> = tx
+        .conn()
+        .prepare_cached(
+            "DELETE FROM blob_refs WHERE (sha256, owner_table, owner_id) IN
+               (SELECT sha256, owner_table, owner_id FROM blob_refs
+                WHERE owner_table = ?1 AND owner_id = ?2 LIMIT ?3)
+             RETURNING sha256",
+        )?
+        .query_map(params![owner_table, owner_id, limit], |r| r.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for sha256 in &held {
+        tx.conn()
+            .prepare_cached(
+                "DELETE FROM blobs WHERE sha256 = ?1
+                   AND NOT EXISTS (SELECT 1 FROM blob_refs WHERE blob_refs.sha256 = blobs.sha256)",
+            )?
+            .execute([sha256])?;
+    }
+    Ok(held.len())
+}

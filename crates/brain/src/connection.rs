@@ -12,7 +12,7 @@ pub(crate) const OLDEST_SQLITE: i32 = 3_051_003;
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept per connection. Smaller than the number of distinct statements in the nouns
 /// would parse the busiest ones again and again.
-const STATEMENTS_KEPT: usize = 256;
+const STATEMENTS_KEPT: usize = 512;
 
 /// Opens an existing file for reading only. Nothing is ever written through it.
 pub(crate) fn read_only(path: &Path) -> Result<Connection> {

@@ -85,6 +85,8 @@ pub struct Intent {
     pub turn_id: TurnId,
     /// Its task.
     pub task_id: TaskId,
+    /// The call whose nested loop makes it; `None` in the main loop.
+    pub parent: Option<CallId>,
     /// Its place in the model's message.
     pub block_position: u32,
     /// Tool name.
@@ -202,8 +204,8 @@ pub fn intend(tx: &Tx<'_>, intent: &Intent) -> Result<()> {
     tx.conn()
         .prepare_cached(
             "INSERT INTO effects (tool_call_id, turn_id, task_id, block_position, tool, input_json, effect_class,
-                                  permission, rule, state, started_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'intent', ?10)
+                                  permission, rule, state, started_at, parent_tool_call_id)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'intent', ?10, ?11)
              ON CONFLICT (tool_call_id) DO UPDATE SET attempts = attempts + 1, pgid = NULL,
                 started_at = excluded.started_at",
         )?
@@ -218,6 +220,7 @@ pub fn intend(tx: &Tx<'_>, intent: &Intent) -> Result<()> {
             intent.permission.map(Permission::as_str),
             intent.rule,
             intent.at.millis(),
+            intent.parent.as_ref().map_or("", CallId::as_str),
         ])?;
     Ok(())
 }

@@ -40,6 +40,7 @@ pub mod effects;
 pub mod prompts;
 pub mod permissions;
 pub mod working_memory;
+pub mod memory;
 pub mod skills;
 pub mod soul;
 pub mod connections;

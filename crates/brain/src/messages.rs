@@ -3,7 +3,7 @@
 use crate::{Error, Result, Tx, tasks};
 use contract::conversation::{Block, Role};
 use contract::{CallId, MessageId, TaskId, Timestamp, TurnId};
-use rusqlite::{Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 
 /// A message to be stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -118,6 +118,27 @@ pub fn get(tx: &Tx<'_>, task: &TaskId, id: &MessageId) -> Result<Option<Message>
     rows.next()?.map(read).transpose()
 }
 
+/// A message whose task is not known, and its task.
+pub fn find(tx: &Tx<'_>, id: &MessageId) -> Result<Option<(TaskId, Message)>> {
+    let task: Option<String> = tx
+        .conn()
+        .prepare_cached("SELECT task_id FROM conversations WHERE message_id = ?1")?
+        .query_row([id.as_str()], |r| r.get(0))
+        .optional()?;
+    let Some(task) = task else { return Ok(None) };
+    let task = TaskId::parse(&task).map_err(|_| Error::bad_data("conversations.task_id", &task))?;
+    Ok(get(tx, &task, id)?.map(|message| (task, message)))
+}
+
+/// The active messages that a turn stored in its main loop, oldest first.
+pub fn of_turn(tx: &Tx<'_>, turn: &TurnId) -> Result<Vec<Message>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM conversations
+         WHERE turn_id = ?1 AND parent_tool_call_id = '' AND status = 'active' ORDER BY position"
+    );
+    collect(tx, &sql, [turn.as_str()])
+}
+
 /// The active messages of a loop after `after_position`, oldest first.
 pub fn active(
     tx: &Tx<'_>,
@@ -130,6 +151,15 @@ pub fn active(
          WHERE task_id = ?1 AND parent_tool_call_id = ?2 AND position > ?3 AND status = 'active' ORDER BY position"
     );
     collect(tx, &sql, params![task.as_str(), parent.map_or("", CallId::as_str), after_position])
+}
+
+/// What the nested loops of a turn said and read, oldest first; without what they were told to do.
+pub fn of_nested(tx: &Tx<'_>, turn: &TurnId) -> Result<Vec<Message>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM conversations
+         WHERE turn_id = ?1 AND parent_tool_call_id <> '' AND role <> 'user' AND status = 'active' ORDER BY position"
+    );
+    collect(tx, &sql, [turn.as_str()])
 }
 
 /// Messages of the main loop for people, oldest first, after `after_position`.

@@ -13,6 +13,14 @@ pub const CREATED_AT: &str = "created_at";
 pub const LAST_CLEAN_SHUTDOWN: &str = "last_clean_shutdown";
 /// How many opens found no orderly close before them.
 pub const CRASH_COUNT: &str = "crash_count";
+/// Who makes the vectors.
+pub const EMBEDDING_PROVIDER: &str = "embedding_provider";
+/// With which model; vectors of another one do not count.
+pub const EMBEDDING_MODEL: &str = "embedding_model";
+/// Numbers per vector.
+pub const EMBEDDING_DIM: &str = "embedding_dim";
+/// The name of the space the vectors lie in: it also changes with an edition of the same model.
+pub const EMBEDDING_SPACE: &str = "embedding_space";
 
 /// Reads one fact.
 pub fn get(tx: &Tx<'_>, key: &str) -> Result<Option<String>> {

@@ -3,6 +3,7 @@
 //! Everything happens in small writes between other people's writes, so a turn never waits for the broom
 //! and SIGTERM always works. Running it twice, or never finishing, is harmless.
 
+use crate::memory::chunks::{self, Owner};
 use crate::{Brain, Result, Tx};
 use contract::Timestamp;
 use rusqlite::{OptionalExtension, params};
@@ -28,11 +29,13 @@ const DAY_MS: i64 = 86_400_000;
 pub struct Policy {
     /// Days of `observability_events` and of the detail of `usage_log`.
     pub observability_days: u32,
+    /// Days of `trajectories` after they were processed or given up.
+    pub trajectory_days: u32,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { observability_days: 30 }
+        Self { observability_days: 30, trajectory_days: 90 }
     }
 }
 
@@ -49,10 +52,14 @@ pub struct Report {
     pub observability_events: usize,
     /// Usage rows summed into one row per day and model.
     pub usage_rows_summed: usize,
+    /// Trajectories that were processed long ago.
+    pub trajectories: usize,
     /// Previous keys past their time.
     pub keys: usize,
     /// Authorizations that nobody finished.
     pub oauth_states: usize,
+    /// Pieces of documents nothing refers to.
+    pub chunks: usize,
     /// Blobs nothing refers to.
     pub blobs: usize,
     /// Pages given back to the file system.
@@ -75,6 +82,8 @@ pub async fn run_once(brain: &Brain, now: Timestamp, policy: Policy) -> Result<R
     report.working_memory = repeat(brain, "retention.working_memory", WORKING_MEMORY, now).await?;
     report.observability_events = repeat(brain, "retention.observability", OBSERVABILITY, cutoff).await?;
     report.oauth_states = repeat(brain, "retention.oauth_states", OAUTH_STATES, now - OAUTH_STATE_MS).await?;
+    let learned = now - i64::from(policy.trajectory_days) * DAY_MS;
+    report.trajectories = repeat(brain, "retention.trajectories", TRAJECTORIES, learned).await?;
     report.keys = repeat(brain, "retention.keys", KEYS, now).await?;
     loop {
         let summed = brain.write("retention.usage", move |tx| sum_usage(tx, cutoff)).await?;
@@ -83,7 +92,7 @@ pub async fn run_once(brain: &Brain, now: Timestamp, policy: Policy) -> Result<R
             break;
         }
     }
-    report.blobs = blobs(brain, now - BLOB_GRACE_MS).await?;
+    (report.chunks, report.blobs) = blobs(brain, now - BLOB_GRACE_MS).await?;
     report.pages = give_back(brain).await?;
     Ok(report)
 }
@@ -99,6 +108,8 @@ const OBSERVABILITY: &str = "DELETE FROM observability_events WHERE id IN
    (SELECT id FROM observability_events WHERE ts < ?1 ORDER BY ts LIMIT ?2)";
 const OAUTH_STATES: &str = "DELETE FROM oauth_states WHERE state_hash IN
    (SELECT state_hash FROM oauth_states WHERE created_at < ?1 LIMIT ?2)";
+const TRAJECTORIES: &str = "DELETE FROM trajectories WHERE turn_id IN
+   (SELECT turn_id FROM trajectories WHERE processed_at IS NOT NULL AND processed_at < ?1 LIMIT ?2)";
 const KEYS: &str = "DELETE FROM engine_keys WHERE id IN
    (SELECT id FROM engine_keys WHERE state = 'previous' AND forget_after <= ?1 LIMIT ?2)";
 
@@ -187,9 +198,10 @@ fn sum_usage(tx: &Tx<'_>, cutoff: i64) -> Result<usize> {
     Ok(taken)
 }
 
-/// Looks for unreferenced blobs on a reader and deletes them by name, checking again inside the write.
-async fn blobs(brain: &Brain, before: i64) -> Result<usize> {
-    let mut total = 0;
+/// Looks for unreferenced blobs on a reader and deletes them by name, checking again inside the write. The
+/// searchable pieces of a document go before it, some per write. How many pieces and blobs went.
+async fn blobs(brain: &Brain, before: i64) -> Result<(usize, usize)> {
+    let (mut pieces, mut total) = (0, 0);
     loop {
         let found: Vec<String> = brain
             .read("retention.find_blobs", move |tx| {
@@ -201,6 +213,9 @@ async fn blobs(brain: &Brain, before: i64) -> Result<usize> {
                 Ok(rows.collect::<rusqlite::Result<_>>()?)
             })
             .await?;
+        for name in &found {
+            pieces += document(brain, name).await?;
+        }
         let mut deleted = 0;
         for names in found.chunks(CHUNK_BLOBS) {
             let names = names.to_vec();
@@ -208,6 +223,28 @@ async fn blobs(brain: &Brain, before: i64) -> Result<usize> {
         }
         total += deleted;
         if found.len() < CHUNK_ROWS || deleted == 0 {
+            return Ok((pieces, total));
+        }
+    }
+}
+
+/// Deletes the searchable pieces of a document nothing refers to. Most blobs have none, and asking costs no
+/// write.
+async fn document(brain: &Brain, sha256: &str) -> Result<usize> {
+    let name = sha256.to_owned();
+    if !brain.read("retention.find_chunks", move |tx| chunks::any(tx, &name)).await? {
+        return Ok(0);
+    }
+    let mut total = 0;
+    loop {
+        let name = sha256.to_owned();
+        let deleted = brain
+            .write("retention.chunks", move |tx| {
+                chunks::remove(tx, Owner::ForgottenBlob(&name), limit(CHUNK_ROWS))
+            })
+            .await?;
+        total += deleted;
+        if deleted < CHUNK_ROWS {
             return Ok(total);
         }
     }

@@ -31,6 +31,7 @@ pub static MIGRATIONS: &[Migration] = &[
         sql: include_str!("../migrations/0002_skills_and_soul.sql"),
     },
     Migration { version: 3, name: "connections", sql: include_str!("../migrations/0003_connections.sql") },
+    Migration { version: 4, name: "memory", sql: include_str!("../migrations/0004_memory.sql") },
 ];
 
 impl Migration {

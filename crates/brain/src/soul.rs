@@ -55,6 +55,25 @@ pub struct Stored {
     pub updated_at: Timestamp,
 }
 
+/// An earlier, or the present, version of the soul.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// 1, 2, 3, …
+    pub version: i64,
+    /// What it said.
+    pub soul: Soul,
+    /// Who wrote it.
+    pub source: Source,
+    /// Why.
+    pub rationale: String,
+    /// When.
+    pub created_at: Timestamp,
+}
+
+fn list(text: &str, column: &'static str) -> Result<Vec<String>> {
+    serde_json::from_str(text).map_err(|_| Error::bad_data(column, text))
+}
+
 /// The present soul; `None` in a brain that never had one.
 pub fn get(tx: &Tx<'_>) -> Result<Option<Stored>> {
     let row = tx
@@ -67,7 +86,6 @@ pub fn get(tx: &Tx<'_>) -> Result<Option<Stored>> {
         })
         .optional()?;
     let Some(((identity, values, patterns), (version, source, updated_at))) = row else { return Ok(None) };
-    let list = |text: &str, column| serde_json::from_str(text).map_err(|_| Error::bad_data(column, "1"));
     Ok(Some(Stored {
         soul: Soul {
             identity,
@@ -87,19 +105,44 @@ pub fn put_template(tx: &Tx<'_>, soul: &Soul, now: Timestamp) -> Result<bool> {
     if present.as_ref().is_some_and(|p| p.source != Source::Catalog || p.soul == *soul) {
         return Ok(false);
     }
-    let version = present.map_or(0, |p| p.version) + 1;
-    put(tx, soul, version, Source::Catalog, "template of the catalog", now)?;
+    set(tx, soul, Source::Catalog, "template of the catalog", now)?;
     Ok(true)
 }
 
-fn put(
-    tx: &Tx<'_>,
-    soul: &Soul,
-    version: i64,
-    source: Source,
-    rationale: &str,
-    now: Timestamp,
-) -> Result<()> {
+/// Versions of the soul, newest first: those before `before`, or the newest.
+pub fn history(tx: &Tx<'_>, before: Option<i64>, limit: u32) -> Result<Vec<Version>> {
+    let mut statement = tx.conn().prepare_cached(
+        "SELECT version, identity, values_json, patterns_json, source, rationale, created_at FROM soul_history
+         WHERE version < ?1 ORDER BY version DESC LIMIT ?2",
+    )?;
+    let mut rows = statement.query(params![before.unwrap_or(i64::MAX), limit])?;
+    let mut out = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (values, patterns, source): (String, String, String) = (row.get(2)?, row.get(3)?, row.get(4)?);
+        out.push(Version {
+            version: row.get(0)?,
+            soul: Soul {
+                identity: row.get(1)?,
+                values: list(&values, "soul_history.values_json")?,
+                patterns: list(&patterns, "soul_history.patterns_json")?,
+            },
+            source: Source::parse(&source).ok_or_else(|| Error::bad_data("soul_history.source", &source))?,
+            rationale: row.get(5)?,
+            created_at: Timestamp::from_millis(row.get(6)?),
+        });
+    }
+    Ok(out)
+}
+
+/// Writes a new version of the soul and returns its number. A number is never given twice.
+pub fn set(tx: &Tx<'_>, soul: &Soul, source: Source, rationale: &str, now: Timestamp) -> Result<i64> {
+    let version: i64 = tx
+        .conn()
+        .prepare_cached(
+            "SELECT 1 + max(coalesce((SELECT max(version) FROM soul_history), 0),
+                            coalesce((SELECT version FROM soul), 0))",
+        )?
+        .query_row([], |r| r.get(0))?;
     let text = |list: &[String]| serde_json::to_string(list).expect("lists of texts always serialise");
     let (values, patterns) = (text(&soul.values), text(&soul.patterns));
     tx.conn()
@@ -117,5 +160,16 @@ fn put(
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
         .execute(params![version, soul.identity, values, patterns, source.as_str(), rationale, now.millis()])?;
-    Ok(())
+    Ok(version)
+}
+
+/// Forgets the versions before this one, as far as they are not the present one.
+pub fn forget_before(tx: &Tx<'_>, version: i64) -> Result<usize> {
+    Ok(tx
+        .conn()
+        .prepare_cached(
+            "DELETE FROM soul_history WHERE version < ?1
+               AND version < coalesce((SELECT version FROM soul), 0)",
+        )?
+        .execute([version])?)
 }

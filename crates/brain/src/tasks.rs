@@ -1,5 +1,6 @@
 //! Tasks: conversation threads named by their callers. They live until deleted.
 
+use crate::memory::chunks::Owner;
 use crate::turns::TurnState;
 use crate::{Error, Result, Tx};
 use contract::conversation::Usage;
@@ -219,8 +220,8 @@ pub struct Piece {
     pub done: bool,
 }
 
-/// Removes a piece of a task: its history, events, journal, prompts, working memory, remembered permissions
-/// and the blobs nothing else refers to; call it until it says that it is done. Token counts stay, no longer
+/// Removes a piece of a task: its history, events, journal, prompts, trajectories, working memory, remembered
+/// permissions, pieces of documents and the blobs nothing else refers to; what was learned stays. Call it until it says that it is done. Token counts stay, no longer
 /// tied to the task.
 pub fn delete_piece(tx: &Tx<'_>, id: &TaskId) -> Result<Piece> {
     let run = |sql: &str| -> Result<u64> {
@@ -244,13 +245,14 @@ pub fn delete_piece(tx: &Tx<'_>, id: &TaskId) -> Result<Piece> {
         id,
         PIECE_ROWS,
     )?;
-    let done = events < full && effects < full && messages < full;
+    let chunks = crate::memory::chunks::remove(tx, Owner::Task(id), PIECE_ROWS)? as u64;
+    let done = events < full && effects < full && messages < full && chunks < full;
     if done {
         let whole =
             |sql: &str| -> Result<usize> { Ok(tx.conn().prepare_cached(sql)?.execute([id.as_str()])?) };
         whole("UPDATE usage_log SET task_id = NULL, turn_id = NULL WHERE task_id = ?1")?;
         whole("DELETE FROM observability_events WHERE task_id = ?1")?;
-        // turns with their prompts and checkpoints, permissions, compactions and working memory go with the
+        // turns with their prompts, trajectories and checkpoints, permissions, compactions and working memory go with the
         // task by foreign key
         whole("DELETE FROM tasks WHERE task_id = ?1")?;
     }

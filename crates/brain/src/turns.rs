@@ -1,5 +1,6 @@
 //! Turns: one user message plus everything done until the answer, an error or a cancel.
 
+use crate::memory::MemoryId;
 use crate::{Error, Result, Tx};
 use contract::conversation::StopReason;
 use contract::{ErrorCode, MessageId, TaskId, Timestamp, TurnId};
@@ -353,6 +354,28 @@ pub fn is_tainted(tx: &Tx<'_>, task: &TaskId) -> Result<bool> {
         .conn()
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM turns WHERE task_id = ?1 AND tainted = 1)")?
         .query_row([task.as_str()], |r| r.get(0))?)
+}
+
+/// Notes which memories were recalled into the turn.
+pub fn set_recalled(tx: &Tx<'_>, id: &TurnId, memories: &[MemoryId]) -> Result<()> {
+    let ids: Vec<&str> = memories.iter().map(MemoryId::as_str).collect();
+    tx.conn()
+        .prepare_cached("UPDATE turns SET recalled_ids = ?2 WHERE turn_id = ?1")?
+        .execute(params![id.as_str(), Value::from(ids).to_string()])?;
+    Ok(())
+}
+
+/// Which memories were recalled into the turn; some may be gone by now.
+pub fn recalled(tx: &Tx<'_>, id: &TurnId) -> Result<Vec<MemoryId>> {
+    let text: Option<Option<String>> = tx
+        .conn()
+        .prepare_cached("SELECT recalled_ids FROM turns WHERE turn_id = ?1")?
+        .query_row([id.as_str()], |r| r.get(0))
+        .optional()?;
+    let Some(text) = text.flatten() else { return Ok(Vec::new()) };
+    let wrong = || Error::bad_data("turns.recalled_ids", id);
+    let ids: Vec<String> = serde_json::from_str(&text).map_err(|_| wrong())?;
+    ids.iter().map(|id| MemoryId::parse(id).ok_or_else(wrong)).collect()
 }
 
 /// Notes how many model calls the turn has made.

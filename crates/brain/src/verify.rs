@@ -15,7 +15,8 @@ const FINDINGS_PER_CHECK: usize = 100;
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Which check found it: `open`, `integrity`, `foreign_keys`, `migrations`, `blobs`, `fts`, `vectors`.
+    /// Which check found it: `open`, `integrity`, `foreign_keys`, `migrations`, `blobs`, `fts`, `vectors`,
+    /// `lineage`.
     pub check: &'static str,
     /// What it found.
     pub detail: String,
@@ -81,7 +82,8 @@ fn inspect(conn: &Connection, wanted: &[Migration], report: &mut Report) -> Resu
     foreign_keys(conn, report)?;
     let names = texts(
         conn,
-        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name",
+        "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name NOT LIKE 'sqlite_%'
+         ORDER BY name",
     )?;
     for name in &names {
         report.tables.insert(name.clone(), count(conn, name)?);
@@ -90,6 +92,9 @@ fn inspect(conn: &Connection, wanted: &[Migration], report: &mut Report) -> Resu
         blobs(conn, report)?;
     }
     companions(conn, &names, report)?;
+    if names.iter().any(|n| n == "memory_lineage") {
+        lineage(conn, report)?;
+    }
     Ok(conn.execute_batch("ROLLBACK")?)
 }
 
@@ -154,10 +159,32 @@ fn blobs(conn: &Connection, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// A memory may be in any of four tables, so no foreign key watches over what is said of its sources.
+fn lineage(conn: &Connection, report: &mut Report) -> Result<()> {
+    let orphans: i64 = conn.query_row(
+        "SELECT count(DISTINCT memory_id) FROM memory_lineage WHERE
+           memory_id NOT IN (SELECT episode_id FROM episodes)
+           AND memory_id NOT IN (SELECT fact_id FROM knowledge_store)
+           AND memory_id NOT IN (SELECT node_id FROM social_graph_nodes)
+           AND memory_id NOT IN (SELECT edge_id FROM social_graph_edges)",
+        [],
+        |r| r.get(0),
+    )?;
+    if orphans > 0 {
+        report.add("lineage", format!("sources are noted of {orphans} memories that are not there"));
+    }
+    Ok(())
+}
+
 /// Full-text and vector tables are named after their parent and must agree with it row by row.
 fn companions(conn: &Connection, names: &[String], report: &mut Report) -> Result<()> {
     for parent in names {
-        if names.contains(&format!("{parent}_fts_docsize")) {
+        let indexed: bool = conn.query_row(
+            "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1 || '_fts_docsize')",
+            [parent],
+            |r| r.get(0),
+        )?;
+        if indexed {
             let (rows, indexed) = (count(conn, parent)?, count(conn, &format!("{parent}_fts_docsize"))?);
             if rows != indexed {
                 report.add(

@@ -56,8 +56,8 @@ pub struct Settings {
     pub client_metadata_url: Option<Url>,
     /// Values of the environment that entries name by `client_secret_env`.
     pub secrets: HashMap<String, String>,
-    /// Cleans texts of what people cannot see.
-    pub clean: Clean,
+    /// Cleans texts of what people cannot see, and of secrets.
+    pub clean: Arc<Clean>,
     /// Told of every opened secret.
     pub learn: Option<Learn>,
     /// Told when a server is left alone because it failed repeatedly.
@@ -314,7 +314,7 @@ impl Directory {
         let listing = self.settle(id, line.list().await).await?;
         let books = &self.0.settings.books;
         let (_, entry) = self.row_and_entry(id).await?;
-        let listed = tools::read_listing(&listing.tools, &entry, self.0.settings.clean);
+        let listed = tools::read_listing(&listing.tools, &entry, &*self.0.settings.clean);
         let stored = books.actions(id).await?;
         let actions = tools::reconcile(&stored, listed, approve);
         if actions != stored {

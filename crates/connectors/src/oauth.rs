@@ -12,6 +12,7 @@ pub(crate) mod refresh;
 pub(crate) mod register;
 
 pub use flow::{Callback, Unfinished};
+pub use register::client_document;
 
 use crate::books::Books;
 use crate::credentials::Vault;

@@ -24,8 +24,8 @@ pub const SCHEMA_DEPTH_MAX: usize = 32;
 /// Longest difference shown to a person; the rest is named, not shown.
 const DIFFERENCE_MAX_CHARS: usize = 4_000;
 
-/// Cleans a text of what people cannot see but models read.
-pub type Clean = fn(&str) -> String;
+/// Cleans a text of what people cannot see but models read, and of secrets: what is listed is stored and shown.
+pub type Clean = dyn Fn(&str) -> String + Send + Sync;
 
 /// One tool as it is shown to a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,7 +42,7 @@ pub struct Definition {
 
 impl Definition {
     /// Reads one element of `tools/list`; `None` when it cannot be offered.
-    pub fn read(tool: &Value, clean: Clean) -> Option<Self> {
+    pub fn read(tool: &Value, clean: &Clean) -> Option<Self> {
         let action = tool.get("name")?.as_str()?;
         if !action_is_valid(action) {
             return None;
@@ -174,7 +174,7 @@ impl Action {
 }
 
 /// All definitions of a listing, without duplicates, without what the entry does not offer, at most [`TOOLS_MAX`].
-pub fn read_listing(listed: &[Value], entry: &Entry, clean: Clean) -> Vec<Definition> {
+pub fn read_listing(listed: &[Value], entry: &Entry, clean: &Clean) -> Vec<Definition> {
     let mut seen = BTreeMap::new();
     for definition in listed.iter().filter_map(|tool| Definition::read(tool, clean)) {
         if seen.len() < TOOLS_MAX && entry.tools.offers(&definition.action) {
@@ -254,7 +254,7 @@ fn cut(text: &str) -> String {
 }
 
 /// Cleans every text value. Names of properties stay as they are: arguments are sent under them.
-fn clean_texts(value: &mut Value, clean: Clean) {
+fn clean_texts(value: &mut Value, clean: &Clean) {
     match value {
         Value::String(text) => *text = clean(text),
         Value::Array(items) => items.iter_mut().for_each(|item| clean_texts(item, clean)),

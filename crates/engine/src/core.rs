@@ -6,6 +6,7 @@
 use crate::catalog::Shelf;
 use crate::config::Config;
 use crate::feed::Feed;
+use crate::memory::Memory;
 use crate::sandbox::proxy::Proxy;
 use crate::sandbox::{Launcher, ProcessGroups, Workspace};
 use crate::secrets::{Kind, Known, leaving};
@@ -31,6 +32,8 @@ pub struct Core {
     pub config: Config,
     /// The brain.
     pub brain: Brain,
+    /// What is kept across tasks.
+    pub memory: Arc<Memory>,
     /// Who waits for which events.
     pub feed: Arc<Feed>,
     /// Model calls with retries and fallback.

@@ -6,7 +6,8 @@
 //!
 //! Reading order: the trait and its words ([`provider`]), the adapters ([`openai`], [`anthropic`],
 //! [`gemini`], [`offline`]), what they share (`wire`, `sse`, `names`, …), and on top the [`herald`], which
-//! adds retries and the fallback model.
+//! adds retries and the fallback model. Beside them, [`embeddings`]: vectors for the memory's search, from a
+//! built-in table or from an endpoint.
 
 pub mod anthropic;
 pub mod assemble;
@@ -24,6 +25,8 @@ pub mod retry;
 pub mod sse;
 pub mod tokens;
 pub mod wire;
+
+pub mod embeddings;
 
 pub use config::{ProviderConfig, ProviderKind, build};
 pub use context_window::context_window;

@@ -275,7 +275,7 @@ impl<D: Dialect> Call<D> {
 }
 
 /// Sends a request and waits for the head of the answer.
-async fn post(
+pub(crate) async fn post(
     line: &Line,
     provider: &'static str,
     traceparent: Option<String>,
@@ -295,7 +295,8 @@ async fn post(
         value.set_sensitive(name != "anthropic-version" && name != "traceparent");
         headers.insert(HeaderName::from_static(name), value);
     }
-    headers.insert(http::header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+    // Who wants no stream says so among the headers.
+    headers.entry(http::header::ACCEPT).or_insert(HeaderValue::from_static("text/event-stream"));
     let client = line.client.get().await;
     client.post(&outgoing.url).headers(headers).json(&outgoing.body).send().await.map_err(|e| {
         let kind = if e.is_builder() {
@@ -378,7 +379,7 @@ fn decode<C: Decode>(decoder: &mut C, events: &[sse::Event], ended: bool) -> Dec
 }
 
 /// Reads an error answer: at most [`MAX_ERROR_BODY_BYTES`], and no longer than a silence may last.
-async fn read_refusal(response: reqwest::Response, patience: Duration) -> Refusal {
+pub(crate) async fn read_refusal(response: reqwest::Response, patience: Duration) -> Refusal {
     let status = response.status().as_u16();
     let headers = response.headers().clone();
     let mut body = Vec::new();

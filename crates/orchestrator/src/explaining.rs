@@ -99,7 +99,8 @@ impl Core {
             },
             sleep: ExplainSleep {
                 idle_after_s: rules.idle_after.map_or(0, |span| span.as_secs()),
-                idle_since: fleet::idle::idle_since(&facts, &rules),
+                // A promise or a grace that still lasts is no idleness; the blockers tell it.
+                idle_since: fleet::idle::idle_since(&facts, &rules).filter(|&at| at <= found.now),
                 blocked_by: fleet::idle::blockers(&facts, &rules, found.now)
                     .into_iter()
                     .map(|blocker| blocker.to_string())

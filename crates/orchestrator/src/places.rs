@@ -8,6 +8,7 @@ use backends::{
     SubprocessBackend, SubprocessSettings,
 };
 use chassis::config::{Source, Values};
+use contract::InstanceId;
 use fleet::lifecycle::BackendKind;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -63,23 +64,7 @@ pub async fn place(config: &Settings, instance: &Instance) -> Result<Place, Stri
             Ok(Place { backend: Arc::new(backend), prober: client, urls_by_network: by_network })
         }
         BackendKind::Subprocess => {
-            let process = Values::process();
-            let base_env: BTreeMap<String, String> = BASE_ENV
-                .iter()
-                .filter_map(|name| process.get(name).map(|value| ((*name).to_owned(), value)))
-                .collect();
-            let data_root: PathBuf = config
-                .data_root_path
-                .clone()
-                .ok_or("ORCH_DATA_ROOT_PATH is needed by the subprocess backend")?;
-            let backend = SubprocessBackend::new(SubprocessSettings {
-                instance: instance.id,
-                binary: config.engine_binary.clone(),
-                base_env,
-                data_root,
-                call_timeout: config.backend_call_timeout_s,
-            });
-            let backend = backend.map_err(|e| format!("ORCH_DATA_ROOT_PATH: {e}"))?;
+            let backend = subprocess(config, instance.id)?;
             Ok(Place { backend: Arc::new(backend), prober: client, urls_by_network: false })
         }
         BackendKind::Simulated => {
@@ -94,6 +79,25 @@ pub async fn place(config: &Settings, instance: &Instance) -> Result<Place, Stri
         }
         BackendKind::Kubernetes => Err("this version has no Kubernetes backend".to_owned()),
     }
+}
+
+/// The processes of this host that belong to an instance, without asking anybody else who that is.
+pub(crate) fn subprocess(config: &Settings, instance: InstanceId) -> Result<SubprocessBackend, String> {
+    let process = Values::process();
+    let base_env: BTreeMap<String, String> = BASE_ENV
+        .iter()
+        .filter_map(|name| process.get(name).map(|value| ((*name).to_owned(), value)))
+        .collect();
+    let data_root: PathBuf =
+        config.data_root_path.clone().ok_or("ORCH_DATA_ROOT_PATH is needed by the subprocess backend")?;
+    let backend = SubprocessBackend::new(SubprocessSettings {
+        instance,
+        binary: config.engine_binary.clone(),
+        base_env,
+        data_root,
+        call_timeout: config.backend_call_timeout_s,
+    });
+    backend.map_err(|e| format!("ORCH_DATA_ROOT_PATH: {e}"))
 }
 
 fn docker(config: &Settings, instance: &Instance, isolate: bool) -> Result<DockerBackend, String> {

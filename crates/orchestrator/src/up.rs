@@ -11,7 +11,7 @@ mod postgres;
 mod secrets;
 mod story;
 
-use crate::config::{self, Config, Purpose};
+use crate::config::{self, Config, Purpose, Settings};
 use crate::core::Core;
 use crate::discovery::Caller;
 use crate::registry::rows::AuditEntry;
@@ -29,7 +29,7 @@ use postgres::Postgres;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -89,7 +89,8 @@ pub fn run(env_file: Option<&Path>, options: &UpOptions) -> i32 {
 
 fn end(stop: &Stop) -> i32 {
     let extra = json!({"code": stop.code});
-    last_words(LogLevel::Error, "orchestrator.up", crate::telemetry::LOG_IDS, &stop.message, &extra, None);
+    let level = if stop.code == OK { LogLevel::Info } else { LogLevel::Error };
+    last_words(level, "orchestrator.up", crate::telemetry::LOG_IDS, &stop.message, &extra, None);
     stop.code
 }
 
@@ -102,6 +103,7 @@ async fn up(env_file: Option<&Path>, options: &UpOptions) -> Result<(), Stop> {
     let data_dir = data_dir(&source, options)?;
     secrets::private_dir(&data_dir).map_err(|e| stop(FAILURE, format!("{}: {e}", data_dir.display())))?;
     let _lock = lock(&data_dir)?;
+    let _address = story::Address::of(&data_dir);
     let drain = Drain::on_signals().map_err(|e| stop(FAILURE, format!("listen for signals: {e}")))?;
     let url = source.get("ORCH_DATABASE_URL");
     let keys = keys(&data_dir, &source, url.is_none())?;
@@ -130,9 +132,9 @@ async fn up(env_file: Option<&Path>, options: &UpOptions) -> Result<(), Stop> {
         return Err(stop(FAILURE, "logging is set up already"));
     }
     let place = Place { data_dir, layers, offline, database: cluster.as_ref().map(|c| c.data()) };
-    let mut postgres = match cluster {
-        Some(cluster) => Some(Postgres::start(cluster).await?),
-        None => None,
+    let mut postgres = match server(cluster, &drain).await {
+        Ok(server) => server,
+        Err(why) => return Err(too_early(why, &place, &loaded.config.settings, options).await),
     };
     let outcome = {
         let fleet = with_database(&place, loaded.config, options, &drain);
@@ -166,6 +168,31 @@ async fn up(env_file: Option<&Path>, options: &UpOptions) -> Result<(), Stop> {
         }
     }
     outcome
+}
+
+/// The private server, unless there is a database already, or somebody asks to stop while it starts.
+async fn server(cluster: Option<Cluster>, drain: &Drain) -> Result<Option<Postgres>, Stop> {
+    let Some(cluster) = cluster else { return Ok(None) };
+    tokio::select! {
+        started = Postgres::start(cluster) => started.map(Some),
+        () = drain.draining() => Err(stop(OK, "asked to stop before PostgreSQL was ready")),
+    }
+}
+
+/// An end before there was a replica: engines that an earlier, killed `up` left are stopped all the same. Not when the
+/// database is somebody else's and nobody asked: then others may be watching them. The answer is why it ends.
+async fn too_early(why: Stop, place: &Place, settings: &Settings, options: &UpOptions) -> Stop {
+    if options.keep_engines || (place.database.is_none() && why.code != OK) {
+        return why;
+    }
+    match ending::left_behind(settings, &place.data_dir).await {
+        0 => why,
+        left => stop(FAILURE, format!("{}; {}", why.message, still_running(left))),
+    }
+}
+
+fn still_running(left: usize) -> String {
+    format!("{left} engines still run; the log above says which, and why")
 }
 
 /// Keeps the private server alive; never returns when there is none.
@@ -214,8 +241,13 @@ async fn with_database(
     options: &UpOptions,
     drain: &Drain,
 ) -> Result<(), Stop> {
-    let replica = Replica::start(config, drain.clone(), None).await?;
+    let settings = config.settings.clone();
+    let replica = match Replica::start(config, drain.clone(), None).await {
+        Ok(replica) => replica,
+        Err(why) => return Err(too_early(why, place, &settings, options).await),
+    };
     let core = Arc::clone(&replica.core);
+    ending::remember(&place.data_dir, core.instance.id);
     let running = async {
         ready(&core, drain).await?;
         start_again(&core, &place.data_dir, drain).await?;
@@ -244,9 +276,7 @@ async fn with_database(
     let left = ending::by_hand(&core).await;
     match (told, left) {
         (Ok(()), 0) => Ok(()),
-        (Ok(()), left) => {
-            Err(stop(FAILURE, format!("{left} engines still run; the log above says which, and why")))
-        }
+        (Ok(()), left) => Err(stop(FAILURE, still_running(left))),
         (told, _) => told,
     }
 }
@@ -267,13 +297,17 @@ fn data_dir(source: &Layered, options: &UpOptions) -> Result<PathBuf, Stop> {
     std::path::absolute(&dir).map_err(|e| stop(CONFIGURATION, format!("{}: {e}", dir.display())))
 }
 
-/// One `up` per directory.
+/// One `up` per directory. The file says which process holds it: scripts look whether that one still runs.
 fn lock(data_dir: &Path) -> Result<File, Stop> {
     let path = data_dir.join("up.lock");
     let open = || -> io::Result<Option<File>> {
-        let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+        let mut file = File::options().create(true).truncate(false).write(true).open(&path)?;
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(file)),
+            Ok(()) => {
+                file.set_len(0)?;
+                writeln!(file, "{}", std::process::id())?;
+                Ok(Some(file))
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -415,16 +449,19 @@ async fn start_again(core: &Arc<Core>, data_dir: &Path, drain: &Drain) -> Result
     let ran: Vec<EngineId> = text.lines().filter_map(|line| EngineId::parse(line.trim()).ok()).collect();
     let mut seen: Vec<EngineId> = Vec::new();
     let began = Instant::now();
-    // A stop that the last end left half done is finished first.
+    // A stop that the last end left half done is finished first; one that the database did not hear of is a crash to it,
+    // which is noticed first.
     loop {
         let engines = ending::all(core).await.unwrap_or_default();
+        let alive = ending::alive(&*core.backend).await.unwrap_or_default();
         let mut waiting = false;
         for found in engines.iter().filter(|f| ran.contains(&f.engine.id)) {
-            if found.operation.is_some() {
+            let unnoticed = found.engine.status == Status::Running && !alive.contains(&found.engine.id);
+            if found.operation.is_some() || unnoticed {
                 waiting = true;
             } else if !seen.contains(&found.engine.id) {
                 seen.push(found.engine.id);
-                if found.engine.status == Status::Stopped {
+                if matches!(found.engine.status, Status::Stopped | Status::Failed) {
                     waiting |= ending::open(core, found, OperationKind::Start).await;
                 }
             }

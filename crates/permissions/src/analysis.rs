@@ -97,7 +97,7 @@ pub enum Destruction {
 pub struct Analysis {
     /// Paths, without repetition.
     pub touches: BTreeSet<Touch>,
-    /// Names of hosts it would talk to.
+    /// Hosts it would talk to, `name` or, where the command says the port, `name:port`.
     pub hosts: BTreeSet<String>,
     /// Parts that stay dark.
     pub opaque: BTreeSet<Opaque>,

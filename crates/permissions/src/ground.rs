@@ -60,8 +60,7 @@ pub(crate) struct Imagined<'a> {
 }
 
 impl Imagined<'_> {
-    /// The absolute path that `path` means from `cwd`: symlinks followed, `.` and `..` removed after that, parts that
-    /// do not exist kept. More than [`MAX_SYMLINKS`] links end at a place that is outside of everything.
+    /// [`resolve`] on this ground.
     pub fn resolve(&self, path: &Path, cwd: &Path) -> PathBuf {
         resolve(path, cwd, |path| match self.links.get(path) {
             Some(target) => Some(target.clone()),
@@ -93,7 +92,9 @@ fn ends_in_slash(path: &Path) -> bool {
         || path.as_os_str().as_encoded_bytes().ends_with(b"/.")
 }
 
-/// Follows `path` from `cwd` with `link` telling where links lead.
+/// The absolute path that `path` means from `cwd`, with `link` telling where links lead: symlinks followed, `.` and `..`
+/// removed after that, parts that do not exist kept as they are. More than [`MAX_SYMLINKS`] links end at a name that
+/// cannot exist, so that it is outside of everything.
 pub fn resolve(path: &Path, cwd: &Path, link: impl Fn(&Path) -> Option<PathBuf>) -> PathBuf {
     let mut pending: Vec<OsString> = Vec::new();
     push_parts(&mut pending, path);

@@ -14,6 +14,9 @@ const SEALED_DEPTH: usize = 3;
 /// Names looked at in one sealed directory; more is not a directory of backups.
 const SEALED_NAMES: usize = 10_000;
 
+/// The ports that an entry of the allow-list without a port means; the proxy and web_fetch mean the same.
+const WEB_PORTS: [u16; 2] = [80, 443];
+
 /// The places of one task. All paths are absolute with links followed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -75,22 +78,53 @@ impl Policy {
         self.sealed.iter().chain(&self.brains).map(PathBuf::as_path)
     }
 
-    /// True when TOOL_NETWORK_ALLOWLIST names the host: `host`, `host:port`, `*.suffix` or `*`.
-    pub fn allows_host(&self, host: &str) -> bool {
+    /// True when TOOL_NETWORK_ALLOWLIST (`host`, `host:port`, `*.suffix`, `*`) names this host at this port. An
+    /// entry without a port means the ports of the web; a host whose port is not known (`None`) is allowed by any
+    /// entry of its name, because the proxy will see the port.
+    pub fn allows_host(&self, host: &str, port: Option<u16>) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         self.network.iter().any(|entry| {
-            let entry = entry.to_ascii_lowercase();
-            let name = match entry.rsplit_once(':') {
-                Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.contains(':') => name,
-                Some(_) | None => entry.as_str(),
+            let entry = entry.trim().to_ascii_lowercase();
+            let (name, meant) = split_port(&entry);
+            let by_port = match (meant, port) {
+                (_, None) => true,
+                (None, Some(port)) => WEB_PORTS.contains(&port),
+                (Some(meant), Some(port)) => meant == port,
             };
-            match name.strip_prefix("*.") {
-                Some(suffix) => {
-                    host.strip_suffix(suffix).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+            let name = name.trim_end_matches('.');
+            by_port
+                && match name.strip_prefix("*.") {
+                    Some(suffix) => {
+                        host.strip_suffix(suffix).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+                    }
+                    None => name == "*" || name == host,
                 }
-                None => name == "*" || name == host,
-            }
         })
+    }
+}
+
+/// A host with or without a port, apart: `a.test`, `a.test:81`, `::1`, `[::1]`, `[::1]:81`.
+pub fn split_port(named: &str) -> (&str, Option<u16>) {
+    if let Some(rest) = named.strip_prefix('[')
+        && let Some((address, after)) = rest.split_once(']')
+    {
+        return (address, after.strip_prefix(':').and_then(|port| port.parse().ok()));
+    }
+    match named.rsplit_once(':') {
+        Some((name, port)) if !name.contains(':') => match port.parse() {
+            Ok(port) => (name, Some(port)),
+            Err(_) => (named, None),
+        },
+        Some(_) | None => (named, None),
+    }
+}
+
+/// The other way round: `a.test:81`, `[::1]:81`.
+pub fn with_port(host: &str, port: Option<u16>) -> String {
+    match port {
+        None => host.to_owned(),
+        Some(port) if host.contains(':') => format!("[{host}]:{port}"),
+        Some(port) => format!("{host}:{port}"),
     }
 }
 
@@ -122,4 +156,54 @@ fn holds(directory: &Path, identity: (u64, u64), ground: &dyn Ground, depth: usi
             _ => false,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_with_a_port_allows_that_port_and_one_without_means_the_web() {
+        let entries = ["Example.org", "db.test:5432", "*.corp.test", "10.0.0.7:81", "::1", "[fd00::1]:8080"];
+        let policy = Policy { network: entries.map(String::from).to_vec(), ..Policy::default() };
+        let table = [
+            ("example.org", Some(443), true),
+            ("EXAMPLE.org.", Some(80), true),
+            ("example.org", Some(8080), false),
+            ("example.org", None, true),
+            ("db.test", Some(5432), true),
+            ("db.test", Some(443), false),
+            ("db.test", None, true),
+            ("a.corp.test", Some(443), true),
+            ("a.corp.test", Some(22), false),
+            ("corp.test", Some(443), false),
+            ("10.0.0.7", Some(81), true),
+            ("10.0.0.7", Some(80), false),
+            ("::1", Some(80), true),
+            ("::1", Some(81), false),
+            ("fd00::1", Some(8080), true),
+            ("fd00::1", Some(80), false),
+            ("other.test", None, false),
+        ];
+        for (host, port, wanted) in table {
+            assert_eq!(policy.allows_host(host, port), wanted, "{host} {port:?}");
+        }
+        let any = Policy { network: vec!["*:8443".into()], ..Policy::default() };
+        assert!(any.allows_host("x.test", Some(8443)) && !any.allows_host("x.test", Some(443)));
+    }
+
+    #[test]
+    fn a_host_and_its_port_come_apart_and_together_again() {
+        for (named, apart) in [
+            ("a.test", ("a.test", None)),
+            ("a.test:81", ("a.test", Some(81))),
+            ("::1", ("::1", None)),
+            ("[::1]:81", ("::1", Some(81))),
+        ] {
+            assert_eq!(split_port(named), apart);
+            assert_eq!(with_port(apart.0, apart.1), named);
+        }
+        assert_eq!(split_port("[::1]"), ("::1", None));
+        assert_eq!(split_port("a.test:x"), ("a.test:x", None));
+    }
 }

@@ -9,7 +9,7 @@
 use crate::analysis::{Analysis, Destruction, How, Opaque, Reach, Touch};
 use crate::ground::{Ground, by_name, resolve};
 use crate::places::{is_any_process, is_device};
-use crate::policy::Policy;
+use crate::policy::{Policy, split_port};
 use crate::signs::{has_destructive_word, has_writing_sign};
 use crate::verdict::{ANSWERS_ONCE, Grants, Prompt, Verdict};
 use crate::walk::{Setting, analyse};
@@ -169,9 +169,13 @@ pub fn bash(command: &str, cwd: Option<&str>, facts: &Facts<'_>) -> Verdict {
         found.opaque(opaque, command);
     }
     if !facts.policy.network.is_empty() {
-        for host in analysis.hosts.iter().filter(|h| !facts.policy.allows_host(h)) {
+        let allowed = |named: &&String| {
+            let (host, port) = split_port(named);
+            facts.policy.allows_host(host, port)
+        };
+        for named in analysis.hosts.iter().filter(|named| !allowed(named)) {
             found.because(reason::HOST);
-            found.grants.hosts.push(host.clone());
+            found.grants.hosts.push(named.clone());
         }
     }
     if found.reasons.is_empty() {
@@ -309,7 +313,8 @@ pub struct ToolFacts<'a> {
     pub high_cost: bool,
 }
 
-/// Adds what every tool has in common to the verdict of the tool's own rules.
+/// Adds what every tool has in common to the verdict of the tool's own rules. One call asks once: a prompt for two
+/// reasons names both, and its rule is the pair, so that `always` remembers exactly what was shown.
 pub fn tool(own: Verdict, tool: &ToolFacts<'_>, remembered: &HashSet<String>) -> Verdict {
     if let Verdict::Deny { .. } = own {
         return own;
@@ -318,7 +323,10 @@ pub fn tool(own: Verdict, tool: &ToolFacts<'_>, remembered: &HashSet<String>) ->
     let question = format!("Run {}?", tool.name);
     let asks_for_cost = tool.high_cost && !remembered.contains(&rule);
     if tool.requires_permission {
-        let prompt = Prompt::new(rule, reason::EVERY_CALL, question);
+        let mut prompt = Prompt::new(rule, reason::EVERY_CALL, question);
+        if tool.high_cost {
+            prompt.reason = format!("{}; {}", prompt.reason, reason::HIGH_COST);
+        }
         return Verdict::ask(Prompt {
             options: ANSWERS_ONCE.map(String::from).to_vec(),
             ..joined(prompt, own)
@@ -327,6 +335,10 @@ pub fn tool(own: Verdict, tool: &ToolFacts<'_>, remembered: &HashSet<String>) ->
     match own {
         Verdict::Prompt(mut prompt) if asks_for_cost => {
             prompt.reason = format!("{}; {}", prompt.reason, reason::HIGH_COST);
+            prompt.rule = format!("{rule} and {}", prompt.rule);
+            if remembered.contains(&prompt.rule) {
+                return Verdict::Allow { rule: Some(prompt.rule), grants: prompt.grants };
+            }
             Verdict::Prompt(prompt)
         }
         own if asks_for_cost => Verdict::ask(joined(Prompt::new(rule, reason::HIGH_COST, question), own)),
@@ -358,6 +370,8 @@ fn joined(prompt: Prompt, own: Verdict) -> Prompt {
 pub struct FetchFacts<'a> {
     /// The host of the address, lower case.
     pub host: &'a str,
+    /// Its port.
+    pub port: u16,
     /// The turn has read untrusted content.
     pub untrusted: bool,
     /// The address stands, letter by letter, in a user message, a search result, or as a link of a fetched page.
@@ -368,7 +382,7 @@ pub struct FetchFacts<'a> {
 /// asks.
 pub fn fetch(url: &FetchFacts<'_>, facts: &Facts<'_>) -> Verdict {
     let listed = !facts.policy.network.is_empty();
-    let why = if listed && !facts.policy.allows_host(url.host) {
+    let why = if listed && !facts.policy.allows_host(url.host, Some(url.port)) {
         reason::HOST
     } else if !listed && url.untrusted && !url.seen {
         reason::INVENTED_URL

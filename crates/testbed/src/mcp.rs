@@ -47,6 +47,10 @@ pub enum Mischief {
     Complaint,
     /// Asks the person for a text first, and answers with it.
     Elicit,
+    /// Answers with this text, whatever it was asked.
+    Says(String),
+    /// The same, as a failure in words of its own.
+    SaysFailed(String),
 }
 
 /// One request it got.

@@ -30,7 +30,10 @@ use std::time::{Duration, Instant};
 const REPLACE_GRACE: Duration = Duration::from_secs(2);
 /// How long SIGKILL may take: a process in the middle of a slow disk write ends when that ends.
 const KILL_WAIT: Duration = Duration::from_secs(10);
-/// Between two looks whether a group has been frozen.
+/// How long whoever is left of a group may take to be gone after SIGKILL. Longer delays a stop by what nobody reaps;
+/// shorter says "stopped" while a child of the engine still writes.
+const GROUP_WAIT: Duration = Duration::from_millis(500);
+/// Between two looks whether a group has been frozen, or is gone.
 const POLL: Duration = Duration::from_millis(2);
 /// Exit code of something that SIGKILL ended.
 const KILLED: i32 = 137;
@@ -202,9 +205,10 @@ impl Place {
     fn end(&self, id: EngineId, dir: &Path, record: &PidRecord, grace: Duration) -> Result<()> {
         let fail = |e: io::Error| failed("end the process", &e);
         let mut killed = None;
-        if let Some(held) = record.process.hold().map_err(fail)? {
+        let held = record.process.hold().map_err(fail)?;
+        if let Some(held) = &held {
             if !grace.is_zero() {
-                ask_to_end(&held).map_err(fail)?;
+                ask_to_end(held).map_err(fail)?;
             }
             if !held.has_ended(grace).map_err(fail)? {
                 killed = Some(KILLED);
@@ -218,6 +222,9 @@ impl Place {
             held.signal(Signal::KILL).map_err(fail)?;
         }
         self.ended(id, dir, record, killed)?;
+        if let Some(held) = held {
+            group_gone(&held, &record.process);
+        }
         if let Some(limits) = &self.limits {
             limits.release(id);
         }
@@ -242,6 +249,7 @@ impl Place {
     pub(super) fn stopped(&self, id: EngineId, stopping: &Stopping, killed: bool) -> Result<Stopped> {
         stopping.kill()?;
         let exit = self.ended(id, &stopping.dir, &stopping.record, killed.then_some(KILLED))?;
+        group_gone(&stopping.held, &stopping.record.process);
         Ok(Stopped { killed, exit_code: exit.and_then(|exit| exit.code) })
     }
 
@@ -407,6 +415,16 @@ impl Stopping {
 fn ask_to_end(held: &Held) -> io::Result<()> {
     held.signal(Signal::TERM)?;
     held.signal(Signal::CONT)
+}
+
+/// Waits for the children that SIGKILL was sent to with the rest of the group. Blocks the thread. Not for those of an
+/// adopted engine: its own entry keeps the group until its parent, whoever that is, fetches it.
+fn group_gone(held: &Held, leader: &ProcessId) {
+    let until = Instant::now() + GROUP_WAIT;
+    let reaped = !leader.has_entry().unwrap_or(true);
+    while reaped && held.group_is_left() && Instant::now() < until {
+        std::thread::park_timeout(POLL);
+    }
 }
 
 fn is_syntax(e: &io::Error) -> bool {

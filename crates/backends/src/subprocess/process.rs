@@ -29,6 +29,8 @@ pub(super) struct ProcessId {
 pub(super) struct Stat {
     pub(super) state: char,
     pub(super) session: i32,
+    /// Threads that are left, the first one included.
+    pub(super) threads: u32,
     pub(super) start_ticks: u64,
 }
 
@@ -64,6 +66,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
     Some(Stat {
         state: fields.first()?.chars().next()?,
         session: fields.get(3)?.parse().ok()?,
+        threads: fields.get(17)?.parse().ok()?,
         start_ticks: fields.get(19)?.parse().ok()?,
     })
 }
@@ -87,13 +90,20 @@ impl ProcessId {
         Ok(stat(self.pid)?.filter(|stat| stat.start_ticks == self.start_ticks))
     }
 
-    /// Does it live? A zombie is dead.
+    /// Does it live? A zombie is dead, unless only its first thread is: the others may still write, and hold its locks
+    /// and its port.
     pub(super) fn life(&self) -> std::io::Result<Life> {
-        Ok(match self.known()?.map(|stat| stat.state) {
-            None | Some('Z' | 'X' | 'x') => Life::Dead,
-            Some('T') => Life::Stopped,
+        Ok(match self.known()? {
+            None | Some(Stat { state: 'X' | 'x', .. }) => Life::Dead,
+            Some(Stat { state: 'Z', threads, .. }) if threads <= 1 => Life::Dead,
+            Some(Stat { state: 'T', .. }) => Life::Stopped,
             Some(_) => Life::Running,
         })
+    }
+
+    /// Is it in the process table, if only as a zombie?
+    pub(super) fn has_entry(&self) -> std::io::Result<bool> {
+        Ok(self.known()?.is_some())
     }
 
     /// Takes hold of it; `None` when it is gone.
@@ -170,6 +180,22 @@ impl Held {
         }
     }
 
+    /// Whether anybody is left in its process group, itself included until it is reaped.
+    pub(super) fn group_is_left(&self) -> bool {
+        // SAFETY: plain numbers and a null pointer that the call allows; signal 0 only asks; the descriptor is open.
+        let asked = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.fd.as_raw_fd(),
+                0,
+                std::ptr::null::<libc::siginfo_t>(),
+                PIDFD_SIGNAL_PROCESS_GROUP,
+            )
+        };
+        // An older kernel cannot say without a number that may be somebody else's by now.
+        asked == 0
+    }
+
     /// For older kernels: while the leader lives its number is its own, and names its group.
     fn signal_by_number(&self, signal: Signal) -> std::io::Result<()> {
         if self.has_ended(Duration::ZERO)? {
@@ -207,9 +233,53 @@ mod tests {
 
     #[test]
     fn a_program_name_with_parentheses_and_spaces_does_not_shift_the_fields() {
-        let text = "42 (a) R (b) T 1 42 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 0 0";
-        assert_eq!(parse_stat(text), Some(Stat { state: 'T', session: 7, start_ticks: 987_654 }));
+        let text = "42 (a) R (b) T 1 42 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 987654 0 0";
+        assert_eq!(parse_stat(text), Some(Stat { state: 'T', session: 7, threads: 3, start_ticks: 987_654 }));
         assert_eq!(parse_stat("garbage"), None);
+    }
+
+    /// The first thread of a process may end before the others; until they have, the process lives.
+    #[test]
+    fn a_process_lives_as_long_as_one_of_its_threads() {
+        // SAFETY: after the fork only calls that are allowed there: clone through a raw system call, pause and exit.
+        let pid = unsafe {
+            let pid = libc::fork();
+            if pid == 0 {
+                let flags = libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
+                let mut stack = [0_u8; 16 * 1024];
+                let top = stack.as_mut_ptr().add(stack.len() - 64);
+                let top = top.sub(top.align_offset(16)).cast::<libc::c_void>();
+                extern "C" fn other(_: *mut libc::c_void) -> libc::c_int {
+                    loop {
+                        // SAFETY: waits for a signal.
+                        unsafe { libc::pause() };
+                    }
+                }
+                libc::clone(other, top, flags, std::ptr::null_mut());
+                // Only this thread ends.
+                libc::syscall(libc::SYS_exit, 0);
+            }
+            pid
+        };
+        let child = ProcessId::of(pid).expect("reads /proc").expect("a child that nobody reaped");
+        let began = Instant::now();
+        let state = || stat(pid).expect("reads /proc").map(|stat| stat.state);
+        while state() != Some('Z') {
+            assert!(began.elapsed() < Duration::from_secs(10), "its first thread does not end");
+            std::thread::yield_now();
+        }
+        assert_eq!(child.life().expect("reads"), Life::Running);
+        assert_eq!(child.reap().expect("asks"), None, "it has not ended");
+        let held = child.hold().expect("opens").expect("is there");
+        kill_process_group_of_one(pid);
+        assert!(held.has_ended(Duration::from_secs(10)).expect("waits"));
+        assert_eq!(child.life().expect("reads"), Life::Dead);
+        assert_eq!(child.reap().expect("reaps"), Some(137));
+    }
+
+    fn kill_process_group_of_one(pid: i32) {
+        let pid = Pid::from_raw(pid).expect("a pid is positive");
+        rustix::process::kill_process(pid, Signal::KILL).expect("our own child");
     }
 
     #[test]

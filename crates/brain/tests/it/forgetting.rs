@@ -68,7 +68,7 @@ async fn usage_detail_becomes_one_row_per_day_and_model_and_no_token_is_lost() {
     record(10, 700).await.expect("usage");
     record(11, 3).await.expect("usage");
     record(100, 5).await.expect("usage");
-    let policy = Policy { observability_days: 30 };
+    let policy = Policy { observability_days: 30, ..Policy::default() };
     let report = retention::run_once(&brain, at(100 * DAY), policy).await.expect("a run");
     assert_eq!(report.usage_rows_summed, 703);
     record(10, 4).await.expect("a late row of a summed day");

@@ -37,3 +37,31 @@ async fn a_template_is_written_once_and_replaced_by_a_newer_template_only() {
         brain.write("template", |tx| soul::put_template(tx, &template("three"), Timestamp::now())).await;
     assert!(!over.expect("a write"), "a person's words stay");
 }
+
+#[tokio::test]
+async fn every_version_of_the_soul_is_kept_with_its_reason() {
+    let house = House::new();
+    let brain = house.open();
+    let (versions, history, older) = brain
+        .write("soul", |tx| {
+            let now = Timestamp::from_millis(7);
+            soul::put_template(tx, &template("one"), now)?;
+            let versions = [
+                soul::set(tx, &template("two"), Source::User, "asked for", now)?,
+                soul::set(tx, &template("three"), Source::Learning, "three turns", now)?,
+            ];
+            Ok((versions, soul::history(tx, None, 2)?, soul::history(tx, Some(2), 10)?))
+        })
+        .await
+        .expect("a write");
+    assert_eq!(versions, [2, 3]);
+    let said = |v: &soul::Version| (v.version, v.soul.identity.clone(), v.source, v.rationale.clone());
+    assert_eq!(
+        history.iter().map(said).collect::<Vec<_>>(),
+        [
+            (3, "three".to_owned(), Source::Learning, "three turns".to_owned()),
+            (2, "two".to_owned(), Source::User, "asked for".to_owned()),
+        ]
+    );
+    assert_eq!(older.iter().map(|v| v.version).collect::<Vec<_>>(), [1]);
+}

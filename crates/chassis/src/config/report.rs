@@ -15,7 +15,7 @@ pub struct Row {
     pub section: &'static str,
     /// Effective value, masked if secret; `None` when there is none.
     pub value: Option<String>,
-    /// `environment`, `.env`, `default`, …
+    /// `environment`, `.env`, `--env-file`, `default`, …
     pub source: &'static str,
     /// The default, for comparison.
     pub default: Option<String>,

@@ -49,7 +49,8 @@ impl Values {
                 let text = String::from_utf8(bytes).map_err(|_| at(0, "the file is not UTF-8".to_owned()))?;
                 let values =
                     parse_env(&text).map_err(|lines| EnvFileError { path: path.to_owned(), lines })?;
-                Ok(Some(Self { origin: ".env", values }))
+                let origin = if path == Path::new(".env") { ".env" } else { "--env-file" };
+                Ok(Some(Self { origin, values }))
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(at(0, e.to_string())),

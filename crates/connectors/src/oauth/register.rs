@@ -10,6 +10,7 @@ use crate::books::OauthClient;
 use crate::server::is_loopback;
 use crate::trouble::Trouble;
 use serde_json::{Value, json};
+use url::Url;
 
 impl Oauth {
     /// The client to use with this server. `given` is one that was registered beforehand: id and secret.
@@ -96,6 +97,14 @@ pub(crate) fn metadata(redirect_uri: &str, local: bool, method: &str, scopes: &[
         body["scope"] = json!(scopes.join(" "));
     }
     body
+}
+
+/// The document behind a client id that is an address: what dynamic registration would have said, and the
+/// address itself (draft-ietf-oauth-client-id-metadata-document, section 4).
+pub fn client_document(client_id: &Url, redirect_uri: &Url) -> Value {
+    let mut document = metadata(redirect_uri.as_str(), is_loopback(redirect_uri), "none", &[]);
+    document["client_id"] = json!(client_id);
+    document
 }
 
 fn client(found: &Found, id: String, secret: Option<String>, said: &Value) -> Client {

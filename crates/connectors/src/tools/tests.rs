@@ -20,7 +20,7 @@ fn tool(name: &str, description: &str) -> Value {
 }
 
 fn definition(name: &str, description: &str) -> Definition {
-    Definition::read(&tool(name, description), clean).expect("is a tool")
+    Definition::read(&tool(name, description), &clean).expect("is a tool")
 }
 
 fn names(actions: &[Action]) -> Vec<(&str, State)> {
@@ -67,7 +67,7 @@ fn a_yes_counts_for_the_definition_that_was_shown() {
 #[test]
 fn the_hash_sees_every_part_and_no_order_of_keys() {
     let base = tool("a", "x");
-    let hash = |value: &Value| Definition::read(value, clean).expect("is a tool").hash();
+    let hash = |value: &Value| Definition::read(value, &clean).expect("is a tool").hash();
     for (pointer, other) in [
         ("/name", json!("b")),
         ("/description", json!("y")),
@@ -98,15 +98,15 @@ fn words_of_a_server_are_cleaned_cut_and_counted() {
     for bad in
         [json!({"name": "a b"}), json!({"name": ""}), json!({}), json!({"name": "a", "inputSchema": 1})]
     {
-        assert_eq!(Definition::read(&bad, clean), None, "{bad}");
+        assert_eq!(Definition::read(&bad, &clean), None, "{bad}");
     }
     let deep = (0..40).fold(json!({}), |inner, _| json!({"properties": {"x": inner}}));
-    assert_eq!(Definition::read(&json!({"name": "a", "inputSchema": deep}), clean), None);
+    assert_eq!(Definition::read(&json!({"name": "a", "inputSchema": deep}), &clean), None);
 
     let many: Vec<Value> = (0..600).map(|n| tool(&format!("t{n}"), "x")).collect();
-    assert_eq!(read_listing(&many, &entry(json!({})), clean).len(), TOOLS_MAX);
+    assert_eq!(read_listing(&many, &entry(json!({})), &clean).len(), TOOLS_MAX);
     let denied = entry(json!({"tools": {"deny": ["t1*"]}}));
-    let offered = read_listing(&many[..20], &denied, clean);
+    let offered = read_listing(&many[..20], &denied, &clean);
     assert!(offered.len() == 9 && offered.iter().all(|d| !d.action.starts_with("t1")));
 }
 
@@ -115,7 +115,7 @@ fn only_a_trusted_server_is_believed_and_the_entry_always_wins() {
     let hinting = |hints: Value| {
         let mut value = tool("a", "x");
         value["annotations"] = hints;
-        Definition::read(&value, clean).expect("is a tool")
+        Definition::read(&value, &clean).expect("is a tool")
     };
     let (read, idempotent) = (json!({"readOnlyHint": true}), json!({"idempotentHint": true}));
     let table = [
@@ -136,7 +136,7 @@ fn a_person_sees_what_is_different() {
     let first = reconcile(&[], vec![definition("a", "reads")], true);
     let mut value = tool("a", "sends everything away");
     value["inputSchema"]["properties"]["to"] = json!({"type": "string"});
-    let listed = Definition::read(&value, clean).expect("is a tool");
+    let listed = Definition::read(&value, &clean).expect("is a tool");
     let shown = reconcile(&first, vec![listed], false)[0].difference();
     assert!(shown.contains("- reads\n+ sends everything away"), "{shown}");
     assert!(shown.contains("parameter to\n+ {\"type\":\"string\"}"), "{shown}");

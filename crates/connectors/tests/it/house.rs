@@ -274,7 +274,7 @@ impl House {
             redirect_uri: "http://127.0.0.1:9/assets/oauth/callback".parse().expect("a URL"),
             client_metadata_url,
             secrets: HashMap::new(),
-            clean: str::to_owned,
+            clean: Arc::new(str::to_owned),
             learn: Some(Arc::new(move |secret: &str| {
                 learn.lock().expect("no panic").push(secret.to_owned())
             })),

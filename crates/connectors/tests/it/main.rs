@@ -7,3 +7,4 @@ mod failing;
 mod pinning;
 mod authorizing;
 mod programs;
+mod mutations;

@@ -128,6 +128,10 @@ impl Tool for MadeTool {
         matches!(&self.work, Work::Function(function, _) if function.reads_untrusted())
     }
 
+    fn holds_untrusted(&self, output: &Value) -> bool {
+        matches!(&self.work, Work::Function(function, _) if function.holds_untrusted(output))
+    }
+
     fn check(&self, input: &Value, context: &PermissionContext<'_>) -> Verdict {
         match &self.work {
             Work::Function(function, _) => function.check(input, context),

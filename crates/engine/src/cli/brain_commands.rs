@@ -199,7 +199,11 @@ pub fn vacuum(config: &Config, json: bool) -> Exit {
         Err(error) => return refused(&error),
     };
     let days = config.observability_retention_days.as_secs() / 86_400;
-    let policy = Policy { observability_days: u32::try_from(days).unwrap_or(u32::MAX) };
+    let learned = config.trajectory_retention_days.as_secs() / 86_400;
+    let policy = Policy {
+        observability_days: u32::try_from(days).unwrap_or(u32::MAX),
+        trajectory_days: u32::try_from(learned).unwrap_or(u32::MAX),
+    };
     let (before, _) = brain.file_sizes();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -26,6 +26,7 @@ use contract::{RequestId, Timestamp};
 use follow::Start;
 use input::{Ask, Input, Typed};
 use std::io::Write as _;
+use std::path::Path;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use turn::Outcome;
@@ -47,10 +48,25 @@ pub struct Options {
     /// Conversation to continue or to start [default: a new one]
     #[arg(long, value_name = "ID")]
     pub task: Option<String>,
+    /// What to type to come back, up to the conversation's name: for scripts that start this program
+    #[arg(long, value_name = "COMMAND", hide = true)]
+    pub back_with: Option<String>,
+}
+
+impl Options {
+    /// What a person types to come back to a conversation: the way they came, up to the name.
+    fn way_back(&self, program: &str, env_file: Option<&Path>) -> String {
+        if let Some(command) = &self.back_with {
+            return command.clone();
+        }
+        let file = env_file.map(|file| format!(" --env-file {}", super::quoted(&file.to_string_lossy())));
+        let url = self.url.as_ref().map(|url| format!(" --url {}", super::quoted(url)));
+        format!("{program}{} chat{} --task ", file.unwrap_or_default(), url.unwrap_or_default())
+    }
 }
 
 /// Talks until the person leaves or the script ends.
-pub fn run(options: &Options, source: &dyn Source) -> Exit {
+pub fn run(options: &Options, env_file: Option<&Path>, source: &dyn Source) -> Exit {
     let Some(key) = crate::config::plain_engine_key(source) else {
         eprintln!("{}", missing_key(source));
         return Exit::Configuration;
@@ -86,6 +102,7 @@ pub fn run(options: &Options, source: &dyn Source) -> Exit {
             quits,
             view: View::new(paint),
             task,
+            way_back: options.way_back(&super::called(), env_file),
             last_message: None,
             draft: String::new(),
             thinking: false,
@@ -127,8 +144,9 @@ fn missing_key(source: &dyn Source) -> String {
         None => "",
     };
     format!(
-        "chat needs the Engine's key: set ENGINE_API_KEY in the environment or in .env (never as an argument).{hashed}\n  \
-         `september-engine hash-key --new` makes a key."
+        "chat needs the key the Engine was started with: set ENGINE_API_KEY in the environment or in .env, or name a \
+         file that has it with --env-file (never as an argument).{hashed}\n  \
+         `make engine` keeps its key in .september/engine.env, and `make chat` uses it."
     )
 }
 
@@ -149,6 +167,8 @@ struct Session {
     quits: Signal,
     view: View,
     task: String,
+    /// What to type to come back, up to the task's name.
+    way_back: String,
     /// The last user message of the task, for /retry and /edit.
     last_message: Option<(String, String)>,
     /// What to offer for editing at the next prompt.
@@ -200,7 +220,7 @@ impl Session {
 
     fn leave(&mut self) -> Exit {
         if self.input.is_terminal() {
-            self.dim(&format!("back with: september-engine chat --task {}", self.task));
+            self.dim(&format!("back with: {}{}", self.way_back, super::quoted(&self.task)));
         }
         if self.went_wrong && !self.input.is_terminal() { Exit::Failure } else { Exit::Success }
     }
@@ -341,8 +361,9 @@ impl Session {
             }
             Outcome::NobodyToAsk => {
                 self.complain(&format!(
-                    "the question above waits for an answer: september-engine chat --task {}",
-                    self.task
+                    "the question above waits for an answer: {}{}",
+                    self.way_back,
+                    super::quoted(&self.task)
                 ));
                 Next::Leave(Exit::Failure)
             }
@@ -424,5 +445,23 @@ impl Session {
             let mut out = std::io::stdout().lock();
             let _ = out.write_all(b"\r\x1b[K").and_then(|()| out.flush());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_back_is_the_way_one_came() {
+        let bare = Options { url: None, task: None, back_with: None };
+        assert_eq!(bare.way_back("./september-engine", None), "./september-engine chat --task ");
+        let there = Options { url: Some("http://127.0.0.1:8011".to_owned()), ..bare.clone() };
+        assert_eq!(
+            there.way_back("se", Some(Path::new("my files/engine.env"))),
+            "se --env-file 'my files/engine.env' chat --url http://127.0.0.1:8011 --task "
+        );
+        let made = Options { back_with: Some("make chat TASK=".to_owned()), ..there };
+        assert_eq!(made.way_back("se", None), "make chat TASK=");
     }
 }

@@ -274,7 +274,7 @@ fn run(cli: Cli) -> Exit {
     };
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve(&source),
-        Command::Chat(options) => chat::run(&options, &source),
+        Command::Chat(options) => chat::run(&options, cli.env_file.as_deref(), &source),
         Command::Doctor { json, offline } => doctor::run(&source, json, !offline),
         Command::CheckConfig { json } => {
             let (text, code) = config::check_config(&source, json);
@@ -334,6 +334,20 @@ fn emit_json(value: &impl serde::Serialize) -> Exit {
     }
 }
 
+/// This program as it was called, so that an advice can be typed: it need not be on PATH.
+fn called() -> String {
+    let own = std::env::args_os().next().and_then(|own| own.into_string().ok());
+    own.map_or_else(|| "september-engine".to_owned(), |own| quoted(&own))
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = word
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'-' | b'_' | b':' | b'='));
+    if plain && !word.is_empty() { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
 /// Where an Engine with this configuration listens, as seen from this machine. Values that `check-config`
 /// would refuse count as not set.
 fn default_url(source: &dyn Source) -> String {
@@ -373,6 +387,17 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn an_advice_survives_the_shell() {
+        for plain in ["target/release/september-engine", "http://127.0.0.1:8000", "chat-1_a"] {
+            assert_eq!(quoted(plain), plain);
+        }
+        assert_eq!(
+            (quoted("a b"), quoted("it's"), quoted("")),
+            ("'a b'".to_owned(), r"'it'\''s'".to_owned(), "''".to_owned())
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::mcp::{BrainBooks, keys_of};
 use brain::{Brain, MigrationMode, OpenOptions};
 use connectors::credentials;
 use serde_json::json;
+use std::sync::Arc;
 
 /// `rekey`.
 pub fn rekey(config: &Config, json: bool) -> Exit {
@@ -27,7 +28,7 @@ pub fn rekey(config: &Config, json: bool) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return Exit::fail(&format!("could not start: {error}")),
     };
-    let books = BrainBooks::new(brain.clone());
+    let books = BrainBooks::new(brain.clone(), Arc::default());
     let done = runtime.block_on(credentials::rekey(&books, &keys));
     brain.close();
     let done = match done {

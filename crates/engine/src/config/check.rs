@@ -3,7 +3,7 @@
 //! Each function notes its problems and warnings in the reader and answers with a value that lets the
 //! reading go on, so that all problems are found in one run.
 
-use super::{Provider, Purpose};
+use super::{EmbeddingProvider, Provider, Purpose};
 use chassis::config::{Reader, Secret};
 use chassis::http::KeyHash;
 use rustix::fs::Access;
@@ -106,33 +106,33 @@ pub(super) fn server(r: &mut Reader<'_>, host: IpAddr) {
     }
 }
 
-/// Embedding provider, model and size must fit together, also while nothing uses them.
-pub(super) fn embeddings(r: &mut Reader<'_>) {
+/// Embedding provider, model and size must fit together.
+pub(super) fn embeddings(r: &mut Reader<'_>) -> EmbeddingProvider {
     let has_key = r.is_set("OPENAI_API_KEY");
-    let default = if has_key { "openai" } else { "local" };
-    r.computed("EMBEDDING_PROVIDER", default);
-    let provider = r.text("EMBEDDING_PROVIDER").unwrap_or_else(|| default.to_owned());
-    if provider == "openai" {
-        r.computed("EMBEDDING_MODEL", "text-embedding-3-small");
-        r.computed("EMBEDDING_DIM", "1536");
-        if !has_key && !r.is_set("EMBEDDING_BASE_URL") {
-            let expected = "local, or set OPENAI_API_KEY or EMBEDDING_BASE_URL";
-            r.refuse("EMBEDDING_PROVIDER", expected, Some("local".to_owned()));
+    let default = if has_key { EmbeddingProvider::Openai } else { EmbeddingProvider::Local };
+    r.computed("EMBEDDING_PROVIDER", default.as_str());
+    let provider =
+        r.text("EMBEDDING_PROVIDER").and_then(|word| EmbeddingProvider::parse(&word)).unwrap_or(default);
+    r.computed("EMBEDDING_MODEL", provider.default_model());
+    r.computed("EMBEDDING_DIM", provider.default_dim().to_string());
+    match provider {
+        EmbeddingProvider::Openai => {
+            if !has_key && !r.is_set("EMBEDDING_BASE_URL") {
+                let expected = "local, or set OPENAI_API_KEY or EMBEDDING_BASE_URL";
+                r.refuse("EMBEDDING_PROVIDER", expected, Some("local".to_owned()));
+            }
         }
-        return;
+        EmbeddingProvider::Local => {
+            if r.text("EMBEDDING_MODEL").is_some_and(|m| m != provider.default_model()) {
+                let expected = "builtin, the only model of local embeddings";
+                r.refuse("EMBEDDING_MODEL", expected, Some("builtin".to_owned()));
+            }
+            if r.int_opt::<usize>("EMBEDDING_DIM").is_some_and(|dim| dim != provider.default_dim()) {
+                r.refuse("EMBEDDING_DIM", "256, the only size of local embeddings", Some("256".to_owned()));
+            }
+        }
     }
-    r.computed("EMBEDDING_MODEL", "builtin");
-    r.computed("EMBEDDING_DIM", "256");
-    if r.text("EMBEDDING_MODEL").is_some_and(|m| m != "builtin") {
-        r.refuse(
-            "EMBEDDING_MODEL",
-            "builtin, the only model of local embeddings",
-            Some("builtin".to_owned()),
-        );
-    }
-    if r.int_opt::<i64>("EMBEDDING_DIM").is_some_and(|dim| dim != 256) {
-        r.refuse("EMBEDDING_DIM", "256, the only size of local embeddings", Some("256".to_owned()));
-    }
+    provider
 }
 
 /// The paths that depend on where the brain is.

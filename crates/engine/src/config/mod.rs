@@ -13,7 +13,7 @@ mod tests;
 mod words;
 
 pub use declare::VARS;
-pub use words::{MigrationMode, Provider, SandboxMode, ScrubMode};
+pub use words::{EmbeddingProvider, MigrationMode, Provider, SandboxMode, ScrubMode};
 
 use chassis::config::{EnvFileError, Layered, Problem, Problems, Reader, Report, Secret, Source, Values};
 use chassis::http::KeyHash;
@@ -84,6 +84,8 @@ pub struct Config {
     pub llm_base_url: Option<String>,
     /// Main model.
     pub llm_model: String,
+    /// Model of the planner sub-agent.
+    pub planner_model: String,
     /// Model for compaction and summaries.
     pub light_model: String,
     /// Tried once when the primary model fails.
@@ -156,6 +158,8 @@ pub struct Config {
     pub compact_keep_turns: usize,
     /// Continue past MAX_TOKENS.
     pub token_budget_enabled: bool,
+    /// Offer the `plan` tool.
+    pub planner_enabled: bool,
     /// Ceiling of the continuation loop.
     pub token_budget_max_continuations: u32,
     /// Compaction at all.
@@ -166,6 +170,21 @@ pub struct Config {
     pub cache_hit_min_ratio: f64,
     /// Write cache-hit-ratio alerts.
     pub cache_hit_monitor_enabled: bool,
+
+    /// Where embeddings are made.
+    pub embedding_provider: EmbeddingProvider,
+    /// Embedding model.
+    pub embedding_model: String,
+    /// Numbers of one embedding.
+    pub embedding_dim: usize,
+    /// Embeddings endpoint.
+    pub embedding_base_url: Option<String>,
+    /// How long a memory search waits for its query embedding.
+    pub memory_embed_deadline_ms: Duration,
+    /// Most memories recalled into a turn.
+    pub memory_recall_limit: usize,
+    /// Their total size in tokens.
+    pub memory_recall_max_tokens: usize,
 
     /// web_search: first choice.
     pub brave_api_key: Option<Secret>,
@@ -312,7 +331,7 @@ impl Config {
         let llm_model = check::default_models(r, llm_provider);
         let paths = check::Paths::read(r, &sqlite_db_path);
         check::server(r, engine_host);
-        check::embeddings(r);
+        let embedding_provider = check::embeddings(r);
         let oauth_redirect_base_url = r.text("OAUTH_REDIRECT_BASE_URL");
         r.computed("OAUTH_REDIRECT_BASE_URL", format!("http://127.0.0.1:{engine_port}"));
 
@@ -336,6 +355,7 @@ impl Config {
             llm_api_key,
             openai_api_key: r.secret("OPENAI_API_KEY"),
             llm_base_url: r.text("LLM_BASE_URL").map(|url| url.trim_end_matches('/').to_owned()),
+            planner_model: r.text("PLANNER_MODEL").unwrap_or_else(|| llm_model.clone()),
             light_model: r.text("LIGHT_MODEL").unwrap_or_else(|| llm_model.clone()),
             llm_model,
             fallback_model: r.text("FALLBACK_MODEL"),
@@ -377,11 +397,21 @@ impl Config {
             compact_at_ratio: r.float("COMPACT_AT_RATIO"),
             compact_keep_turns: r.int("COMPACT_KEEP_TURNS"),
             token_budget_enabled: r.flag("TOKEN_BUDGET_ENABLED"),
+            planner_enabled: r.flag("PLANNER_ENABLED"),
             token_budget_max_continuations: r.int("TOKEN_BUDGET_MAX_CONTINUATIONS"),
             reactive_compact_enabled: r.flag("REACTIVE_COMPACT_ENABLED"),
             media_max_bytes: r.int("MEDIA_MAX_BYTES"),
             cache_hit_min_ratio: r.float("CACHE_HIT_MIN_RATIO"),
             cache_hit_monitor_enabled: r.flag("CACHE_HIT_MONITOR_ENABLED"),
+            embedding_provider,
+            embedding_model: r
+                .text("EMBEDDING_MODEL")
+                .unwrap_or_else(|| embedding_provider.default_model().into()),
+            embedding_dim: r.int_opt("EMBEDDING_DIM").unwrap_or(embedding_provider.default_dim()),
+            embedding_base_url: r.text("EMBEDDING_BASE_URL").map(|url| url.trim_end_matches('/').to_owned()),
+            memory_embed_deadline_ms: Duration::from_millis(r.int("MEMORY_EMBED_DEADLINE_MS")),
+            memory_recall_limit: r.int("MEMORY_RECALL_LIMIT"),
+            memory_recall_max_tokens: r.int("MEMORY_RECALL_MAX_TOKENS"),
             brave_api_key: r.secret("BRAVE_API_KEY"),
             tavily_api_key: r.secret("TAVILY_API_KEY"),
             brave_base_url: r.text("BRAVE_BASE_URL").map(|url| url.trim_end_matches('/').to_owned()),

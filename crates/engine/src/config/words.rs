@@ -18,6 +18,16 @@ chassis::words! {
 }
 
 chassis::words! {
+    /// Where embeddings are made.
+    EmbeddingProvider reads "EMBEDDING_PROVIDER" {
+        /// OpenAI's endpoint, or one that imitates it.
+        Openai = "openai",
+        /// The built-in table: in-process, without network.
+        Local = "local",
+    }
+}
+
+chassis::words! {
     /// How subprocesses are confined.
     SandboxMode reads "ENGINE_SANDBOX" {
         /// Every layer, or the Engine does not start.
@@ -82,6 +92,24 @@ impl Provider {
             Some(Provider::Openai)
         } else {
             None
+        }
+    }
+}
+
+impl EmbeddingProvider {
+    /// The model used when none is named.
+    pub const fn default_model(self) -> &'static str {
+        match self {
+            EmbeddingProvider::Openai => "text-embedding-3-small",
+            EmbeddingProvider::Local => llm::embeddings::local::MODEL,
+        }
+    }
+
+    /// How many numbers its vectors have when nobody says.
+    pub const fn default_dim(self) -> usize {
+        match self {
+            EmbeddingProvider::Openai => 1536,
+            EmbeddingProvider::Local => llm::embeddings::table::DIMS,
         }
     }
 }

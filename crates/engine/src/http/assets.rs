@@ -145,6 +145,17 @@ pub async fn redirected(State(app): State<Arc<App>>, headers: HeaderMap, query: 
     }
 }
 
+/// GET /assets/oauth/client.json: the client document, without a key, since authorization servers fetch it.
+pub async fn client_document(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal> {
+    let document = crate::mcp::client_document(&app.core()?.config).ok_or_else(|| {
+        ApiError::new(
+            ErrorCode::NotFound,
+            "this Engine is no OAuth client by document: OAUTH_REDIRECT_BASE_URL is not a public https address",
+        )
+    })?;
+    Ok(Json(document))
+}
+
 /// A page without anything of the request in it.
 fn page(status: StatusCode, title: &str, text: &str) -> Response {
     let body = format!(

@@ -95,5 +95,7 @@ fn row(key: &str, calls: u64, usage: Usage) -> Value {
 /// What is running.
 pub async fn version(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal> {
     let core = app.core()?;
-    Ok(Json(crate::version::json(core.brain.schema_version())))
+    let mut version = crate::version::json(core.brain.schema_version());
+    version["embedding"] = core.memory.embedding();
+    Ok(Json(version))
 }

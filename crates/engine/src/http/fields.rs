@@ -3,7 +3,8 @@
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path};
 use chassis::http::{Refusal, read_body};
-use contract::{ApiError, ErrorCode};
+use contract::memory::Store;
+use contract::{ApiError, ErrorCode, Timestamp};
 use http::request::Parts;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -25,6 +26,21 @@ fn kind(value: &Value) -> Value {
 }
 
 impl Fields {
+    /// The fields of an object that came inside another.
+    pub fn of(map: Map<String, Value>) -> Self {
+        Self(map)
+    }
+
+    /// True when the field was sent as `null`, where that says something.
+    pub fn is_null(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(Value::is_null)
+    }
+
+    /// True when the field was sent at all.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// Reads a body of at most `limit` bytes; an empty body counts as `{}`.
     pub async fn read(body: Body, limit: usize) -> Result<Self, ApiError> {
         let bytes = read_body(body, limit).await?;
@@ -98,6 +114,53 @@ impl Fields {
         }
     }
 
+    /// An optional number from 0 to 1.
+    pub fn opt_share(&mut self, name: &str) -> Result<Option<f64>, ApiError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Number(n)) if n.as_f64().is_some_and(|n| (0.0..=1.0).contains(&n)) => Ok(n.as_f64()),
+            Some(other) => Err(ApiError::invalid_field(name, "a number from 0 to 1", kind(&other))),
+        }
+    }
+
+    /// An optional time.
+    pub fn opt_time(&mut self, name: &str) -> Result<Option<Timestamp>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        match value.as_str().and_then(Timestamp::parse) {
+            Some(time) => Ok(Some(time)),
+            None => {
+                Err(ApiError::invalid_field(name, "an ISO-8601 time as 2026-04-27T12:34:56Z", kind(&value)))
+            }
+        }
+    }
+
+    /// An optional word of a closed set.
+    pub fn opt_word<T>(
+        &mut self,
+        name: &str,
+        expected: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        match value.as_str().and_then(read) {
+            Some(word) => Ok(Some(word)),
+            None => Err(ApiError::invalid_field(name, expected, kind(&value))),
+        }
+    }
+
+    /// An optional list of texts; each is made harmless, none is measured.
+    pub fn opt_texts(&mut self, name: &str) -> Result<Option<Vec<String>>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let Value::Array(items) = value else {
+            return Err(ApiError::invalid_field(name, "an array of strings", kind(&value)));
+        };
+        let text = |(at, item): (usize, Value)| match item {
+            Value::String(text) => Ok(super::sanitise::text(&text)),
+            other => Err(ApiError::invalid_field(&format!("{name}.{at}"), "a string", kind(&other))),
+        };
+        items.into_iter().enumerate().map(text).collect::<Result<_, _>>().map(Some)
+    }
+
     /// An optional list.
     pub fn list(&mut self, name: &str) -> Result<Vec<Value>, ApiError> {
         match self.take(name) {
@@ -146,6 +209,44 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
         match Path::<String>::from_request_parts(parts, state).await {
             Ok(Path(name)) => Ok(Self(name)),
             Err(_) => Err(ApiError::invalid_field("name", "percent-encoded UTF-8", Value::Null).into()),
+        }
+    }
+}
+
+/// The `{store}` of a path: one of the three stores of long-term memory.
+#[derive(Debug, Clone, Copy)]
+pub struct InStore(pub Store);
+
+/// The `{store}` and `{id}` of a path.
+#[derive(Debug)]
+pub struct StoreAndId(pub Store, pub String);
+
+fn store_of(text: &str) -> Result<Store, ApiError> {
+    Store::parse(text).ok_or_else(|| {
+        let names: Vec<&str> = Store::ALL.iter().map(|store| store.as_str()).collect();
+        ApiError::new(ErrorCode::NotFound, "there is no store of this name in long-term memory")
+            .with(json!({"stores": names}))
+    })
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for InStore {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(store)) => Ok(Self(store_of(&store)?)),
+            Err(_) => Err(ApiError::invalid_field("store", "percent-encoded UTF-8", Value::Null).into()),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for StoreAndId {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match Path::<(String, String)>::from_request_parts(parts, state).await {
+            Ok(Path((store, id))) => Ok(Self(store_of(&store)?, id)),
+            Err(_) => Err(ApiError::invalid_field("id", "percent-encoded UTF-8", Value::Null).into()),
         }
     }
 }

@@ -19,25 +19,24 @@ pub fn of(app: &App) -> Health {
     let provider = if app.pulse.provider_is_down() { SubsystemState::Error } else { SubsystemState::Ok };
     let connectors = core.and_then(|c| c.connectors.get()).is_none_or(connectors::Directory::is_healthy);
     let connectors = if connectors { SubsystemState::Ok } else { SubsystemState::Error };
+    let embeddings = core.is_some_and(|c| c.memory.embeddings_failed());
+    let embeddings = if embeddings { SubsystemState::Error } else { SubsystemState::Ok };
     let status = match app.life() {
         Life::Starting => HealthStatus::Starting,
         Life::BrainLocked(_) => HealthStatus::BrainLocked,
         Life::MigrationRequired { .. } => HealthStatus::MigrationRequired,
         Life::Ready if app.drain.is_draining() => HealthStatus::Draining,
         Life::Ready if failed => HealthStatus::Error,
-        Life::Ready if [provider, connectors].contains(&SubsystemState::Error) => HealthStatus::Degraded,
+        Life::Ready if [provider, connectors, embeddings].contains(&SubsystemState::Error) => {
+            HealthStatus::Degraded
+        }
         Life::Ready => HealthStatus::Ok,
     };
     let (running, queued) = core.map_or((0, 0), |c| c.coordinator.counts());
     Health {
         status,
         uptime_seconds: (app.started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
-        subsystems: Subsystems {
-            database,
-            llm_provider: provider,
-            asset_directory: connectors,
-            embeddings: SubsystemState::Ok,
-        },
+        subsystems: Subsystems { database, llm_provider: provider, asset_directory: connectors, embeddings },
         version: crate::version::VERSION.to_owned(),
         schema_version: core.map_or(0, |c| c.brain.schema_version()),
         activity: Activity {
@@ -83,6 +82,9 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Refusal> {
     }
     if let Ok(pending) = core.brain.read("count questions", brain::prompts::count_pending).await {
         metrics::gauge!("engine_hitl_pending").set(pending as f64);
+    }
+    if let Err(error) = core.memory.gauges().await {
+        tracing::debug!(error = %error, "Memories could not be counted");
     }
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render()).into_response())
 }

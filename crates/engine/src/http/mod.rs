@@ -15,6 +15,8 @@ pub mod catalog;
 pub mod skills;
 pub mod rpc;
 pub mod assets;
+pub mod memory;
+pub mod soul;
 pub mod admin;
 pub mod health;
 pub mod docs;

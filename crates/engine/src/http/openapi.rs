@@ -1,5 +1,7 @@
 //! GET /openapi.json: made from the route list, so it cannot drift from what is served.
 
+mod memory;
+
 use super::routes::OPERATIONS;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -42,11 +44,14 @@ fn build() -> Value {
                 json!({"name": name, "in": place, "required": false, "schema": {"type": kind}, "description": text})
             })
             .collect();
-        for name in ["id", "name"].into_iter().filter(|n| operation.path.contains(&format!("{{{n}}}"))) {
-            parameters.push(json!({
-                "name": name, "in": "path", "required": true, "schema": {"type": "string"},
-                "description": "percent-encoded"
-            }));
+        let text = json!({"type": "string"});
+        for (name, schema) in [("store", &memory::store()), ("id", &text), ("name", &text)] {
+            if operation.path.contains(&format!("{{{name}}}")) {
+                parameters.push(json!({
+                    "name": name, "in": "path", "required": true, "schema": schema,
+                    "description": "percent-encoded"
+                }));
+            }
         }
         if !parameters.is_empty() {
             value["parameters"] = json!(parameters);
@@ -152,6 +157,7 @@ fn all_schemas() -> Value {
     let mut all = schemas();
     if let Some(map) = all.as_object_mut() {
         map.extend(catalog_schemas());
+        map.extend(memory::schemas());
         if let Value::Object(assets) = asset_schemas() {
             map.extend(assets);
         }
@@ -183,6 +189,16 @@ fn asset_schemas() -> Value {
             &["ref_id", "status"],
         ),
         "CallbackRequest": object(json!({"code": text, "state": text, "iss": text}), &["code", "state"]),
+        "OauthClientDocument": object(
+            json!({
+                "client_id": text, "client_name": text,
+                "redirect_uris": {"type": "array", "items": text},
+                "grant_types": {"type": "array", "items": text},
+                "response_types": {"type": "array", "items": text},
+                "token_endpoint_auth_method": text, "application_type": text,
+            }),
+            &["client_id", "client_name", "redirect_uris", "token_endpoint_auth_method"],
+        ),
         "ConnectionDeleted": object(json!({"status": text, "ref_id": text}), &["status", "ref_id"]),
     })
 }
@@ -213,7 +229,7 @@ fn catalog_schemas() -> Map<String, Value> {
     let changed = json!({
         "description": text, "category": text, "prompt": text, "capabilities": texts, "scripts": scripts,
     });
-    let method = json!({"type": "string", "description": "skill.<name> or tool.<name>"});
+    let method = json!({"type": "string", "description": "skill.<name>, tool.<name>, or memory.knowledge_search, memory.episodes_search, memory.social_search, memory.stats"});
     let error = object(json!({"file": text, "message": text}), &["file", "message"]);
     let reloaded = json!({
         "status": text, "agents": number, "tools": number, "skills": number, "servers": number,

@@ -2,7 +2,7 @@
 //! answers, the exemptions from the key and the OpenAPI document are all made from it.
 
 use super::app::App;
-use super::{admin, assets, catalog, docs, execute, health, hitl, openapi, rpc, skills, tasks};
+use super::{admin, assets, catalog, docs, execute, health, hitl, memory, openapi, rpc, skills, soul, tasks};
 use axum::Router;
 use axum::extract::Request;
 use axum::handler::Handler;
@@ -200,6 +200,16 @@ pub const OPERATIONS: &[Operation] = &[
         )
     },
     Operation {
+        keyless: true,
+        codes: &[C::NotFound],
+        ..op(
+            "GET",
+            "/assets/oauth/client.json",
+            "This Engine as an OAuth client, for authorization servers; only with a public https OAUTH_REDIRECT_BASE_URL",
+            "OauthClientDocument",
+        )
+    },
+    Operation {
         codes: &[C::ConnectionNotFound],
         ..op(
             "DELETE",
@@ -208,6 +218,48 @@ pub const OPERATIONS: &[Operation] = &[
             "ConnectionDeleted",
         )
     },
+    Operation {
+        body: Some("MemorySearch"),
+        codes: &[C::NotFound],
+        ..op("POST", "/memory/{store}/search", "Search one store of long-term memory", "MemoryList")
+    },
+    Operation {
+        body: Some("FactCreate"),
+        codes: &[C::ValidationError, C::PayloadTooLarge, C::EngineBusy],
+        ..op("POST", "/memory/knowledge", "Keep a fact", "MemoryWritten")
+    },
+    Operation {
+        body: Some("EpisodeCreate"),
+        codes: &[C::ValidationError, C::PayloadTooLarge, C::EngineBusy],
+        ..op("POST", "/memory/episodes", "Keep an episode", "MemoryWritten")
+    },
+    Operation {
+        body: Some("NodeCreate"),
+        codes: &[C::MemoryNotFound, C::ValidationError, C::PayloadTooLarge, C::EngineBusy],
+        ..op(
+            "POST",
+            "/memory/social",
+            "Keep a person or organization, or add to one that is there",
+            "MemoryWritten",
+        )
+    },
+    Operation {
+        body: Some("MemoryChange"),
+        codes: &[C::NotFound, C::MemoryNotFound, C::ValidationError, C::PayloadTooLarge, C::EngineBusy],
+        ..op("PATCH", "/memory/{store}/{id}", "Edit a memory; fields left out stay", "MemoryUpdated")
+    },
+    Operation {
+        codes: &[C::NotFound, C::MemoryNotFound],
+        ..op("DELETE", "/memory/{store}/{id}", "Forget a memory and what rests only on it", "MemoryDeleted")
+    },
+    op("GET", "/memory/soul", "Who the assistant is", "Soul"),
+    op("GET", "/memory/soul/full", "The same with its versions", "SoulFull"),
+    Operation {
+        body: Some("SoulChange"),
+        codes: &[C::ValidationError, C::PayloadTooLarge, C::EngineBusy],
+        ..op("PUT", "/memory/soul", "Write the soul; fields left out stay", "SoulFull")
+    },
+    op("GET", "/memory/stats", "How much there is in long-term memory", "MemoryStats"),
     op("GET", "/agents", "Agents", "AgentList"),
     op("GET", "/tools", "Tools", "ToolList"),
     Operation {
@@ -247,6 +299,7 @@ fn handler(operation: &Operation, app: &Arc<App>) -> MethodRouter {
         "POST" => MethodFilter::POST,
         "DELETE" => MethodFilter::DELETE,
         "PUT" => MethodFilter::PUT,
+        "PATCH" => MethodFilter::PATCH,
         other => unreachable!("the route list has no {other}"),
     };
     fn with<H, T>(filter: MethodFilter, handler: H, app: &Arc<App>) -> MethodRouter
@@ -273,7 +326,18 @@ fn handler(operation: &Operation, app: &Arc<App>) -> MethodRouter {
         ("POST", "/assets/connect") => with(filter, assets::connect, app),
         ("POST", "/assets/callback") => with(filter, assets::callback, app),
         ("GET", "/assets/oauth/callback") => with(filter, assets::redirected, app),
+        ("GET", "/assets/oauth/client.json") => with(filter, assets::client_document, app),
         ("DELETE", "/assets/connections/{id}") => with(filter, assets::delete, app),
+        ("POST", "/memory/{store}/search") => with(filter, memory::search, app),
+        ("POST", "/memory/knowledge") => with(filter, memory::create_fact, app),
+        ("POST", "/memory/episodes") => with(filter, memory::create_episode, app),
+        ("POST", "/memory/social") => with(filter, memory::create_node, app),
+        ("PATCH", "/memory/{store}/{id}") => with(filter, memory::change, app),
+        ("DELETE", "/memory/{store}/{id}") => with(filter, memory::delete, app),
+        ("GET", "/memory/soul") => with(filter, soul::get, app),
+        ("GET", "/memory/soul/full") => with(filter, soul::full, app),
+        ("PUT", "/memory/soul") => with(filter, soul::put, app),
+        ("GET", "/memory/stats") => with(filter, memory::stats, app),
         ("GET", "/agents") => with(filter, catalog::agents, app),
         ("GET", "/tools") => with(filter, catalog::tools, app),
         ("GET", "/usage") => with(filter, catalog::usage, app),
@@ -344,19 +408,24 @@ pub fn keyless(method: &Method, path: &str) -> bool {
 
 /// The methods of a path, for `Allow` and preflights.
 pub fn methods(path: &str) -> Option<&'static str> {
-    // a literal path wins over a template, as in the router
-    let literal = OPERATIONS.iter().any(|o| o.path == path);
-    let fits = |template: &str| if literal { template == path } else { matches(template, path) };
-    let found: Vec<&str> = OPERATIONS.iter().filter(|o| fits(o.path)).map(|o| o.method).collect();
+    // the template that names most of the path counts, from its beginning on, as in the router
+    let template = OPERATIONS.iter().map(|o| o.path).filter(|t| matches(t, path)).min_by_key(|t| gaps(t))?;
+    let found: Vec<&str> = OPERATIONS.iter().filter(|o| o.path == template).map(|o| o.method).collect();
     match found.as_slice() {
-        [] => None,
         ["GET"] => Some("GET"),
         ["POST"] => Some("POST"),
         ["DELETE"] => Some("DELETE"),
         ["GET", "DELETE"] => Some("GET, DELETE"),
+        ["GET", "PUT"] => Some("GET, PUT"),
+        ["PATCH", "DELETE"] => Some("PATCH, DELETE"),
         ["GET", "PUT", "DELETE"] => Some("GET, PUT, DELETE"),
         other => unreachable!("the route list has no path with {other:?}"),
     }
+}
+
+/// Which segments of a template are left open.
+fn gaps(template: &str) -> Vec<bool> {
+    template.split('/').map(|segment| segment.starts_with('{')).collect()
 }
 
 fn matches(template: &str, path: &str) -> bool {
@@ -371,16 +440,22 @@ mod tests {
     #[test]
     fn every_operation_knows_its_methods_and_only_documented_ones_are_keyless() {
         for operation in OPERATIONS {
-            let path = operation.path.replace("{id}", "x").replace("{name}", "x");
+            let path = ["{id}", "{name}", "{store}"]
+                .iter()
+                .fold(operation.path.to_owned(), |path, open| path.replace(open, "x"));
             assert!(methods(&path).is_some_and(|m| m.contains(operation.method)), "{path}");
         }
         assert_eq!(methods("/tasks/abc"), Some("GET, DELETE"));
         assert_eq!(methods("/nowhere"), None);
+        assert_eq!(methods("/memory/soul"), Some("GET, PUT"));
+        assert_eq!(methods("/memory/knowledge/search"), Some("POST"));
+        assert_eq!(methods("/memory/knowledge/fact-1"), Some("PATCH, DELETE"));
         let open: Vec<&str> = OPERATIONS.iter().filter(|o| o.keyless).map(|o| o.path).collect();
         assert_eq!(
             open,
             [
                 "/assets/oauth/callback",
+                "/assets/oauth/client.json",
                 "/health",
                 "/openapi.json",
                 "/docs",

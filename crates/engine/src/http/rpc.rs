@@ -1,10 +1,11 @@
-//! POST /rpc: one skill or one tool, outside any turn.
+//! POST /rpc: one skill, one tool or one question to long-term memory, outside any turn.
 //!
 //! The same path as inside a turn, with the permission rules; only there is no turn to pause, so a call that a
 //! person would have to allow is refused. (specification 3.4)
 
 use super::app::App;
 use super::fields::Fields;
+use super::memory;
 use crate::core::{Core, to_the_end};
 use crate::tools::dispatch::alone;
 use crate::tools::skill::SkillTool;
@@ -43,13 +44,16 @@ async fn answer(core: &Arc<Core>, method: &str, params: Value) -> Result<Value, 
         skill(core, name, params).await
     } else if let Some(name) = method.strip_prefix("tool.") {
         tool(core, name, params).await
+    } else if let (Some(name), Value::Object(params)) = (method.strip_prefix("memory."), params) {
+        memory::rpc(core, name, params).await.unwrap_or_else(|| Err(no_such_method(method)))
     } else {
         Err(no_such_method(method))
     }
 }
 
 fn no_such_method(method: &str) -> ApiError {
-    let text = "there is no such method; skill.<name> and tool.<name> can be called";
+    let text = "there is no such method; skill.<name>, tool.<name>, memory.knowledge_search, \
+                memory.episodes_search, memory.social_search and memory.stats can be called";
     ApiError::new(ErrorCode::NotFound, text).with(json!({"method": method}))
 }
 

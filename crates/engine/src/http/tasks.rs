@@ -4,6 +4,7 @@ use super::app::App;
 use super::execute::known_task;
 use super::fields::{Id, Query};
 use crate::core::{Core, to_the_end};
+use crate::tools::plan::{self, Plan};
 use crate::turn::accept::storage;
 use crate::turn::answers::pending_json;
 use crate::turn::cancel;
@@ -130,7 +131,7 @@ pub async fn get(State(app): State<Arc<App>>, Id(id): Id) -> Result<Json<Value>,
             let last = turns::last_of(tx, &task)?;
             let pending: Vec<Value> = prompts::pending_of(tx, &task)?.iter().map(pending_json).collect();
             let memory = working_memory::present(tx, &task, Timestamp::now())?;
-            let plan = memory.iter().find(|e| e.key == "plan").map(|e| e.value.clone());
+            let plan = memory.iter().find(|e| e.key == plan::KEY).and_then(|e| Plan::of_value(&e.value));
             let notes: Vec<Value> = memory
                 .iter()
                 .map(|e| json!({"key": e.key, "value": e.value, "expires_at": e.expires_at}))

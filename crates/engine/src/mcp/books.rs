@@ -1,5 +1,9 @@
 //! The connector's books, kept in the brain.
+//!
+//! The invariant: what a server or a failure said is stored without the secrets this process knows; credentials come
+//! here sealed.
 
+use crate::secrets::{Known, leaving};
 use async_trait::async_trait;
 use brain::connections::{self as rows, servers};
 use brain::{Brain, Tx};
@@ -9,6 +13,7 @@ use connectors::books::{
 use connectors::tools::{Action, Definition, State};
 use contract::{ConnectionId, Timestamp};
 use serde_json::Value;
+use std::sync::Arc;
 
 /// A stored word that this program does not know.
 #[derive(Debug, thiserror::Error)]
@@ -17,12 +22,16 @@ struct Unknown(&'static str);
 
 /// The books of one brain.
 #[derive(Debug, Clone)]
-pub struct BrainBooks(Brain);
+pub struct BrainBooks(Brain, Arc<Known>);
 
 impl BrainBooks {
     /// Books in this brain.
-    pub fn new(brain: Brain) -> Self {
-        Self(brain)
+    pub fn new(brain: Brain, known: Arc<Known>) -> Self {
+        Self(brain, known)
+    }
+
+    fn scrubbed(&self, text: &str) -> String {
+        self.1.scrub(text).into_owned()
     }
 
     async fn read<T: Send + 'static>(
@@ -156,6 +165,7 @@ impl Books for BrainBooks {
 
     async fn set_status(&self, id: &ConnectionId, status: Status, error: Option<String>) -> Written<bool> {
         let id = id.clone();
+        let error = error.map(|text| self.scrubbed(&text));
         self.write("connection status", move |tx| {
             rows::set_status(tx, &id, status.word(), error.as_deref(), Timestamp::now())
         })
@@ -172,6 +182,8 @@ impl Books for BrainBooks {
 
     async fn want_scopes(&self, id: &ConnectionId, scopes: Vec<String>, error: String) -> Written<()> {
         let id = id.clone();
+        let error = self.scrubbed(&error);
+        let scopes: Vec<String> = scopes.iter().map(|scope| self.scrubbed(scope)).collect();
         self.write("want scopes", move |tx| rows::want_scopes(tx, &id, &scopes, &error, Timestamp::now()))
             .await
     }
@@ -197,6 +209,10 @@ impl Books for BrainBooks {
         info: Option<Value>,
     ) -> Written<()> {
         let name = name.to_owned();
+        let mut info = info;
+        if let Some(info) = &mut info {
+            leaving::value(&self.1, info);
+        }
         self.write("put era", move |tx| {
             servers::put_era(tx, &name, era.as_deref(), version.as_deref(), info.as_ref(), Timestamp::now())
         })

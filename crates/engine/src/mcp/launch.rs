@@ -1,10 +1,19 @@
 //! Starting stdio servers in the sandbox.
 //!
 //! A server has a private directory of its own (its HOME and TMPDIR) and sees ALLOWED_ROOTS. What it writes to its
-//! standard error goes to the DEBUG log. The invariant: a server and all its children end when its line does.
+//! standard error goes to the DEBUG log.
+//!
+//! The hosts of its entry's `network` it reaches through a proxy of its own, which knows these hosts and no others;
+//! without an entry it has no network. With ASSET_DIRECTORY_SANDBOXED=false nothing keeps a server from the
+//! network, so there is no proxy either and `network` says nothing.
+//!
+//! The invariant: a server, its proxy and all its children end when its line does.
 
 use crate::core::Core;
+use crate::outbound::{AllowList, Guard, SystemResolver};
+use crate::sandbox::proxy::Proxy;
 use crate::sandbox::{Command, Confine, LaunchError, Launcher, ProcessGroups, Running, Workspace};
+use crate::secrets::Known;
 use async_trait::async_trait;
 use connectors::launch::{Launch, Pipes, Program};
 use std::os::unix::fs::DirBuilderExt;
@@ -24,6 +33,7 @@ pub struct SandboxLaunch {
     workspace: Arc<Workspace>,
     scratch: PathBuf,
     confine: Confine,
+    known: Arc<Known>,
 }
 
 impl SandboxLaunch {
@@ -36,13 +46,37 @@ impl SandboxLaunch {
             workspace: Arc::clone(&core.workspace),
             scratch: core.scratch.clone(),
             confine,
+            known: Arc::clone(&core.known),
         }
+    }
+
+    /// A proxy for the hosts of an entry, where there are any and the sandbox can keep a server to it.
+    async fn proxy(&self, program: &Program) -> Result<Option<Proxy>, String> {
+        if program.network.is_empty() || self.confine == Confine::LimitsOnly {
+            return Ok(None);
+        }
+        let launcher = Arc::clone(&self.launcher);
+        // may try bubblewrap, which takes as long as a start
+        let can = tokio::task::spawn_blocking(move || launcher.can_reach_a_proxy()).await;
+        if !can.unwrap_or(false) {
+            tracing::warn!(
+                connection = %program.ref_id,
+                "A stdio server runs without its `network`: that needs seccomp, and bubblewrap or landlock 4 (Linux 6.7)"
+            );
+            return Ok(None);
+        }
+        let guard = Guard::new(AllowList::new(&program.network), Arc::new(SystemResolver));
+        let proxy = Proxy::start(guard).await;
+        let proxy = proxy.map_err(|error| format!("its proxy cannot be started: {}", error.kind()))?;
+        self.known.learn(proxy.token());
+        Ok(Some(proxy))
     }
 }
 
 /// Kills what is left when the line goes.
 struct Server {
     _running: Running,
+    _proxy: Option<Proxy>,
     groups: Arc<ProcessGroups>,
 }
 
@@ -70,10 +104,11 @@ impl Launch for SandboxLaunch {
         };
         let mut command = Command::new(name, args);
         command.converse = true;
-        command.env = program.env.into_iter().collect();
+        command.env = program.env.clone().into_iter().collect();
         command.confine = self.confine;
-        if !program.network.is_empty() {
-            tracing::warn!(connection = %program.ref_id, "A stdio server's `network` is not opened; it runs without");
+        let proxy = self.proxy(&program).await?;
+        if let Some(proxy) = &proxy {
+            proxy.open_for(&mut command);
         }
         let groups = Arc::new(ProcessGroups::new(&scratch));
         let mut running =
@@ -88,7 +123,7 @@ impl Launch for SandboxLaunch {
         if let Some(stderr) = running.stderr.take() {
             tokio::spawn(log_stderr(stderr, program.ref_id.to_string()));
         }
-        let process = Box::new(Server { _running: running, groups });
+        let process = Box::new(Server { _running: running, _proxy: proxy, groups });
         Ok(Pipes { output: Box::new(output), input: Box::new(input), process })
     }
 }

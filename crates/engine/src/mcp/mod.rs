@@ -33,6 +33,8 @@ use url::Url;
 const STDIO_IDLE: Duration = Duration::from_secs(600);
 /// Where the browser comes back after an authorization.
 pub const CALLBACK_PATH: &str = "/assets/oauth/callback";
+/// Where authorization servers that take clients by document find ours.
+pub const CLIENT_DOCUMENT_PATH: &str = "/assets/oauth/client.json";
 
 /// The keys of AD_ENCRYPTION_KEY; the configuration has checked them.
 pub fn keys_of(config: &Config) -> Option<MasterKeys> {
@@ -50,21 +52,21 @@ pub async fn open(core: &Arc<Core>, local: SocketAddr) -> Result<Directory, Book
                 .await;
         });
     });
-    let (shelf, known) = (Arc::clone(&core.catalog), Arc::clone(&core.known));
+    let (shelf, known, clean) = (Arc::clone(&core.catalog), Arc::clone(&core.known), Arc::clone(&core.known));
     let of = Arc::downgrade(core);
     let offered_changed = Arc::new(move |directory: &Directory| shelf.set_connected(tools(directory, &of)));
     let http = tokio::task::spawn_blocking(|| llm::net::client(CONNECT_MAX)).await;
     let entries: Vec<Arc<Entry>> = core.catalog.present().servers().cloned().collect();
     let settings = Settings {
-        books: Arc::new(BrainBooks::new(core.brain.clone())),
+        books: Arc::new(BrainBooks::new(core.brain.clone(), Arc::clone(&core.known))),
         launch: Arc::new(SandboxLaunch::new(core)),
         http: http.unwrap_or_else(|_| llm::net::client(CONNECT_MAX)),
         keys: keys_of(&core.config),
         limits: connection::Limits { call_timeout: core.config.ad_call_timeout_s, idle_stop: STDIO_IDLE },
         redirect_uri: redirect_uri(&core.config, local),
-        client_metadata_url: None,
+        client_metadata_url: client_document_url(&core.config),
         secrets: named_secrets(&entries),
-        clean: crate::http::sanitise::text,
+        clean: Arc::new(move |text: &str| clean.scrub(&crate::http::sanitise::text(text)).into_owned()),
         learn: Some(Arc::new(move |secret: &str| known.learn(secret))),
         circuit_opened,
         offered_changed,
@@ -78,6 +80,31 @@ fn redirect_uri(config: &Config, local: SocketAddr) -> Url {
     let base = config.oauth_redirect_base_url.as_deref().unwrap_or(&local).trim_end_matches('/');
     let parse = |base: &str| Url::parse(&format!("{base}{CALLBACK_PATH}"));
     parse(base).or_else(|_| parse(&local)).expect("an address of this machine is a URL")
+}
+
+/// The address of our client document, which is also the client id: only when others can read it, that is when
+/// OAUTH_REDIRECT_BASE_URL is public and https. (specification 9.5)
+fn client_document_url(config: &Config) -> Option<Url> {
+    let base = config.oauth_redirect_base_url.as_deref()?.trim_end_matches('/');
+    let url = Url::parse(&format!("{base}{CLIENT_DOCUMENT_PATH}")).ok()?;
+    let public = match url.host()? {
+        // a name without a dot, and these suffixes, mean nothing to a server elsewhere
+        url::Host::Domain(name) => {
+            let name = name.trim_end_matches('.');
+            let local = [".localhost", ".local", ".internal", ".test"].iter().any(|end| name.ends_with(end));
+            name.contains('.') && !local
+        }
+        // a certificate for a number is rare, and the draft wants a name
+        url::Host::Ipv4(_) | url::Host::Ipv6(_) => false,
+    };
+    (url.scheme() == "https" && public).then_some(url)
+}
+
+/// What GET /assets/oauth/client.json answers; `None` when this Engine is no client by document.
+pub fn client_document(config: &Config) -> Option<serde_json::Value> {
+    let url = client_document_url(config)?;
+    let redirect = redirect_uri(config, SocketAddr::from(([127, 0, 0, 1], 0)));
+    Some(connectors::oauth::client_document(&url, &redirect))
 }
 
 fn tools(directory: &Directory, core: &Weak<Core>) -> Vec<Arc<dyn Tool>> {

@@ -1,9 +1,11 @@
 //! A server's question in the middle of a call: asked like every other question of a turn, answered the same way.
 //!
-//! The turn goes on running meanwhile; the call waits. The invariant: a question belongs to its call, so it is
+//! The turn goes on running meanwhile; the call waits. The server's words lose the secrets this process knows before
+//! they are stored: a server knows its own credential. The invariant: a question belongs to its call, so it is
 //! settled at the latest when the turn is cancelled or the question expires.
 
 use crate::core::Core;
+use crate::secrets::Known;
 use crate::turn::answers;
 use async_trait::async_trait;
 use brain::prompts::{self, Prompt, PromptState};
@@ -45,7 +47,7 @@ impl Person {
             // a call may ask its permission and several questions: each is a row of its own
             call_id: CallId::parse(&format!("{}.q{number}", self.call_id)).ok()?,
             kind: HitlKind::Question,
-            question: text(question),
+            question: text(question, &core.known),
             options: Vec::new(),
             details: json!({"server": question.server}),
             state: PromptState::Pending,
@@ -109,7 +111,7 @@ impl Ask for Person {
 }
 
 /// What the person reads: who asks, what, and how to answer.
-fn text(question: &Question) -> String {
+fn text(question: &Question, known: &Known) -> String {
     let how = match &question.wants {
         Wants::Visit(url) => format!("Visit {url}, then answer `done`; `no` refuses."),
         Wants::Form(schema) => {
@@ -124,7 +126,8 @@ fn text(question: &Question) -> String {
     };
     let message = crate::http::sanitise::text(&question.message);
     let all = format!("The connector {} asks: {message}\n{how}", question.server);
-    all.chars().take(QUESTION_MAX_CHARS).collect()
+    // before it is cut: half a secret is not found any more
+    known.scrub(&all).chars().take(QUESTION_MAX_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -133,14 +136,15 @@ mod tests {
 
     #[test]
     fn a_question_says_who_asks_and_how_to_answer() {
+        let known = Known::new(["canary-value-1"]);
         let question =
             |wants| Question { server: "notes".into(), message: "Your\u{202E} name?".into(), wants };
         let form = |properties| Wants::Form(json!({"type": "object", "properties": properties}));
-        let one = text(&question(form(json!({"name": {"type": "string"}}))));
+        let one = text(&question(form(json!({"name": {"type": "string"}}))), &known);
         assert_eq!(one, "The connector notes asks: Your name?\n`no` refuses.");
-        let two = text(&question(form(json!({"a": {}, "b": {}}))));
+        let two = text(&question(form(json!({"a": {}, "b": {}}))), &known);
         assert!(two.ends_with("Answer with a JSON object of: a, b; `no` refuses."), "{two}");
-        let visit = text(&question(Wants::Visit("https://x.example.com".into())));
-        assert!(visit.contains("Visit https://x.example.com"), "{visit}");
+        let visit = text(&question(Wants::Visit("https://x.example.com/canary-value-1".into())), &known);
+        assert!(visit.contains("Visit https://x.example.com/[redacted:secret]"), "{visit}");
     }
 }

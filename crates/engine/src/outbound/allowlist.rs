@@ -18,6 +18,8 @@ pub struct AllowList {
 struct Entry {
     who: Who,
     port: Option<u16>,
+    /// An operator's word; a person's yes in a prompt opens nothing private.
+    operators: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +36,12 @@ impl AllowList {
         Self { entries: entries.into_iter().map(|e| Entry::read(e.as_ref())).collect() }
     }
 
+    /// With hosts a person has allowed for one call.
+    pub fn granting<S: AsRef<str>>(&self, hosts: &[S]) -> Self {
+        let granted = hosts.iter().map(|h| Entry { operators: false, ..Entry::read(h.as_ref()) });
+        Self { entries: self.entries.iter().cloned().chain(granted).collect() }
+    }
+
     /// True when nothing is named: no network inside the sandbox.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -44,9 +52,9 @@ impl AllowList {
         self.entries.iter().any(|e| e.means(host, port))
     }
 
-    /// True when an entry other than `*` says this host and port, so that it may be private.
+    /// True when an operator's entry other than `*` says this host and port, so that it may be private.
     pub fn names(&self, host: &str, port: u16) -> bool {
-        self.entries.iter().any(|e| e.who != Who::Anyone && e.means(host, port))
+        self.entries.iter().any(|e| e.operators && e.who != Who::Anyone && e.means(host, port))
     }
 }
 
@@ -68,7 +76,7 @@ impl Entry {
                 _ => host.to_owned(),
             }),
         };
-        Self { who, port }
+        Self { who, port, operators: true }
     }
 
     fn means(&self, host: &str, port: u16) -> bool {

@@ -16,14 +16,16 @@ pub struct Reading {
 
 /// The facts for a call of this turn, with its URL when it has one.
 pub async fn of_call(brain: &Brain, turn: &Turn, url: Option<&str>) -> brain::Result<Reading> {
-    let (task, url) = (turn.task_id.clone(), url.map(str::to_owned));
+    let (task, id, url) = (turn.task_id.clone(), turn.turn_id.clone(), url.map(str::to_owned));
     brain
         .read("facts of an outbound call", move |tx| {
             let untrusted = turns::is_tainted(tx, &task)?;
             let shown = match url {
                 // asked only where it matters
                 Some(url) if untrusted => {
-                    let said = messages::active(tx, &task, None, -1)?;
+                    let mut said = messages::active(tx, &task, None, -1)?;
+                    // what a model told its sub-agent to do is a model's word, not the person's
+                    said.extend(messages::of_nested(tx, &id)?);
                     was_shown(&url, said.iter().map(|m| (m.role, m.content.as_slice())))
                 }
                 Some(_) | None => false,

@@ -2,9 +2,14 @@
 //!
 //! Every hop gets a client of its own that knows the checked addresses and no others, no proxy, no cookie, no
 //! referer. What the server says is returned as it came; understanding it is the tool's business.
+//!
+//! A redirect is an address that the server chose and nobody was asked about. Where the first address had to be
+//! allowed (by the list, or by a person), so has every hop: one that is not ends the fetch with
+//! [`FetchError::Elsewhere`], before its name is looked up.
 
+use super::allowlist::AllowList;
 use super::guard::{Admitted, Guard};
-use super::target::Refused;
+use super::target::{self, Refused};
 use bytes::BytesMut;
 use futures::StreamExt;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, LOCATION};
@@ -25,6 +30,35 @@ pub struct Limits {
     pub bytes: usize,
     /// From the first lookup to the last byte, over all redirects.
     pub time: Duration,
+}
+
+/// Where redirects may lead, besides what the guard asks of every address.
+#[derive(Debug, Clone)]
+pub struct Hops {
+    granted: Option<AllowList>,
+}
+
+impl Hops {
+    /// Wherever the guard lets them: nobody had to allow the first address either.
+    pub fn anywhere() -> Self {
+        Self { granted: None }
+    }
+
+    /// Hosts of TOOL_NETWORK_ALLOWLIST, and these.
+    pub fn within<S: AsRef<str>>(granted: impl IntoIterator<Item = S>) -> Self {
+        Self { granted: Some(AllowList::new(granted)) }
+    }
+
+    /// Checks one redirect; nothing is looked up.
+    fn check(&self, to: &str, list: &AllowList) -> Result<(), FetchError> {
+        let Some(granted) = &self.granted else { return Ok(()) };
+        let (url, target) = target::read(to, list)?;
+        if list.covers(&target.host, target.port) || granted.covers(&target.host, target.port) {
+            Ok(())
+        } else {
+            Err(FetchError::Elsewhere(url))
+        }
+    }
 }
 
 /// What came back.
@@ -48,6 +82,9 @@ pub enum FetchError {
     /// The request, or one it was redirected to, is not allowed.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// It redirects to an address that nobody has allowed.
+    #[error("it redirects to {0}, which nobody has allowed")]
+    Elsewhere(Url),
     /// Too many redirects.
     #[error("more than {REDIRECTS_MAX} redirects")]
     Redirects,
@@ -60,20 +97,23 @@ pub enum FetchError {
 }
 
 /// Fetches a URL.
-pub async fn get(guard: &Guard, url: &str, limits: Limits) -> Result<Page, FetchError> {
-    match tokio::time::timeout(limits.time, follow(guard, url, limits)).await {
+pub async fn get(guard: &Guard, url: &str, limits: Limits, hops: &Hops) -> Result<Page, FetchError> {
+    match tokio::time::timeout(limits.time, follow(guard, url, limits, hops)).await {
         Ok(result) => result,
         Err(_) => Err(FetchError::Timeout(limits.time)),
     }
 }
 
-async fn follow(guard: &Guard, url: &str, limits: Limits) -> Result<Page, FetchError> {
+async fn follow(guard: &Guard, url: &str, limits: Limits, hops: &Hops) -> Result<Page, FetchError> {
     let mut next = url.to_owned();
     for _ in 0..=REDIRECTS_MAX {
         let (url, admitted) = guard.admit_url(&next).await?;
         let response = request(&url, &admitted).await?;
         match redirect(&url, &response) {
-            Some(location) => next = location?,
+            Some(location) => {
+                next = location?;
+                hops.check(&next, guard.list())?;
+            }
             None => return read(url, response, limits.bytes).await,
         }
     }

@@ -60,6 +60,11 @@ impl Guard {
         Self { list: Arc::new(list), resolver }
     }
 
+    /// The same, with public hosts that a person has allowed for one call.
+    pub fn granting<S: AsRef<str>>(&self, hosts: &[S]) -> Self {
+        Self { list: Arc::new(self.list.granting(hosts)), resolver: Arc::clone(&self.resolver) }
+    }
+
     /// The hosts an operator has named.
     pub fn list(&self) -> &AllowList {
         &self.list

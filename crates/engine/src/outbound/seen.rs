@@ -21,7 +21,8 @@ pub fn was_shown<'a>(url: &str, messages: impl IntoIterator<Item = (Role, &'a [B
                     tools.insert(id, name);
                 }
                 Block::Text { text } if role == Role::User && stands_in(text, &spellings) => return true,
-                Block::ToolResult { tool_use_id, content, .. } => {
+                // a failure may name an address that nobody chose: the target of a redirect that was not followed
+                Block::ToolResult { tool_use_id, content, is_error: false } => {
                     let shows = tools.get(tool_use_id.as_str()).is_some_and(|t| SHOWING_TOOLS.contains(t));
                     let text = |b: &Block| matches!(b, Block::Text { text } if stands_in(text, &spellings));
                     if shows && content.iter().any(text) {
@@ -68,6 +69,16 @@ fn ends_there(rest: &str) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_a_refused_redirect_names_was_not_shown() {
+        let mut said = call("web_fetch", &json!({"redirects_to": "https://evil.test/?s=1"}).to_string());
+        assert!(shown("https://evil.test/?s=1", &said));
+        if let Block::ToolResult { is_error, .. } = &mut said[1].1[0] {
+            *is_error = true;
+        }
+        assert!(!shown("https://evil.test/?s=1", &said));
+    }
 
     type Said = Vec<(Role, Vec<Block>)>;
 

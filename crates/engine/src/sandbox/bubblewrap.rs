@@ -8,10 +8,10 @@
 //! The invariant: what is not granted is not there, whatever landlock says.
 
 use super::child::{Confinement, MAKE_NAMESPACES};
+use super::gate::{Door, Kind};
 use super::inside::{Orders, Word};
-use super::syscalls::{Internet, UnixSockets};
 use super::view::{Grant, Rights};
-use super::{Unachievable, groups, view};
+use super::{Unachievable, door, groups, view};
 use rustix::fs::MemfdFlags;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -28,9 +28,16 @@ const PLACES: [&str; 3] = ["/usr/bin/bwrap", "/bin/bwrap", "/usr/local/bin/bwrap
 const TRIAL_MAX: Duration = Duration::from_secs(5);
 /// How much of bubblewrap's complaint is passed on.
 const COMPLAINT_MAX: u64 = 512;
-/// Every namespace but those of time, which no tool needs to be apart, and of the network, which depends.
-const NAMESPACES: [&str; 5] =
-    ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"];
+/// Every namespace but that of time, which no tool needs to be apart. The network's, too, when a command may use
+/// the proxy: it finds the way there inside ([`super::gate`]).
+const NAMESPACES: [&str; 6] = [
+    "--unshare-user",
+    "--unshare-pid",
+    "--unshare-ipc",
+    "--unshare-uts",
+    "--unshare-cgroup-try",
+    "--unshare-net",
+];
 /// The name of the machine inside.
 const HOST_NAME: &str = "sandbox";
 /// A program that cannot exist: getting as far as not finding it shows that everything before works.
@@ -54,17 +61,18 @@ pub(super) struct Order<'a> {
     pub environment: Vec<(OsString, OsString)>,
     /// The landlock rules, and what is allowed below the new `/proc`.
     pub ruleset: Option<(OwnedFd, u64)>,
-    pub internet: Internet,
-    pub unix: UnixSockets,
+    /// Where the proxy listens, when the command may use it.
+    pub proxy: Option<u16>,
     pub program: OsString,
     pub args: Vec<OsString>,
 }
 
-/// What to start, what it keeps open, and where its words arrive.
+/// What to start, what it keeps open, where its words arrive, and the way to the proxy.
 pub(super) struct Wrapped {
     pub command: Command,
     pub handed_over: Vec<OwnedFd>,
     pub words: OwnedFd,
+    pub door: Option<Door>,
 }
 
 impl Bubblewrap {
@@ -93,23 +101,26 @@ impl Bubblewrap {
         let environment = environment_file(&order.environment)?;
         let inside = OwnedFd::from(self.inside.try_clone()?);
         let ruleset = order.ruleset.as_ref().map(|(fd, facts)| (fd.as_raw_fd(), *facts));
+        let (mut ours, mut theirs) = (None, None);
+        if let Some(port) = order.proxy {
+            let (end, inner) = door::pair()?;
+            ours = Some(Door { end, kind: Kind::Listener, port });
+            theirs = Some((inner, port));
+        }
         let orders = Orders {
             words: speaker.as_raw_fd(),
             environment: environment.as_raw_fd(),
             ruleset,
-            internet: order.internet,
-            unix: order.unix,
+            door: theirs.as_ref().map(|(fd, port)| (fd.as_raw_fd(), *port)),
         };
         let mut command = Command::new(&self.program);
-        if order.internet == Internet::Off {
-            command.arg("--unshare-net");
-        }
         command.args(arguments(order.grants, order.scratch, order.cwd, ruleset.is_some()));
         command.arg("--").arg(format!("/proc/self/fd/{}", inside.as_raw_fd()));
         command.args(orders.to_args()).arg(order.program).args(order.args).env_clear();
         let mut handed_over = vec![speaker, environment, inside];
         handed_over.extend(order.ruleset.map(|(fd, _)| fd));
-        Ok(Wrapped { command, handed_over, words })
+        handed_over.extend(theirs.map(|(fd, _)| fd));
+        Ok(Wrapped { command, handed_over, words, door: ours })
     }
 
     fn try_out(&self) -> io::Result<()> {
@@ -120,12 +131,11 @@ impl Bubblewrap {
             cwd: Path::new("/"),
             environment: Vec::new(),
             ruleset: None,
-            internet: Internet::Off,
-            unix: UnixSockets::Confined,
+            proxy: None,
             program: NO_PROGRAM.into(),
             args: Vec::new(),
         };
-        let Wrapped { mut command, handed_over, words } = self.wrap(order)?;
+        let Wrapped { mut command, handed_over, words, door: _ } = self.wrap(order)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let confinement = Confinement {
             parent: std::process::id(),
@@ -134,6 +144,7 @@ impl Bubblewrap {
             group: None,
             ruleset: None,
             programs: Vec::new(),
+            asks: None,
             handed_over,
         };
         confinement.install(&mut command);

@@ -1,14 +1,15 @@
 //! What happens between `fork` and `exec`: only system calls, on data made before the fork.
 //!
-//! This is the one file of the sandbox with `unsafe` code. Nothing here may allocate, lock, log or panic:
-//! after `fork` in a program with threads, only async-signal-safe calls are allowed.
+//! `unsafe` code of the sandbox is here, in [`super::notify`] (its questions to the kernel) and in
+//! [`super::groups`] (one registration). Nothing here may allocate, lock, log or panic: after `fork` in a program
+//! with threads, only async-signal-safe calls are allowed.
 //!
 //! The invariant: every step that fails fails the launch; only the hint about memory may go unheard.
 
 use libc::{c_int, c_ulong, rlimit};
 use seccompiler::BpfProgram;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 
 /// Files made by a child are readable by the person's other programs and writable by nobody else.
@@ -42,6 +43,8 @@ pub(super) struct Confinement {
     pub ruleset: Option<OwnedFd>,
     /// Seccomp, in order.
     pub programs: Vec<BpfProgram>,
+    /// The filter after which the Engine is asked about calls, and where the child hands out that it is.
+    pub asks: Option<(BpfProgram, OwnedFd)>,
     /// Descriptors that stay open across `exec`, for the program that confines itself further.
     pub handed_over: Vec<OwnedFd>,
 }
@@ -100,7 +103,11 @@ impl Confinement {
             if let Some(ruleset) = &self.ruleset {
                 restrict(ruleset.as_raw_fd())?;
             }
-            filter(&self.programs)
+            filter(&self.programs)?;
+            match &self.asks {
+                Some((program, door)) => ask_the_engine(program, door),
+                None => Ok(()),
+            }
         }
     }
 
@@ -124,6 +131,34 @@ impl Confinement {
 unsafe fn restrict(ruleset: RawFd) -> io::Result<()> {
     // SAFETY: a plain system call on a descriptor number.
     unsafe { check_long(libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0 as c_ulong)) }
+}
+
+/// Loads the last filter and hands its listener out; from then on such calls wait for the Engine.
+///
+/// # Safety
+/// Async-signal-safe; callable between fork and exec.
+unsafe fn ask_the_engine(program: &BpfProgram, door: &OwnedFd) -> io::Result<()> {
+    let prog =
+        libc::sock_fprog { len: program.len() as libc::c_ushort, filter: program.as_ptr().cast_mut().cast() };
+    let (nr, mode) = (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER as c_ulong);
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    // SAFETY: `prog` and the program it points to outlive the call; the new descriptor, which the kernel marks
+    // close-on-exec, belongs to nobody else.
+    let listener = unsafe {
+        let fd = libc::syscall(nr, mode, flags, &raw const prog);
+        check_long(fd)?;
+        OwnedFd::from_raw_fd(fd as RawFd)
+    };
+    super::door::hand_over(door.as_fd(), listener.as_fd())
+}
+
+/// Takes over a descriptor that was handed to this program by number.
+///
+/// # Safety
+/// Nothing else of this program may own it.
+pub(super) unsafe fn take_over(fd: RawFd) -> OwnedFd {
+    // SAFETY: the caller's promise.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// # Safety

@@ -52,8 +52,8 @@ pub enum Network {
     /// Nobody.
     #[default]
     Off,
-    /// TCP to this port, where the Engine's own proxy listens on 127.0.0.1. Landlock (ABI 4) sees the port and
-    /// not the address, so the port is chosen anew at every start. Without landlock the network stays off.
+    /// The Engine's own proxy, which listens on this port of 127.0.0.1, and nobody else ([`super::gate`]). Where
+    /// there is neither a network namespace nor landlock 4 with seccomp's notifications, nobody.
     Proxy(u16),
 }
 

@@ -9,6 +9,7 @@
 //! The invariant: no signal goes to a process that is not known to be ours.
 
 use super::cgroups::Cgroup;
+use super::gate::Gate;
 use super::inside::Word;
 use super::mark::Mark;
 use std::collections::HashSet;
@@ -62,18 +63,26 @@ pub struct Group {
     told: Mutex<Option<i32>>,
     /// Bounds, and ends, everything of the launch; where control groups are delegated.
     cgroup: Option<Cgroup>,
+    /// The way to the proxy, open as long as anything of the launch may use it.
+    gate: Mutex<Option<Gate>>,
 }
 
 impl Group {
     pub(super) fn new(leader: Child, words: Option<OwnedFd>, cgroup: Option<Cgroup>) -> Self {
         let pgid = leader.id().cast_signed();
         lock(&LEADERS).insert(pgid);
-        Self { pgid, leader: Mutex::new(Some(leader)), words, told: Mutex::new(None), cgroup }
+        let (leader, told, gate) = (Mutex::new(Some(leader)), Mutex::default(), Mutex::default());
+        Self { pgid, leader, words, told, cgroup, gate }
     }
 
     /// Where process 1 of the sandbox speaks.
     pub(super) fn words(&self) -> Option<&OwnedFd> {
         self.words.as_ref()
+    }
+
+    /// Keeps the way to the proxy open for as long as the group is held.
+    pub(super) fn keep_open(&self, gate: Gate) {
+        *lock(&self.gate) = Some(gate);
     }
 
     /// The group's number, equal to the leader's process id.

@@ -8,12 +8,14 @@
 //! The invariant: the command starts after every layer is on, or not at all.
 
 use super::child;
+use super::door;
 use super::syscalls::{self, Internet, Task, UnixSockets};
 use rustix::process::{WaitOptions, wait};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::RawFd;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
@@ -71,32 +73,24 @@ pub(super) struct Orders {
     pub environment: RawFd,
     /// Landlock, and what it allows below `/proc`.
     pub ruleset: Option<(RawFd, u64)>,
-    /// Whether TCP sockets may be opened.
-    pub internet: Internet,
-    /// Whether unix sockets may be connected: with the host's network come its abstract sockets.
-    pub unix: UnixSockets,
+    /// Where to hand out a listener on this port of the own loopback, so that the command finds the proxy there;
+    /// without it there are no sockets of the internet.
+    pub door: Option<(RawFd, u16)>,
 }
 
 impl Orders {
     /// As arguments, [`ASKED`] first.
     pub(super) fn to_args(&self) -> Vec<OsString> {
         let ruleset = self.ruleset.map_or("-".to_owned(), |(fd, facts)| format!("{fd}:{facts}"));
-        let internet = match self.internet {
-            Internet::Off => "off",
-            Internet::Tcp => "tcp",
-        };
-        let unix = match self.unix {
-            UnixSockets::Confined => "confined",
-            UnixSockets::ListenOnly => "listen-only",
-        };
-        [ASKED, &self.words.to_string(), &self.environment.to_string(), &ruleset, internet, unix]
+        let door = self.door.map_or("-".to_owned(), |(fd, port)| format!("{fd}:{port}"));
+        [ASKED, &self.words.to_string(), &self.environment.to_string(), &ruleset, &door]
             .iter()
             .map(Into::into)
             .collect()
     }
 
     fn from_args(args: &[OsString]) -> Option<(Self, &OsStr, &[OsString])> {
-        let [asked, words, environment, ruleset, internet, unix, program, rest @ ..] = args else {
+        let [asked, words, environment, ruleset, door, program, rest @ ..] = args else {
             return None;
         };
         if asked != ASKED {
@@ -109,18 +103,15 @@ impl Orders {
                 Some((fd.parse().ok()?, facts.parse().ok()?))
             }
         };
-        let internet = match internet.to_str()? {
-            "off" => Internet::Off,
-            "tcp" => Internet::Tcp,
-            _ => return None,
-        };
-        let unix = match unix.to_str()? {
-            "confined" => UnixSockets::Confined,
-            "listen-only" => UnixSockets::ListenOnly,
-            _ => return None,
+        let door = match door.to_str()? {
+            "-" => None,
+            both => {
+                let (fd, port) = both.split_once(':')?;
+                Some((fd.parse().ok()?, port.parse().ok()?))
+            }
         };
         let (words, environment) = (words.to_str()?.parse().ok()?, environment.to_str()?.parse().ok()?);
-        Some((Self { words, environment, ruleset, internet, unix }, program, rest))
+        Some((Self { words, environment, ruleset, door }, program, rest))
     }
 }
 
@@ -161,10 +152,16 @@ fn prepare(orders: &Orders) -> io::Result<Vec<u8>> {
     let mut environment = Vec::new();
     let source = File::open(format!("/proc/self/fd/{}", orders.environment))?;
     source.take(ENVIRONMENT_MAX).read_to_end(&mut environment)?;
-    // Only what is mounted exists, and process numbers outside do not: sockets by path and signals need no
-    // further care.
-    let task =
-        Task { unix: UnixSockets::Confined, internet: orders.internet, stop_truncation: false, shield: None };
+    if let Some((fd, port)) = orders.door {
+        // SAFETY: bubblewrap passed it on for this, and nothing of this program has opened it.
+        let door = unsafe { child::take_over(fd) };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        door::hand_over(door.as_fd(), listener.as_fd())?;
+    }
+    let internet = if orders.door.is_some() { Internet::Own } else { Internet::Off };
+    // Only what is mounted exists, the network is empty, and process numbers outside do not exist: sockets by path,
+    // abstract sockets and signals need no further care.
+    let task = Task { unix: UnixSockets::Confined, internet, stop_truncation: false, shield: None };
     let programs = syscalls::programs(task).ok_or(io::ErrorKind::Unsupported)?;
     let (ruleset, facts) = orders.ruleset.unzip();
     child::confine_self(ruleset, facts.unwrap_or(0), &programs)?;
@@ -223,10 +220,8 @@ mod tests {
     #[test]
     fn orders_and_words_survive_the_wire() {
         for ruleset in [None, Some((7, 12))] {
-            for (internet, unix) in
-                [(Internet::Off, UnixSockets::Confined), (Internet::Tcp, UnixSockets::ListenOnly)]
-            {
-                let orders = Orders { words: 5, environment: 6, ruleset, internet, unix };
+            for door in [None, Some((8, 40_000))] {
+                let orders = Orders { words: 5, environment: 6, ruleset, door };
                 let mut args = orders.to_args();
                 args.extend(["/bin/sh", "-c", "true"].map(OsString::from));
                 let (read, program, rest) = Orders::from_args(&args).unwrap();

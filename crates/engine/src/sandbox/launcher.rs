@@ -11,18 +11,20 @@ pub use super::command::{Command, Confine, LaunchError, LauncherConfig, Network}
 use super::bubblewrap::{self, Bubblewrap, Order, Wrapped};
 use super::cgroups::{Cgroup, Cgroups};
 use super::child::{Confinement, FILE_WORK, MAKE_NAMESPACES};
+use super::gate::{Door, Kind};
 use super::groups::{self, Group, ProcessGroups};
 use super::inside::Word;
 use super::keeper::Keeper;
 use super::kernel::Landlock;
 use super::mark::Mark;
+use super::probe::{can_ask, can_filter};
 use super::running::{Care, Running};
 use super::scrub;
 use super::syscalls::{self, Internet, Task, UnixSockets};
 use super::view::{self, Extra};
 use super::watch::{self, Bounds};
 use super::workspace::Workspace;
-use super::{Limits, SandboxMode, Unachievable, policy};
+use super::{Limits, SandboxMode, Unachievable, door, policy};
 use seccompiler::BpfProgram;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -34,8 +36,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::oneshot;
 
-/// A program that cannot exist: starting it shows whether a child can confine itself, and runs nothing.
-const PROBE: &str = "/proc/self/no-such-program";
 /// How long bubblewrap may take to get as far as the command. It takes some 20 ms; a machine so busy that
 /// this is not enough answers with a failed launch instead of hanging.
 const WRAP_MAX: Duration = Duration::from_secs(20);
@@ -45,6 +45,7 @@ struct Prepared {
     command: std::process::Command,
     words: Option<OwnedFd>,
     cgroup: Option<Cgroup>,
+    door: Option<Door>,
 }
 
 struct SpawnRequest {
@@ -58,6 +59,18 @@ struct Spawned {
     stdin: Option<std::process::ChildStdin>,
     stdout: Option<std::process::ChildStdout>,
     stderr: Option<std::process::ChildStderr>,
+    door: Option<Door>,
+}
+
+/// How a child comes to the proxy and to nobody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WayOut {
+    /// Through the loopback of a network namespace of its own.
+    OwnNetwork(u16),
+    /// By connections the Engine lends; landlock refuses all others.
+    Lent(u16),
+    /// Not at all.
+    None,
 }
 
 /// Bubblewrap, found out on first need.
@@ -90,6 +103,8 @@ pub struct Launcher {
     landlock: Option<Landlock>,
     programs: Vec<BpfProgram>,
     tcp_programs: Vec<BpfProgram>,
+    /// Whether the kernel asks about calls; found out when a command may first use the proxy.
+    asks: OnceLock<bool>,
     wrap: Arc<Wrap>,
     cgroups: Option<Cgroups>,
     missing: Vec<Unachievable>,
@@ -121,6 +136,7 @@ impl Launcher {
             config,
             programs: Vec::new(),
             tcp_programs: Vec::new(),
+            asks: OnceLock::new(),
             wrap: Arc::new(wrap),
             missing: Vec::new(),
             keeper: Arc::default(),
@@ -161,7 +177,7 @@ impl Launcher {
         let programs = if masked { None } else { syscalls::programs(task(Internet::Off)) };
         match programs {
             Some(programs) if can_filter(&programs) => {
-                self.tcp_programs = syscalls::programs(task(Internet::Tcp)).unwrap_or_default();
+                self.tcp_programs = syscalls::programs(task(Internet::Lent)).unwrap_or_default();
                 self.programs = programs;
             }
             Some(_) | None => {
@@ -249,9 +265,26 @@ impl Launcher {
         !self.programs.is_empty()
     }
 
-    /// True when [`Network::Proxy`] has an effect.
+    /// True when [`Network::Proxy`] has an effect (may block like [`Launcher::settle`]).
     pub fn can_reach_a_proxy(&self) -> bool {
-        !self.tcp_programs.is_empty() && self.landlock.is_some_and(Landlock::tcp)
+        self.can_lend() || (!self.tcp_programs.is_empty() && self.wrap.get().is_ok())
+    }
+
+    /// True when landlock can refuse every connection, and the kernel asks the Engine about them before.
+    fn can_lend(&self) -> bool {
+        let refused = !self.tcp_programs.is_empty() && self.landlock.is_some_and(Landlock::tcp);
+        refused && *self.asks.get_or_init(|| can_ask(&self.tcp_programs))
+    }
+
+    fn way_out(&self, network: Network) -> WayOut {
+        match network {
+            Network::Off => WayOut::None,
+            Network::Proxy(port) if !self.tcp_programs.is_empty() && self.wrap.get().is_ok() => {
+                WayOut::OwnNetwork(port)
+            }
+            Network::Proxy(port) if self.can_lend() => WayOut::Lent(port),
+            Network::Proxy(_) => WayOut::None,
+        }
     }
 
     /// True when a child may be held back from changing modes and owners outside: only with a mount namespace.
@@ -293,6 +326,9 @@ impl Launcher {
                 Ok(Err(e)) => return Err(LaunchError::Sandbox(e)),
                 Err(_) => return Err(LaunchError::Sandbox(io::ErrorKind::TimedOut.into())),
             }
+        }
+        if let Some(door) = spawned.door.take() {
+            spawned.group.keep_open(door.open().map_err(LaunchError::Sandbox)?);
         }
         let group = Arc::new(spawned.group);
         groups.hold(Arc::clone(&group));
@@ -354,47 +390,47 @@ impl Launcher {
             group: cgroup.as_ref().map(Cgroup::members).transpose().map_err(LaunchError::Sandbox)?,
             ruleset: None,
             programs: Vec::new(),
+            asks: None,
             handed_over: Vec::new(),
         };
         let mut prepared = std::process::Command::new(&command.program);
-        let mut words = None;
+        let (mut words, mut way) = (None, None);
         if fully {
             let extra = Extra { read: &command.read, write: &command.grants.write };
             let grants = view::of(workspace, extra).map_err(LaunchError::Sandbox)?;
-            let port = match command.network {
-                Network::Proxy(port) if self.can_reach_a_proxy() => Some(port),
-                Network::Proxy(_) | Network::Off => None,
+            let way_out = self.way_out(command.network);
+            let inner = match way_out {
+                WayOut::OwnNetwork(port) => Some(port),
+                WayOut::Lent(_) | WayOut::None => None,
             };
-            let internet = if port.is_some() { Internet::Tcp } else { Internet::Off };
             let ruleset = match self.landlock {
-                Some(landlock) => policy::ruleset(landlock, &grants, port).map_err(LaunchError::Sandbox)?,
+                Some(landlock) => policy::ruleset(landlock, &grants, inner).map_err(LaunchError::Sandbox)?,
                 None => None,
             };
             if let Ok(wrap) = self.wrap.get() {
-                // Sockets by path are those of what is mounted; abstract ones are those of the network.
-                let unix = match (internet, self.landlock) {
-                    (Internet::Tcp, Some(landlock)) if !landlock.scopes() => UnixSockets::ListenOnly,
-                    (Internet::Off | Internet::Tcp, _) => UnixSockets::Confined,
-                };
                 let order = Order {
                     grants: &grants,
                     scratch: workspace.scratch(),
                     cwd: &cwd,
                     environment: env.into_iter().collect(),
                     ruleset: ruleset.zip(self.landlock.map(policy::facts)),
-                    internet,
-                    unix,
+                    proxy: inner,
                     program: command.program,
                     args: command.args,
                 };
-                let Wrapped { command, handed_over, words: said } =
+                let Wrapped { command, handed_over, words: said, door } =
                     wrap.wrap(order).map_err(LaunchError::Sandbox)?;
-                (prepared, words) = (command, Some(said));
+                (prepared, words, way) = (command, Some(said), door);
                 confinement.handed_over = handed_over;
                 confinement.capabilities = Some(MAKE_NAMESPACES);
             } else {
                 confinement.ruleset = ruleset;
-                let programs = if port.is_some() { &self.tcp_programs } else { &self.programs };
+                if let WayOut::Lent(port) = way_out {
+                    let (end, inner) = door::pair().map_err(LaunchError::Sandbox)?;
+                    way = Some(Door { end, kind: Kind::Notifier, port });
+                    confinement.asks = Some((syscalls::asks_about_connect(), inner));
+                }
+                let programs = if way.is_some() { &self.tcp_programs } else { &self.programs };
                 confinement.programs.clone_from(programs);
                 prepared.args(&command.args).env_clear().envs(env);
             }
@@ -403,7 +439,7 @@ impl Launcher {
         }
         prepared.current_dir(cwd).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         confinement.install(&mut prepared);
-        Ok(Prepared { command: prepared, words, cgroup })
+        Ok(Prepared { command: prepared, words, cgroup, door: way })
     }
 }
 
@@ -426,34 +462,20 @@ fn rlimits(limits: Limits) -> Vec<(libc::__rlimit_resource_t, u64)> {
 }
 
 fn serve(inbox: &mpsc::Receiver<SpawnRequest>) {
-    while let Ok(SpawnRequest { prepared: Prepared { mut command, words, cgroup }, reply }) = inbox.recv() {
+    while let Ok(SpawnRequest { prepared, reply }) = inbox.recv() {
+        let Prepared { mut command, words, cgroup, door } = prepared;
         let spawned = command.spawn().map(|mut child| Spawned {
             stdin: child.stdin.take(),
             stdout: child.stdout.take(),
             stderr: child.stderr.take(),
             group: Group::new(child, words, cgroup),
+            door,
         });
         // With the command go our copies of what it handed over; before the caller waits for its words.
         drop(command);
         // A caller that went away gets nothing; the dropped group kills itself.
         let _ = reply.send(spawned);
     }
-}
-
-/// Tries the programs on a child that cannot exist: getting as far as "no such file" means they loaded.
-fn can_filter(programs: &[BpfProgram]) -> bool {
-    let mut probe = std::process::Command::new(PROBE);
-    let confinement = Confinement {
-        parent: std::process::id(),
-        limits: Vec::new(),
-        capabilities: Some(FILE_WORK),
-        group: None,
-        ruleset: None,
-        programs: programs.to_vec(),
-        handed_over: Vec::new(),
-    };
-    confinement.install(&mut probe);
-    probe.spawn().is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
 /// True when `path` can be executed by a child at all; used to choose between bash and sh.

@@ -5,13 +5,16 @@
 //! by [`crate::outbound`], and the connection goes to a checked address; redirects are the command's business,
 //! because each one comes back here as a new request.
 //!
+//! A person's yes for a host beyond the list is a [`Pass`]: credentials of one call, with which that host is reached
+//! and which end with the call. (specification 6.13)
+//!
 //! Refused here: hosts that are not in TOOL_NETWORK_ALLOWLIST, requests without the token, other methods. Not
 //! here: looking into TLS.
 //!
 //! The invariant: no byte leaves before its destination was checked, and everything has a limit.
 
 mod request;
-mod relay;
+pub(in crate::sandbox) mod relay;
 
 use super::launcher::{Command, Network};
 use crate::outbound::{Admitted, Guard, Refused};
@@ -22,7 +25,7 @@ use request::{Asked, Problem};
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -40,6 +43,8 @@ const HEAD_WAIT: Duration = Duration::from_secs(10);
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
 /// Name in the proxy's address; the token is what counts.
 const USER: &str = "sandbox";
+/// Letters of the name of a pass: one command must not guess another's.
+const PASS_LENGTH: usize = 24;
 /// Characters of the token: far more than can be guessed.
 const TOKEN_LENGTH: usize = 32;
 /// The variables programs look at.
@@ -50,7 +55,52 @@ const VARIABLES: [&str; 6] =
 pub struct Proxy {
     port: u16,
     token: String,
+    door: Arc<Door>,
     accepting: JoinHandle<()>,
+}
+
+/// What one command may do at the proxy. Dropping it ends what it allows beyond the list.
+pub struct Pass {
+    user: String,
+    token: String,
+    port: u16,
+    door: Arc<Door>,
+}
+
+impl fmt::Debug for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pass").field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
+impl Pass {
+    /// Lets a command use the proxy.
+    pub fn open_for(&self, command: &mut Command) {
+        command.network = Network::Proxy(self.port);
+        let address = format!("http://{}:{}@127.0.0.1:{}", self.user, self.token, self.port);
+        command.env.extend(VARIABLES.map(|name| (name.to_owned(), address.clone())));
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let credentials = credentials(&self.user, &self.token);
+        self.door
+            .passes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(own, _)| *own != credentials);
+    }
+}
+
+fn credentials(user: &str, token: &str) -> String {
+    BASE64.encode(format!("{user}:{token}"))
+}
+
+fn letters(count: usize) -> String {
+    const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let mut random = rand::rng();
+    (0..count).map(|_| char::from(LETTERS[random.random_range(0..LETTERS.len())])).collect()
 }
 
 impl fmt::Debug for Proxy {
@@ -73,13 +123,11 @@ impl Proxy {
     pub async fn start(guard: Guard) -> io::Result<Self> {
         let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
         let port = listener.local_addr()?.port();
-        let mut random = rand::rng();
-        let letters = b"abcdefghijklmnopqrstuvwxyz0123456789";
-        let token: String =
-            (0..TOKEN_LENGTH).map(|_| char::from(letters[random.random_range(0..letters.len())])).collect();
-        let credentials = BASE64.encode(format!("{USER}:{token}"));
-        let accepting = tokio::spawn(accept(listener, Arc::new(Door { guard, credentials })));
-        Ok(Self { port, token, accepting })
+        let token = letters(TOKEN_LENGTH);
+        let passes = Mutex::new(vec![(credentials(USER, &token), guard.clone())]);
+        let door = Arc::new(Door { guard, passes });
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&door)));
+        Ok(Self { port, token, door, accepting })
     }
 
     /// The port it listens on.
@@ -92,7 +140,16 @@ impl Proxy {
         &self.token
     }
 
-    /// Lets a command use it.
+    /// A pass for one command, with the hosts a person has allowed it beyond the list. These must be public.
+    pub fn pass<S: AsRef<str>>(&self, granted: &[S]) -> Pass {
+        let user = format!("call-{}", letters(PASS_LENGTH));
+        let guard = self.door.guard.granting(granted);
+        let own = (credentials(&user, &self.token), guard);
+        self.door.passes.lock().unwrap_or_else(PoisonError::into_inner).push(own);
+        Pass { user, token: self.token.clone(), port: self.port, door: Arc::clone(&self.door) }
+    }
+
+    /// Lets a command use it, for listed hosts.
     pub fn open_for(&self, command: &mut Command) {
         command.network = Network::Proxy(self.port);
         let address = format!("http://{USER}:{}@127.0.0.1:{}", self.token, self.port);
@@ -100,9 +157,11 @@ impl Proxy {
     }
 }
 
+/// Who may ask for what.
 struct Door {
     guard: Guard,
-    credentials: String,
+    /// Credentials and what they open; as many as commands are under way.
+    passes: Mutex<Vec<(String, Guard)>>,
 }
 
 async fn accept(listener: TcpListener, door: Arc<Door>) {
@@ -176,8 +235,10 @@ async fn passed_on(stream: &mut TcpStream, door: &Door) -> Result<(), Refusal> {
     };
     // a client that sends more than its head at once has begun to talk to the other side
     let (head, early) = head.split_at(request::head_length(&head).unwrap_or(head.len()));
-    let asked = request::read(head, &door.credentials)?;
-    let admitted = door.guard.admit_listed(asked.authority()).await?;
+    let (credentials, mut guards): (Vec<String>, Vec<Guard>) =
+        door.passes.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().unzip();
+    let (asked, whose) = request::read(head, &credentials)?;
+    let admitted = guards.swap_remove(whose).admit_listed(asked.authority()).await?;
     let mut remote = connect(&admitted).await?;
     let sent = match &asked {
         Asked::Connect { .. } => {

@@ -33,7 +33,7 @@ async fn proxy(port: u16) -> Proxy {
 
 impl Proxy {
     fn authorization(&self) -> String {
-        format!("Proxy-Authorization: Basic {}\r\n", BASE64.encode(format!("{USER}:{}", self.token)))
+        format!("Proxy-Authorization: Basic {}\r\n", credentials(USER, &self.token))
     }
 }
 
@@ -94,6 +94,38 @@ async fn everything_else_is_refused_with_a_reason() {
     let long =
         talk(&proxy, &format!("GET http://listed.test/ HTTP/1.1\r\nx: {}\r\n", "y".repeat(HEAD_MAX))).await;
     assert!(long.starts_with("HTTP/1.1 431 ") || long.is_empty(), "{long}");
+}
+
+#[tokio::test]
+async fn a_pass_opens_a_public_host_beyond_the_list_for_its_own_call_and_only_while_it_lasts() {
+    let port = echo().await;
+    let names =
+        Scripted::default().with("asked.test", &[&["93.184.216.34"]]).with("inside.test", &[&["127.0.0.1"]]);
+    let guard = Guard::new(AllowList::new([format!("listed.test:{port}")]), Arc::new(names));
+    let proxy = Proxy::start(guard.clone()).await.expect("it listens");
+    let hosts = ["asked.test:8443".to_owned(), format!("inside.test:{port}"), "asked.test".into()];
+    let open = guard.granting(&hosts);
+    assert!(
+        open.admit_listed("asked.test:8443").await.is_ok()
+            && open.admit_listed("asked.test:80").await.is_ok()
+    );
+    assert!(
+        open.admit_listed("asked.test:8080").await.is_err()
+            && open.admit_listed("other.test:80").await.is_err()
+    );
+    let inside = open.admit_listed(&format!("inside.test:{port}")).await;
+    assert!(matches!(inside, Err(Refused::Address { .. })), "a yes opens nothing private: {inside:?}");
+    assert!(guard.admit_listed("asked.test:80").await.is_err(), "the list is as it was");
+
+    let pass = proxy.pass(&hosts);
+    let auth = format!("Proxy-Authorization: Basic {}\r\n", credentials(&pass.user, &pass.token));
+    let target = format!("CONNECT inside.test:{port} HTTP/1.1\r\n{auth}\r\n");
+    let known = talk(&proxy, &target).await;
+    assert!(known.starts_with("HTTP/1.1 403 ") && known.contains("loopback"), "{known}");
+    assert_eq!(proxy.door.passes.lock().expect("not poisoned").len(), 2);
+    drop(pass);
+    let after = talk(&proxy, &target).await;
+    assert!(after.starts_with("HTTP/1.1 407 "), "{after}");
 }
 
 #[tokio::test]

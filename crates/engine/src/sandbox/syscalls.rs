@@ -29,8 +29,11 @@ pub enum UnixSockets {
 pub enum Internet {
     /// No.
     Off,
-    /// TCP only; another layer decides whom it reaches.
-    Tcp,
+    /// TCP only, in a network namespace in which nobody is but the way to the proxy.
+    Own,
+    /// TCP only, but landlock lets no socket be connected, and the Engine lends one that is
+    /// ([`super::notify`]).
+    Lent,
 }
 
 /// What this kernel leaves to the filter.
@@ -150,7 +153,7 @@ fn sockets(rules: &mut Rules, task: Task) -> Option<()> {
     let unix = condition(0, SeccompCmpOp::Ne, libc::AF_UNIX as u64)?;
     let mut refused = match task.internet {
         Internet::Off => vec![all(&[unix])?],
-        Internet::Tcp => {
+        Internet::Own | Internet::Lent => {
             let others = [
                 unix,
                 condition(0, SeccompCmpOp::Ne, libc::AF_INET as u64)?,
@@ -184,7 +187,12 @@ fn sockets(rules: &mut Rules, task: Task) -> Option<()> {
             rules.insert(libc::SYS_connect, Vec::new());
         }
     }
-    if task.internet == Internet::Tcp {
+    if task.internet == Internet::Lent {
+        // Listening without a name takes any free port, and landlock sees only names: somebody outside could
+        // come in. A filter does not see whose socket it is, so unix sockets cannot listen either.
+        rules.insert(libc::SYS_listen, Vec::new());
+    }
+    if task.internet != Internet::Off {
         // Sending can connect as well, and then landlock does not see the port.
         let fast_open = |arg| one(arg, SeccompCmpOp::MaskedEq(MSG_FASTOPEN), MSG_FASTOPEN);
         rules.insert(libc::SYS_sendto, vec![fast_open(3)?]);
@@ -192,7 +200,7 @@ fn sockets(rules: &mut Rules, task: Task) -> Option<()> {
         rules.insert(libc::SYS_sendmmsg, vec![fast_open(3)?]);
     }
     rules.insert(libc::SYS_socketpair, refused.clone());
-    if task.unix == UnixSockets::ListenOnly && task.internet == Internet::Tcp {
+    if task.unix == UnixSockets::ListenOnly && task.internet != Internet::Off {
         // `connect` must work for TCP, and a filter does not see whose socket it is called on.
         refused.push(one(0, SeccompCmpOp::Eq, libc::AF_UNIX as u64)?);
     }
@@ -263,6 +271,21 @@ fn any_flag(arg: u8, flags: &[u64]) -> Option<Vec<SeccompRule>> {
     flags.iter().map(|&flag| one(arg, SeccompCmpOp::MaskedEq(flag), flag)).collect()
 }
 
+/// The program that stops at `connect` until the Engine has answered. Loaded last and with a listener; what the
+/// other programs refuse stays refused. 32-bit calls and x32 have been refused before.
+pub fn asks_about_connect() -> BpfProgram {
+    use seccompiler::sock_filter;
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_EQ: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    vec![
+        sock_filter { code: LOAD_WORD, jt: 0, jf: 0, k: 0 },
+        sock_filter { code: JUMP_EQ, jt: 0, jf: 1, k: libc::SYS_connect as u32 },
+        sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_USER_NOTIF },
+        sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
+    ]
+}
+
 /// x32 calls carry bit 30 in their number and would pass every comparison above.
 #[cfg(target_arch = "x86_64")]
 fn refuse_x32() -> BpfProgram {
@@ -287,7 +310,7 @@ mod tests {
     #[test]
     fn the_programs_compile_for_this_processor_and_every_task() {
         for unix in [UnixSockets::Confined, UnixSockets::ListenOnly] {
-            for internet in [Internet::Off, Internet::Tcp] {
+            for internet in [Internet::Off, Internet::Own, Internet::Lent] {
                 for (stop_truncation, shield) in [(false, None), (true, Some(4711))] {
                     let programs = programs(Task { unix, internet, stop_truncation, shield }).unwrap();
                     assert!(programs.len() >= 2);

@@ -6,16 +6,12 @@
 //!
 //! The invariant: sealed beats every other answer.
 
-use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-/// Symlinks followed in one path. Smaller refuses honest trees; larger only lengthens a loop (the kernel
-/// stops at 40 as well).
-const MAX_SYMLINKS: usize = 40;
 /// How deep a sealed directory is searched for the other name of a hard link. Backups lie at depth 1;
 /// larger makes every access to a multiply-linked file slower.
 const SEALED_DEPTH: usize = 3;
@@ -213,53 +209,9 @@ fn holds(dir: &Path, key: (u64, u64), depth: usize) -> bool {
     })
 }
 
-/// The absolute path that `path` means from `cwd`: symlinks followed, `.` and `..` removed, parts that do
-/// not exist kept as they are. More symlinks than [`MAX_SYMLINKS`] leave the rest unresolved below a name
-/// that cannot exist, so that it is outside of everything.
-pub fn resolve(path: &Path, cwd: &Path) -> PathBuf {
-    let mut pending: Vec<OsString> = Vec::new();
-    push_parts(&mut pending, path);
-    if !path.is_absolute() {
-        push_parts(&mut pending, cwd);
-    }
-    let mut done = PathBuf::from("/");
-    let mut links = 0;
-    while let Some(part) = pending.pop() {
-        if part == "/" {
-            done = PathBuf::from("/");
-            continue;
-        }
-        if part == ".." {
-            done.pop();
-            continue;
-        }
-        let next = done.join(&part);
-        match fs::read_link(&next) {
-            Ok(target) => {
-                links += 1;
-                if links > MAX_SYMLINKS {
-                    return PathBuf::from("/\u{1}too-many-symlinks");
-                }
-                push_parts(&mut pending, &target);
-            }
-            Err(_) => done = next,
-        }
-    }
-    done
-}
-
-/// Puts the parts of `path` on the stack so that its first part is popped first.
-fn push_parts(pending: &mut Vec<OsString>, path: &Path) {
-    let parts: Vec<&OsStr> = path
-        .components()
-        .filter_map(|c| match c {
-            Component::RootDir => Some(OsStr::new("/")),
-            Component::ParentDir => Some(OsStr::new("..")),
-            Component::Normal(name) => Some(name),
-            Component::CurDir | Component::Prefix(_) => None,
-        })
-        .collect();
-    pending.extend(parts.into_iter().rev().map(OsStr::to_os_string));
+/// The absolute path that `path` means from `cwd`, on the file system as it is now; the walk is the rules' own.
+fn resolve(path: &Path, cwd: &Path) -> PathBuf {
+    ::permissions::resolve(path, cwd, |link| fs::read_link(link).ok())
 }
 
 #[cfg(test)]

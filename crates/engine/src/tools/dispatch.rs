@@ -9,19 +9,23 @@ mod decide;
 mod ask;
 mod going_out;
 mod hooked;
+mod long_term;
 mod memory;
 mod model;
 mod outcome;
+mod perform;
+mod planning;
 
 use crate::core::Core;
 use crate::permissions::{self, PermissionContext};
 use crate::sandbox::Workspace;
 use crate::tools::own;
-use crate::tools::result::{self, IN_DOUBT_TEXT};
-use crate::tools::tool::{CallContext, Effect, Failure, Output, Tool};
+use crate::tools::result::IN_DOUBT_TEXT;
+use crate::tools::tool::{Effect, Failure, Output, Tool};
 use crate::tools::toolbox::Toolbox;
 use crate::turn::checkpoint::Checkpoint;
 use crate::turn::coordinator::Control;
+use crate::turn::frame::{Frame, Seat};
 use crate::turn::hooks::Passed;
 use brain::effects::{self, EffectState, Intent, Permission};
 use brain::messages;
@@ -29,9 +33,9 @@ use brain::observability::{self, Observation};
 use brain::prompts::{self, Prompt, PromptState};
 use brain::turns::{self, Turn, TurnState};
 use contract::conversation::{Block, ToolReason};
-use contract::event::HitlKind;
-use contract::{CallId, HitlId, Timestamp};
-use decide::{Decision, Facts, Leave, Refusal};
+use contract::event::Nested;
+use contract::{CallId, Timestamp};
+use decide::{Decision, Facts, Refusal};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hooked::HooksSaid;
@@ -40,7 +44,7 @@ use outcome::{End, Told};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Calls of one model message that are run; the rest is answered `too_large`. More would let one message
 /// fill the journal and the context.
@@ -52,17 +56,39 @@ pub const MAX_PENDING: usize = 64;
 /// How long calls get to stop after a cancel; the turn must end within one second.
 const CANCEL_GRACE: Duration = Duration::from_millis(700);
 
-/// How the tool step ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the tool step of a loop ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToolsEnd {
     /// Every call has an outcome.
     Settled,
-    /// The turn is paused: every unfinished call waits for a person.
-    Paused,
+    /// These calls, of this loop or of one below it, wait for a person, and nothing else can proceed.
+    Waiting(Vec<CallId>),
     /// A cancel came in.
     Cancelled,
     /// The process is about to stop.
     Halted,
+}
+
+/// What became of one call for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Attempt {
+    /// It has an outcome.
+    Settled,
+    /// It waits for a person: it, or these calls of the loop that it runs.
+    Waits(Vec<CallId>),
+    /// It was stopped before it had an outcome: the turn is cancelled, or the process stops.
+    Stopped,
+}
+
+/// Whether a turn could be put aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paused {
+    /// It is paused.
+    Yes,
+    /// An answer has come in meanwhile: it goes on.
+    Answered,
+    /// It is cancelled, or gone with its task.
+    Over,
 }
 
 /// One call of the model's message.
@@ -74,15 +100,12 @@ struct Call {
     input: Value,
 }
 
-/// Runs the calls of the turn's last assistant message.
-pub async fn run(
-    core: &Arc<Core>,
-    turn: &Turn,
-    toolbox: &Toolbox,
-    checkpoint: &Checkpoint,
-    control: &Arc<Control>,
-) -> brain::Result<ToolsEnd> {
+/// Runs the calls of the loop's last assistant message.
+pub async fn run(seat: Seat<'_>, checkpoint: &Checkpoint) -> brain::Result<ToolsEnd> {
+    let Seat { core, turn, control, .. } = seat;
     let Some(message) = checkpoint.assistant.clone() else { return Ok(ToolsEnd::Settled) };
+    // before anything is read: an answer that comes in after the reading is news
+    let mut answered = control.answered.subscribe();
     let (task, id) = (turn.task_id.clone(), turn.turn_id.clone());
     let (message, settled) = core
         .brain
@@ -96,49 +119,42 @@ pub async fn run(
     let mut ready: Vec<Call> = calls_of(&blocks).into_iter().filter(|c| !settled.contains(&c.id)).collect();
     ready.reverse();
     let limit = core.config.claude_code_max_tool_use_concurrency;
-    let mut waiting: Vec<Call> = Vec::new();
+    let mut waiting: Vec<(Call, Vec<CallId>)> = Vec::new();
     let mut running = FuturesUnordered::new();
     loop {
         while running.len() < limit
             && let Some(call) = ready.pop()
         {
-            running.push(async move {
-                let one = One {
-                    core,
-                    turn,
-                    toolbox,
-                    call: call.clone(),
-                    passed: None,
-                    control,
-                    class: Effect::Once,
-                };
-                (one.attempt().await, call)
-            });
+            running.push(async move { (One::new(seat, call.clone()).attempt().await, call) });
         }
         if running.is_empty() {
-            if waiting.is_empty() {
-                return Ok(ToolsEnd::Settled);
-            }
-            match pause(core, turn, waiting.iter().map(|c| c.id.clone()).collect()).await? {
-                Some(end) => return Ok(end),
-                None => ready.append(&mut waiting),
-            }
-            continue;
+            let calls: Vec<CallId> = waiting.into_iter().flat_map(|(_, calls)| calls).collect();
+            return Ok(if calls.is_empty() { ToolsEnd::Settled } else { ToolsEnd::Waiting(calls) });
         }
-        tokio::select! {
+        let stopped = tokio::select! {
             biased;
-            () = control.cancel.cancelled() => {
-                let stop = async { while running.next().await.is_some() {} };
-                let _ = tokio::time::timeout(CANCEL_GRACE, stop).await;
-                return Ok(ToolsEnd::Cancelled);
-            }
-            () = core.halt.cancelled() => return Ok(ToolsEnd::Halted),
-            Some((result, call)) = running.next() => {
-                if result? {
-                    waiting.push(call);
+            () = control.cancel.cancelled() => true,
+            () = core.halt.cancelled() => true,
+            Some((result, call)) = running.next() => match result? {
+                Attempt::Settled => false,
+                Attempt::Waits(calls) => {
+                    waiting.push((call, calls));
+                    false
                 }
+                Attempt::Stopped => true,
+            },
+            Ok(()) = answered.changed(), if !waiting.is_empty() => {
+                ready.extend(waiting.drain(..).map(|(call, _)| call));
+                false
             }
-            () = control.answered.notified(), if !waiting.is_empty() => ready.append(&mut waiting),
+        };
+        if stopped && control.cancel.is_cancelled() {
+            let stop = async { while running.next().await.is_some() {} };
+            let _ = tokio::time::timeout(CANCEL_GRACE, stop).await;
+            return Ok(ToolsEnd::Cancelled);
+        }
+        if stopped {
+            return Ok(ToolsEnd::Halted);
         }
     }
 }
@@ -155,39 +171,39 @@ fn calls_of(blocks: &[Block]) -> Vec<Call> {
         .collect()
 }
 
-/// Pauses the turn if every waiting call still waits; `None` when an answer has come in meanwhile.
-async fn pause(core: &Arc<Core>, turn: &Turn, waiting: Vec<CallId>) -> brain::Result<Option<ToolsEnd>> {
+/// Pauses the turn if each of these calls still waits.
+pub async fn pause(core: &Arc<Core>, turn: &Turn, waiting: Vec<CallId>) -> brain::Result<Paused> {
     let id = turn.turn_id.clone();
     let expiry = core.hitl_expiry(Timestamp::now());
-    let end = core
+    let paused = core
         .record("pause turn", move |tx, _| {
             let state = turns::get(tx, &id)?.map(|t| t.state);
             if state != Some(TurnState::Running) {
-                // cancelled, or gone with its task
-                return Ok(Some(ToolsEnd::Cancelled));
+                return Ok(Paused::Over);
             }
             let pending = prompts::of_turn(tx, &id)?
                 .into_iter()
                 .filter(|p| p.state == PromptState::Pending && waiting.contains(&p.call_id))
                 .count();
             if pending < waiting.len() {
-                return Ok(None);
+                return Ok(Paused::Answered);
             }
             turns::set_state(tx, &id, &[TurnState::Running], TurnState::Paused, Timestamp::now())?;
             brain::snapshots::set_expiry(tx, &id, expiry)?;
-            Ok(Some(ToolsEnd::Paused))
+            Ok(Paused::Yes)
         })
         .await?;
-    if end == Some(ToolsEnd::Paused) {
+    if paused == Paused::Yes {
         crate::turn::answers::refresh_expiry(core).await;
     }
-    Ok(end)
+    Ok(paused)
 }
 
 /// One call in its turn, with everything needed to carry a decision out.
 struct One<'a> {
     core: &'a Arc<Core>,
     turn: &'a Turn,
+    frame: &'a Frame,
     toolbox: &'a Toolbox,
     call: Call,
     /// What the hooks before the call said, once they have been asked.
@@ -205,14 +221,31 @@ struct Standing {
     agreed: HashSet<String>,
 }
 
-impl One<'_> {
-    /// Decides what is to be done with the call and does it; true when it now waits for a person.
-    async fn attempt(mut self) -> brain::Result<bool> {
+impl<'a> One<'a> {
+    fn new(seat: Seat<'a>, call: Call) -> Self {
+        let Seat { core, turn, frame, toolbox, control } = seat;
+        Self { core, turn, frame, toolbox, call, passed: None, control, class: Effect::Once }
+    }
+
+    fn seat(&self) -> Seat<'_> {
+        let One { core, turn, frame, toolbox, control, .. } = self;
+        Seat { core, turn, frame, toolbox, control }
+    }
+
+    /// Decides what is to be done with the call and does it.
+    async fn attempt(mut self) -> brain::Result<Attempt> {
         let Standing { effect, prompt, remembered, repeats, agreed } = self.standing().await?;
         if let Some(effect) = effect.as_ref().filter(|e| e.state != EffectState::Intent && !e.told) {
-            return self.tell(effect).await.map(|()| false);
+            return self.tell(effect).await.map(|()| Attempt::Settled);
         }
         let tool = self.toolbox.get(&self.call.tool);
+        if let Some(effect) = effect.as_ref().filter(|e| e.state == EffectState::Intent)
+            && tool.as_ref().is_some_and(|t| t.function() == own::DELEGATE)
+        {
+            // it has been judged and begun; its loop knows where it stands
+            self.call.input = effect.input.clone();
+            return self.delegate(effect.started_at).await;
+        }
         self.class = tool.as_ref().map_or(Effect::Once, |t| t.effect(&self.call.input));
         let facts = Facts {
             effect: effect.as_ref(),
@@ -224,7 +257,7 @@ impl One<'_> {
         };
         let tool = match (decide::before_rules(&facts), tool) {
             (Some(decision), _) => return self.carry_out(decision, None).await,
-            (None, None) => return Ok(false),
+            (None, None) => return Ok(Attempt::Settled),
             (None, Some(tool)) => tool,
         };
         let workspace = match self.workspace() {
@@ -234,7 +267,7 @@ impl One<'_> {
         match self.ask_hooks(&workspace, prompt.as_ref()).await? {
             HooksSaid::GoOn => {}
             HooksSaid::Refuse(refusal) => return self.refuse(refusal).await,
-            HooksSaid::Stopped => return Ok(false),
+            HooksSaid::Stopped => return Ok(Attempt::Stopped),
         }
         self.class = tool.effect(&self.call.input);
         match tool.function() {
@@ -270,10 +303,10 @@ impl One<'_> {
         &self,
         decision: Decision,
         tool: Option<(Arc<dyn Tool>, Arc<Workspace>)>,
-    ) -> brain::Result<bool> {
+    ) -> brain::Result<Attempt> {
         match (decision, tool) {
-            (Decision::Nothing, _) | (Decision::Run(_), None) => Ok(false),
-            (Decision::Wait, _) => Ok(true),
+            (Decision::Nothing, _) | (Decision::Run(_), None) => Ok(Attempt::Settled),
+            (Decision::Wait, _) => Ok(self.waits()),
             (Decision::Refuse(refusal), _) => self.refuse(refusal).await,
             (Decision::Ask(question), _) => self.ask_permission(question).await,
             (Decision::Run(leave), Some((tool, workspace))) => self.perform(tool, workspace, leave).await,
@@ -281,14 +314,14 @@ impl One<'_> {
                 self.note("in_doubt_effect", "the outcome of a call is in doubt").await;
                 let failure = Failure::new(ToolReason::InDoubt, IN_DOUBT_TEXT);
                 let end = End { state: EffectState::InDoubt, ..End::refused(failure) };
-                let (turn, call) = (self.turn.clone(), self.call.clone());
+                let (turn, nested, call) = self.owned();
                 count(&self.call.tool, end.word(), end.took);
                 self.core
                     .record("settle call in doubt", move |tx, out| {
-                        outcome::commit(tx, out, &turn, &call, end, Told::Now)
+                        outcome::commit(tx, out, &turn, nested.as_ref(), &call, end, Told::Now)
                     })
                     .await?;
-                Ok(false)
+                Ok(Attempt::Settled)
             }
         }
     }
@@ -309,79 +342,7 @@ impl One<'_> {
             .await
     }
 
-    async fn ask_permission(&self, question: permissions::Prompt) -> brain::Result<bool> {
-        let details = json!({
-            "tool": self.call.tool,
-            "input": self.call.input,
-            "reason": question.reason,
-            "rule": question.rule,
-            "touches": question.touches,
-            "diff": question.diff,
-        });
-        self.ask(HitlKind::Permission, question.question, question.options, details).await
-    }
-
-    /// Asks once per call, whatever happens in between.
-    async fn ask(
-        &self,
-        kind: HitlKind,
-        question: String,
-        options: Vec<String>,
-        details: Value,
-    ) -> brain::Result<bool> {
-        let now = Timestamp::now();
-        let details = hooked::kept_in(details, self.passed.as_ref());
-        let prompt = Prompt {
-            request_id: HitlId::generate(),
-            task_id: self.turn.task_id.clone(),
-            turn_id: self.turn.turn_id.clone(),
-            call_id: self.call.id.clone(),
-            kind,
-            question,
-            options,
-            details,
-            state: PromptState::Pending,
-            answer: None,
-            feedback: None,
-            content_blocks: Vec::new(),
-            created_at: now,
-            expires_at: self.core.hitl_expiry(now),
-        };
-        let asked = self.core.record("ask a person", move |tx, out| ask::commit(tx, out, prompt)).await?;
-        if asked {
-            crate::turn::answers::refresh_expiry(self.core).await;
-            return Ok(true);
-        }
-        let text = format!("{MAX_PENDING} questions of this turn wait already");
-        self.refuse(Refusal::new(ToolReason::TooLarge, text)).await
-    }
-
-    async fn ask_user(&self, prompt: Option<Prompt>) -> brain::Result<bool> {
-        let Some(prompt) = prompt else {
-            let question = self.call.input["question"].as_str().unwrap_or_default().to_owned();
-            let options = self.call.input["options"]
-                .as_array()
-                .map(|a| a.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect())
-                .unwrap_or_default();
-            return self.ask(HitlKind::Question, question, options, json!({})).await;
-        };
-        let (state, outcome) = match prompt.state {
-            PromptState::Pending => return Ok(true),
-            PromptState::Answered => {
-                let value = json!({"answer": prompt.answer, "feedback": prompt.feedback});
-                (EffectState::Done, Ok(Output::json(value)))
-            }
-            PromptState::Expired => {
-                (EffectState::Failed, Err(Failure::new(ToolReason::Expired, "nobody answered in time")))
-            }
-            PromptState::Cancelled => (EffectState::Cancelled, Err(Failure::cancelled())),
-        };
-        self.intend(None, None).await?;
-        self.settle(End { state, outcome, took: Duration::ZERO, extra: prompt.content_blocks }).await?;
-        Ok(false)
-    }
-
-    async fn write_memory(&self) -> brain::Result<bool> {
+    async fn write_memory(&self) -> brain::Result<Attempt> {
         let input = &self.call.input;
         let key = input["key"].as_str().unwrap_or_default().to_owned();
         let value = input.get("value").filter(|v| !v.is_null()).cloned();
@@ -393,24 +354,24 @@ impl One<'_> {
         let life = life.unwrap_or_else(|| crate::core::millis(self.core.config.working_memory_ttl));
         let entry = memory::Entry { key, value, expires_at: Timestamp::now().plus_millis(life) };
         let intent = self.intent(Some(Permission::Allow), None);
-        let (turn, call) = (self.turn.clone(), self.call.clone());
+        let (turn, nested, call) = self.owned();
         let told = self.when_told();
         self.core
             .record("write working memory", move |tx, out| {
                 effects::intend(tx, &intent)?;
-                let value = memory::commit(tx, out, &turn, entry)?;
+                let value = memory::commit(tx, out, &turn, nested.as_ref(), entry)?;
                 let end = End {
                     state: EffectState::Done,
                     outcome: Ok(Output::json(value)),
                     took: Duration::ZERO,
                     extra: Vec::new(),
                 };
-                outcome::commit(tx, out, &turn, &call, end, told)
+                outcome::commit(tx, out, &turn, nested.as_ref(), &call, end, told)
             })
             .await?;
         count(&self.call.tool, "ok", Duration::ZERO);
         self.tell_after(told).await?;
-        Ok(false)
+        Ok(Attempt::Settled)
     }
 
     fn intent(&self, permission: Option<Permission>, rule: Option<String>) -> Intent {
@@ -418,6 +379,7 @@ impl One<'_> {
             call_id: self.call.id.clone(),
             turn_id: self.turn.turn_id.clone(),
             task_id: self.turn.task_id.clone(),
+            parent: self.frame.parent.clone(),
             block_position: u32::try_from(self.call.position).unwrap_or(u32::MAX),
             tool: self.call.tool.clone(),
             input: self.call.input.clone(),
@@ -434,89 +396,52 @@ impl One<'_> {
     }
 
     /// Answers the call without running it; intent and outcome are one transaction.
-    async fn refuse(&self, refusal: Refusal) -> brain::Result<bool> {
+    async fn refuse(&self, refusal: Refusal) -> brain::Result<Attempt> {
         let Refusal { reason, text, permission, rule } = refusal;
         if reason == ToolReason::PermissionDenied {
             self.note("permission_denied", "a call was not permitted").await;
             metrics::counter!("engine_permission_denied_total").increment(1);
         }
         let intent = self.intent(permission, rule);
-        let (turn, call) = (self.turn.clone(), self.call.clone());
+        let (turn, nested, call) = self.owned();
         self.core
             .record("refuse call", move |tx, out| {
                 effects::intend(tx, &intent)?;
-                outcome::commit(tx, out, &turn, &call, End::refused(Failure::new(reason, text)), Told::Now)
+                let end = End::refused(Failure::new(reason, text));
+                outcome::commit(tx, out, &turn, nested.as_ref(), &call, end, Told::Now)
             })
             .await?;
         // a made-up name must not become a metric label
         let label = if reason == ToolReason::NotFound { "unknown" } else { &self.call.tool };
         count(label, reason.as_str(), Duration::ZERO);
-        Ok(false)
+        Ok(Attempt::Settled)
     }
 
-    async fn perform(
-        &self,
-        tool: Arc<dyn Tool>,
-        workspace: Arc<Workspace>,
-        leave: Leave,
-    ) -> brain::Result<bool> {
-        let Leave { grants, permission, rule } = leave;
-        self.intend(Some(permission), rule).await?;
-        let (journal, recorded) = (self.core.brain.clone(), self.call.id.clone());
-        let context = CallContext {
-            task_id: self.turn.task_id.clone(),
-            turn_id: self.turn.turn_id.clone(),
-            call_id: self.call.id.clone(),
-            workspace,
-            launcher: Arc::clone(&self.core.launcher),
-            proxy: self.core.proxy.clone(),
-            known: Arc::clone(&self.core.known),
-            grants,
-            cancel: self.control.cancel.clone(),
-            output_max: self.core.config.tool_output_max_bytes,
-            groups: self.core.groups_of(self.turn),
-            on_spawn: Arc::new(move |pgid| {
-                let (journal, call) = (journal.clone(), recorded.clone());
-                Box::pin(async move {
-                    let noted = journal
-                        .write("note process group", move |tx| effects::set_pgid(tx, &call, pgid))
-                        .await;
-                    if let Err(error) = noted {
-                        tracing::warn!(error = %error, "A process group could not be noted");
-                    }
-                })
-            }),
-            task_tmp: self.core.scratch_of(self.turn),
-            model: Arc::new(model::OfTurn::new(self.core, self.turn, self.toolbox, &self.call.id)),
-        };
-        let started = Instant::now();
-        let outcome = tool.run(context, self.call.input.clone()).await;
-        let outcome = result::scrubbed(&self.core.known, outcome);
-        let took = started.elapsed();
-        if going_out::taints(&*tool, &outcome) {
-            let turn = self.turn.turn_id.clone();
-            self.core.brain.write("taint turn", move |tx| turns::taint(tx, &turn)).await?;
-        }
-        let state = match &outcome {
-            Ok(_) => EffectState::Done,
-            Err(failure) if failure.reason == ToolReason::Cancelled => EffectState::Cancelled,
-            Err(_) => EffectState::Failed,
-        };
-        if took > self.core.config.tool_slow_ms {
-            self.note("slow_tool_call", &format!("a call took {} ms", took.as_millis())).await;
-        }
-        self.settle(End { state, outcome, took, extra: Vec::new() }).await?;
-        Ok(false)
+    /// It waits for a person to answer its own question.
+    fn waits(&self) -> Attempt {
+        Attempt::Waits(vec![self.call.id.clone()])
+    }
+
+    /// What the events of this call carry.
+    fn nested(&self) -> Option<Nested> {
+        self.seat().nested()
+    }
+
+    /// What a transaction about this call needs.
+    fn owned(&self) -> (Turn, Option<Nested>, Call) {
+        (self.turn.clone(), self.nested(), self.call.clone())
     }
 
     async fn settle(&self, end: End) -> brain::Result<()> {
         count(&self.call.tool, end.word(), end.took);
         let limit = self.core.config.tool_output_max_bytes;
         let end = End { outcome: end.outcome.map(|o| outcome::capped(o, limit)), ..end };
-        let (turn, call) = (self.turn.clone(), self.call.clone());
+        let (turn, nested, call) = self.owned();
         let told = self.when_told();
         self.core
-            .record("settle call", move |tx, out| outcome::commit(tx, out, &turn, &call, end, told))
+            .record("settle call", move |tx, out| {
+                outcome::commit(tx, out, &turn, nested.as_ref(), &call, end, told)
+            })
             .await?;
         self.tell_after(told).await
     }

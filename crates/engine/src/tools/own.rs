@@ -1,6 +1,7 @@
-//! Tools that belong to the turn itself: they pause it or write into its task, so the dispatcher performs
-//! them inside its own transactions. Outside a turn they are not callable.
+//! Tools that belong to the turn itself: they pause it, write into its task or run a loop below it, so the dispatcher
+//! performs them. Outside a turn they are not callable.
 
+use crate::tools::plan;
 use crate::tools::tool::{CallContext, Effect, Failure, Output, Tool};
 use contract::ToolReason;
 use futures::FutureExt;
@@ -12,6 +13,15 @@ pub const ASK_USER: &str = "ask_user";
 /// Writes a working-memory entry.
 pub const WORKING_MEMORY_WRITE: &str = "working_memory_write";
 
+/// Makes and updates the plan of the task.
+pub const PLAN: &str = plan::KEY;
+/// Runs another agent below this one.
+pub const DELEGATE: &str = "delegate";
+/// All of them.
+pub const NAMES: [&str; 4] = [PLAN, DELEGATE, ASK_USER, WORKING_MEMORY_WRITE];
+
+/// Characters of the task given to a sub-agent. (specification 7.1)
+const TASK_CHARS: usize = 50_000;
 /// Characters of a working-memory key.
 const KEY_CHARS: usize = 100;
 /// Bytes of a working-memory value as JSON. Larger would crowd out the conversation it is rendered into.
@@ -23,6 +33,12 @@ pub struct OwnTool {
     name: &'static str,
     description: &'static str,
     schema: Value,
+    complaints: fn(&Value) -> Vec<String>,
+}
+
+/// For a tool whose schema says everything.
+fn none(_input: &Value) -> Vec<String> {
+    Vec::new()
 }
 
 impl OwnTool {
@@ -43,6 +59,7 @@ impl OwnTool {
                     "required": ["question"],
                     "additionalProperties": false
                 }),
+                complaints: none,
             },
             OwnTool {
                 name: WORKING_MEMORY_WRITE,
@@ -59,6 +76,34 @@ impl OwnTool {
                     "required": ["key"],
                     "additionalProperties": false
                 }),
+                complaints: none,
+            },
+            OwnTool {
+                name: PLAN,
+                description: "Make a plan for work that needs several steps, or tell how far it is. Input: either the \
+                    goal, and a planner breaks it into steps; or steps, a list of the ids whose status has changed. \
+                    Output: the whole plan, {\"goal\", \"steps\": [{\"id\", \"title\", \"status\"}]}. The plan is shown to \
+                    you again until it is done. A new goal replaces the old plan. Not for work of one or two steps.",
+                schema: plan::input_schema(),
+                complaints: plan::complaints,
+            },
+            OwnTool {
+                name: DELEGATE,
+                description: "Give a task to another agent and wait for its answer. Input: the agent's name, the task, \
+                    and facts it needs as context. Output: {\"text\", \"stop_reason\"}. It works with its own tools and \
+                    sees nothing of this conversation, so the task must say everything. Several calls in one message \
+                    work side by side. Use it for a part that stands on its own; not for what you can do in one step.",
+                schema: json!({
+                    "type": "object",
+                    "properties": {
+                        "agent": {"type": "string", "minLength": 1, "maxLength": 64, "description": "Name of the agent that shall do it"},
+                        "task": {"type": "string", "minLength": 1, "maxLength": TASK_CHARS, "description": "What is to be done and what the answer shall contain, complete in itself"},
+                        "context": {"description": "Facts the agent needs: a text, or any JSON value"}
+                    },
+                    "required": ["agent", "task"],
+                    "additionalProperties": false
+                }),
+                complaints: none,
             },
         ]
     }
@@ -79,6 +124,10 @@ impl Tool for OwnTool {
 
     fn effect(&self, _input: &Value) -> Effect {
         Effect::Idempotent
+    }
+
+    fn complaints(&self, input: &Value) -> Vec<String> {
+        (self.complaints)(input)
     }
 
     fn run<'a>(&'a self, _call: CallContext, _input: Value) -> BoxFuture<'a, Result<Output, Failure>> {

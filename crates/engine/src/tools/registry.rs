@@ -146,7 +146,7 @@ pub fn is_tool_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tools::{files, search, shell};
+    use crate::tools::{files, own, search, shell};
     use serde_json::json;
     use std::time::Duration;
 
@@ -157,6 +157,9 @@ mod tests {
         registry.add(Arc::new(search::Find::new())).unwrap();
         for tool in files::tools(1 << 20) {
             registry.add(tool).unwrap();
+        }
+        for tool in own::OwnTool::all() {
+            registry.add(Arc::new(tool)).unwrap();
         }
         registry
     }

@@ -105,8 +105,10 @@ impl Tool for Bash {
             let mut command = Command::new(program, args);
             command.cwd = cwd;
             command.grants = call.grants.clone();
-            if let Some(proxy) = &call.proxy {
-                proxy.open_for(&mut command);
+            // held to the end of the call: a yes is for this call alone
+            let pass = call.proxy.as_ref().map(|proxy| proxy.pass(&call.grants.hosts));
+            if let Some(pass) = &pass {
+                pass.open_for(&mut command);
             }
             let spawned = call.launcher.spawn(command, &call.workspace, &call.groups).await;
             let running = spawned.map_err(|e| launch_failure(&e))?;

@@ -6,10 +6,12 @@
 //!
 //! The invariant: [`Tool::check`] decides without acting; only [`Tool::run`] acts.
 
+use crate::memory::{Hit, Wanted, Written};
 use crate::permissions::{Grants, PermissionContext, Verdict};
 use crate::sandbox::proxy::Proxy;
 use crate::sandbox::{Launcher, ProcessGroups, Workspace};
 use crate::secrets::Known;
+use contract::memory::Store;
 use contract::{CallId, TaskId, ToolReason, TurnId};
 use futures::future::BoxFuture;
 use serde_json::Value;
@@ -127,6 +129,11 @@ pub trait Tool: Send + Sync {
         false
     }
 
+    /// True when this output holds words of somebody else, for a tool that only sometimes gives back such.
+    fn holds_untrusted(&self, _output: &Value) -> bool {
+        false
+    }
+
     /// The tool's own permission rules for this input. Decides only; may read the file system to resolve
     /// paths. Call [`crate::permissions::check`], which adds the rules common to all tools.
     fn check(&self, _input: &Value, _context: &PermissionContext<'_>) -> Verdict {
@@ -226,6 +233,46 @@ impl AskModel for NoModel {
     }
 }
 
+/// Finds and keeps long-term memories on behalf of a tool. It knows who calls, so it says where a memory comes from
+/// and how far it is trusted; a tool cannot.
+pub trait LongTerm: Send + Sync {
+    /// The best memories of a store, best first; an empty query lists the newest.
+    fn find(&self, store: Store, query: String, limit: usize) -> BoxFuture<'_, Result<Vec<Hit>, Failure>>;
+
+    /// Writes a memory. `rationale` is why it is kept, `confidence` how sure the caller is of it.
+    fn keep(
+        &self,
+        wanted: Wanted,
+        rationale: String,
+        confidence: f64,
+    ) -> BoxFuture<'_, Result<Written, Failure>>;
+}
+
+/// For calls that have no brain at hand.
+#[derive(Debug, Clone, Copy)]
+pub struct NoMemory;
+
+impl NoMemory {
+    fn refusal() -> Failure {
+        Failure::new(ToolReason::Unavailable, "there is no long-term memory here")
+    }
+}
+
+impl LongTerm for NoMemory {
+    fn find(&self, _store: Store, _query: String, _limit: usize) -> BoxFuture<'_, Result<Vec<Hit>, Failure>> {
+        Box::pin(async { Err(Self::refusal()) })
+    }
+
+    fn keep(
+        &self,
+        _wanted: Wanted,
+        _rationale: String,
+        _confidence: f64,
+    ) -> BoxFuture<'_, Result<Written, Failure>> {
+        Box::pin(async { Err(Self::refusal()) })
+    }
+}
+
 /// Everything one call may use.
 #[derive(Clone)]
 pub struct CallContext {
@@ -258,6 +305,8 @@ pub struct CallContext {
     pub task_tmp: PathBuf,
     /// The model, for tools that are prompts.
     pub model: Arc<dyn AskModel>,
+    /// Long-term memory.
+    pub memory: Arc<dyn LongTerm>,
 }
 
 #[cfg(test)]

@@ -3,12 +3,18 @@
 //! Where it may go is decided by [`crate::outbound`], for every redirect anew; whether a person is asked is
 //! decided by the permission rules. What comes back is somebody else's text: the turn counts as having read
 //! untrusted content.
+//!
+//! Redirects: where nobody had to be asked about any address (no list, and nothing untrusted was read, or the
+//! address was shown letter by letter) they are followed as the guard allows, because the target is the server's
+//! choice and carries nothing of ours. With a list, or after a person's yes, only to listed hosts and to those of
+//! the yes: a yes for one site is none for where its open redirects lead. The refusal names the target, so the
+//! model can fetch it itself, and is then judged like anybody.
 
 use super::input::parse;
 use super::tool::{CallContext, Effect, Failure, Output, Tool};
 use super::web_text::{self, BodyKind};
 use crate::outbound::facts::Reading;
-use crate::outbound::{self, FetchError, Guard, Limits, Page, target};
+use crate::outbound::{self, FetchError, Guard, Hops, Limits, Page, target};
 use crate::permissions::rules::{self, FetchFacts};
 use crate::permissions::{PermissionContext, Verdict};
 use contract::ToolReason;
@@ -94,7 +100,8 @@ impl Tool for WebFetch {
         match target::read(url, self.guard.list()) {
             Ok((_, target)) if self.enabled => {
                 let Reading { untrusted, shown } = context.reading;
-                rules::fetch(&FetchFacts { host: &target.host, untrusted, seen: shown }, context)
+                let facts = FetchFacts { host: &target.host, port: target.port, untrusted, seen: shown };
+                rules::fetch(&facts, context)
             }
             // nobody is asked about what is going to be refused anyway
             Ok(_) | Err(_) => Verdict::allow(),
@@ -109,10 +116,14 @@ impl Tool for WebFetch {
             }
             let input: Input = parse(input)?;
             let limits = Limits { bytes: input.max_bytes.unwrap_or(BYTES_DEFAULT), time: TIME_MAX };
+            let hops = match self.guard.list().is_empty() && call.grants.hosts.is_empty() {
+                true => Hops::anywhere(),
+                false => Hops::within(&call.grants.hosts),
+            };
             let fetched = tokio::select! {
                 biased;
                 () = call.cancel.cancelled() => return Err(Failure::cancelled()),
-                fetched = outbound::get(&self.guard, &input.url, limits) => fetched,
+                fetched = outbound::get(&self.guard, &input.url, limits, &hops) => fetched,
             };
             let page = fetched.map_err(|e| failure(&e))?;
             let room = call.output_max;
@@ -126,10 +137,17 @@ impl Tool for WebFetch {
 }
 
 fn failure(error: &FetchError) -> Failure {
+    if let FetchError::Elsewhere(to) = error {
+        // the target is the server's word: as an output it makes the turn count as tainted
+        let text = "the page was not fetched: it redirects to another host, which was not allowed for this call. To \
+                    read it, call web_fetch with the address in `redirects_to`; a person may be asked.";
+        let output = Some(json!({"redirects_to": to.as_str()}));
+        return Failure { output, ..Failure::new(ToolReason::PermissionDenied, text) };
+    }
     let reason = match error {
         FetchError::Refused(outbound::Refused::Url(_)) => ToolReason::InvalidInput,
         FetchError::Refused(outbound::Refused::Unknown(_)) => ToolReason::NotFound,
-        FetchError::Refused(_) => ToolReason::PermissionDenied,
+        FetchError::Refused(_) | FetchError::Elsewhere(_) => ToolReason::PermissionDenied,
         FetchError::Timeout(_) => ToolReason::Timeout,
         FetchError::Redirects | FetchError::Failed(_) => ToolReason::Failed,
     };

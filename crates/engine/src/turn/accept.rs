@@ -1,6 +1,8 @@
 //! Accepting `/execute`: everything that is checked before the first byte, and the one transaction that
 //! makes a turn.
 
+mod by_url;
+
 use crate::core::{Core, Emitted};
 use crate::turn::checkpoint::Checkpoint;
 use base64::Engine as _;
@@ -52,6 +54,8 @@ struct Checked {
     task: TaskId,
     blocks: Vec<Block>,
     media: Vec<(Vec<u8>, String)>,
+    /// Some of the media were fetched from elsewhere.
+    untrusted: bool,
     schema: Option<Value>,
     hash: String,
 }
@@ -105,7 +109,8 @@ fn check(core: &Core, request: &ExecuteRequest) -> Result<Checked, ApiError> {
     }
     let body = serde_json::to_vec(request).map_err(|e| internal("hash the request", &e))?;
     let hash = Sha256::digest(&body).iter().map(|b| format!("{b:02x}")).collect();
-    Ok(Checked { task, blocks, media, schema: request.output_schema.clone(), hash })
+    let schema = request.output_schema.clone();
+    Ok(Checked { task, blocks, media, untrusted: false, schema, hash })
 }
 
 fn kind_of(value: &Value) -> &'static str {
@@ -204,7 +209,8 @@ pub async fn accept(
     idempotency_key: Option<String>,
     traceparent: Option<String>,
 ) -> Result<Accepted, ApiError> {
-    let checked = check(core, &request)?;
+    let mut checked = check(core, &request)?;
+    by_url::bring_in(core, &mut checked, idempotency_key.as_deref()).await?;
     let disk_ok = core.brain.free_bytes().is_none_or(|b| b >= core.config.brain_min_free_mb * 1024 * 1024);
     let place = core.coordinator.reserve();
     let turn_id = TurnId::generate();
@@ -363,6 +369,9 @@ fn commit(tx: &Tx<'_>, out: &mut Emitted, plan: Plan) -> brain::Result<Decision>
             at: now,
         },
     )?;
+    if checked.untrusted {
+        turns::taint(tx, &plan.turn_id)?;
+    }
     if request.retry_message_id.is_none() {
         messages::append(
             tx,

@@ -1,6 +1,7 @@
 //! People's answers: how a question is settled, and how its turn goes on.
 
 use crate::core::{Core, Emitted, to_the_end};
+use crate::turn::frame::asker;
 use brain::prompts::{Answer, Prompt, PromptState};
 use brain::turns::{Change, TurnState};
 use brain::{Tx, permissions, prompts, tasks, turns};
@@ -117,7 +118,7 @@ fn wake(
 ) -> brain::Result<bool> {
     let event =
         Event::HitlResolved { request_id: prompt.request_id.clone(), kind: prompt.kind, resolution, answer };
-    out.emit(tx, &prompt.task_id, &prompt.turn_id, &event, None)?;
+    out.emit(tx, &prompt.task_id, &prompt.turn_id, &event, asker(prompt).as_ref())?;
     let now = Timestamp::now();
     let change = turns::set_state(tx, &prompt.turn_id, &[TurnState::Paused], TurnState::Queued, now)?;
     Ok(change == Change::Changed)
@@ -128,7 +129,7 @@ fn go_on(core: &Arc<Core>, turn: TurnId, requeued: bool) {
         core.coordinator.push_front(turn);
         core.pump();
     } else if let Some(control) = core.coordinator.running(&turn) {
-        control.answered.notify_one();
+        control.answered.send_modify(|settled| *settled += 1);
     }
 }
 

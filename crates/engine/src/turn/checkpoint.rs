@@ -1,9 +1,10 @@
 //! What a turn must remember to go on after `kill -9`: the document in `channel_state_snapshots`.
 
 use brain::snapshots::{Snapshot, Step};
-use contract::{MessageId, StopReason, Timestamp};
+use contract::{CallId, MessageId, StopReason, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// The engine's part of a checkpoint. Unknown fields of a newer version are refused by the brain's version
 /// number, missing ones take their defaults.
@@ -42,6 +43,42 @@ pub struct Checkpoint {
     pub overflows: u32,
     /// The date the system prompt names; kept so that the prefix stays the same past midnight.
     pub day: String,
+    /// In a nested loop: tool results at or below this position are shown shortened. The main loop's stands in
+    /// `compactions`, because it outlives the turn.
+    pub shrunk_up_to: Option<i64>,
+    /// In step tools: the nested loops under way, by the call that started them. All of them stand here, also
+    /// those that a nested loop started.
+    pub nested: BTreeMap<CallId, Inner>,
+}
+
+/// Where a nested loop stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Inner {
+    /// The agent that works in it.
+    pub agent: String,
+    /// 1 below the main loop, 2 below that.
+    pub depth: u32,
+    /// The call whose loop made the call that started it; `None` when the main loop did.
+    pub within: Option<CallId>,
+    /// The step it is in, as the brain spells it.
+    #[serde(with = "step_word")]
+    pub step: Step,
+    /// What it must remember; its own `nested` stays empty.
+    pub state: Checkpoint,
+}
+
+mod step_word {
+    use brain::snapshots::Step;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(step: &Step, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(step.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Step, D::Error> {
+        let word = String::deserialize(from)?;
+        Step::parse(&word).ok_or_else(|| D::Error::custom("no step of the loop"))
+    }
 }
 
 /// What the provider counted, and for how much of the conversation.
@@ -72,6 +109,8 @@ impl Default for Checkpoint {
             counted: None,
             overflows: 0,
             day: Timestamp::now().to_string().chars().take(10).collect(),
+            shrunk_up_to: None,
+            nested: BTreeMap::new(),
         }
     }
 }
@@ -96,7 +135,16 @@ mod tests {
 
     #[test]
     fn a_checkpoint_reads_back_whole() {
-        let checkpoint = Checkpoint { iteration: 3, carried: "Half a sen".into(), ..Checkpoint::default() };
+        let mut checkpoint =
+            Checkpoint { iteration: 3, carried: "Half a sen".into(), ..Checkpoint::default() };
+        let inner = Inner {
+            agent: "writer".into(),
+            depth: 1,
+            within: None,
+            step: Step::Tools,
+            state: Checkpoint { shrunk_up_to: Some(4), ..Checkpoint::default() },
+        };
+        checkpoint.nested.insert(CallId::generate(), inner);
         let snapshot = checkpoint.snapshot(Step::Model);
         assert_eq!(Checkpoint::read(snapshot.state).expect("reads"), checkpoint);
     }

@@ -5,21 +5,18 @@
 //! current message is never given up. What to do is planned by pure functions over positions and sizes.
 
 use crate::config::Config;
-use crate::core::Core;
 use crate::turn::checkpoint::Checkpoint;
 use crate::turn::context::{self, History};
-use crate::turn::coordinator::Control;
+use crate::turn::frame::Seat;
 use crate::turn::message::{Spent, record_usage};
 use brain::compactions::{self, Boundary};
 use brain::messages::Message;
-use brain::snapshots::{self, Step};
-use brain::turns::Turn;
+use brain::snapshots::Step;
 use contract::conversation::{Block, Role, Usage};
 use contract::event::{CompactionStrategy, Event, Purpose};
 use contract::{MessageId, Timestamp};
 use futures::StreamExt;
 use llm::{Piece, Request, SystemPart};
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Share of the window to get below once compaction runs. Higher compacts again soon; lower forgets more
@@ -112,11 +109,9 @@ pub struct Ask {
 }
 
 struct Work<'a> {
-    core: &'a Arc<Core>,
-    turn: &'a Turn,
+    seat: Seat<'a>,
     /// Stored with every change: what the provider counted before is no longer true.
     checkpoint: Checkpoint,
-    control: &'a Control,
     list: &'a [Message],
     boundary: i64,
     summary: String,
@@ -126,15 +121,13 @@ struct Work<'a> {
     changed: bool,
 }
 
-/// Makes room for the next call of a turn; returns the new estimate, or `None` when nothing could be done
-/// or the turn is to stop.
+/// Makes room for the next call of a loop; returns the new estimate, or `None` when nothing could be done
+/// or the turn is to stop. A nested loop is all one stretch: its results are shortened, its task is never given up.
 pub async fn run(
-    core: &Arc<Core>,
-    turn: &Turn,
+    seat: Seat<'_>,
     checkpoint: &mut Checkpoint,
     history: &History,
     ask: Ask,
-    control: &Control,
 ) -> brain::Result<Option<u64>> {
     let window = f64::from(ask.window);
     // after a provider's refusal its idea of the size counts, not ours
@@ -142,10 +135,8 @@ pub async fn run(
     let target = ((room * TARGET_RATIO) as u64).max(ask.fixed);
     checkpoint.counted = None;
     let mut work = Work {
-        core,
-        turn,
+        seat,
         checkpoint: checkpoint.clone(),
-        control,
         list: &history.messages,
         boundary: history.boundary.as_ref().map_or(-1, |b| b.up_to_position),
         summary: history.boundary.as_ref().map(|b| b.summary.clone()).unwrap_or_default(),
@@ -155,12 +146,12 @@ pub async fn run(
         changed: false,
     };
     work.shrink(answered_results(work.list), CompactionStrategy::Shrink).await?;
-    let parts = stretches(work.list, &turn.user_message_id);
-    let keep = core.config.compact_keep_turns;
+    let parts = stretches(work.list, &history.current);
+    let keep = seat.core.config.compact_keep_turns;
     if work.too_big() {
         work.summarise(boundary_before(&parts, keep)).await?;
     }
-    if work.must_stop() {
+    if seat.must_stop() {
         return Ok(None);
     }
     if work.too_big() {
@@ -179,8 +170,13 @@ pub async fn run(
         return Ok(None);
     }
     let estimate = work.estimate;
-    let owned = turn.clone();
-    checkpoint.working_memory = core
+    checkpoint.shrunk_up_to = work.checkpoint.shrunk_up_to;
+    if !seat.frame.is_main() {
+        return Ok(Some(estimate));
+    }
+    let owned = seat.turn.clone();
+    checkpoint.working_memory = seat
+        .core
         .brain
         .read("render working memory", move |tx| context::render_working_memory(tx, &owned))
         .await?;
@@ -192,10 +188,6 @@ impl Work<'_> {
         self.estimate > self.target
     }
 
-    fn must_stop(&self) -> bool {
-        self.control.cancel.is_cancelled() || self.core.halt.is_cancelled()
-    }
-
     async fn shrink(&mut self, up_to: Option<i64>, strategy: CompactionStrategy) -> brain::Result<()> {
         let Some(up_to) = up_to.filter(|p| *p > self.shrunk && *p > self.boundary) else { return Ok(()) };
         let freed = weight(self.list, self.boundary, self.shrunk) - weight(self.list, self.boundary, up_to);
@@ -203,27 +195,25 @@ impl Work<'_> {
             return Ok(());
         }
         self.shrunk = up_to;
-        let (turn, before) = (self.turn.clone(), self.estimate);
-        let (snapshot, expiry) = (self.checkpoint.snapshot(Step::Model), self.core.expiry(Timestamp::now()));
+        let Seat { core, turn, frame, .. } = self.seat;
+        let (turn, frame, nested, before) = (turn.clone(), frame.clone(), self.seat.nested(), self.estimate);
+        if !frame.is_main() {
+            self.checkpoint.shrunk_up_to = Some(up_to);
+        }
+        let (checkpoint, expiry) = (self.checkpoint.clone(), core.expiry(Timestamp::now()));
         self.estimate = before.saturating_sub(freed);
         let after = self.estimate;
         self.changed = true;
-        self.core
-            .record("shrink context", move |tx, out| {
-                compactions::shrink(
-                    tx,
-                    &turn.task_id,
-                    &turn.turn_id,
-                    up_to,
-                    before,
-                    after,
-                    Timestamp::now(),
-                )?;
-                let event = Event::Compaction { before_tokens: before, after_tokens: after, strategy };
-                out.emit(tx, &turn.task_id, &turn.turn_id, &event, None)?;
-                snapshots::put(tx, &turn.turn_id, &turn.task_id, &snapshot, Timestamp::now(), expiry)
-            })
-            .await?;
+        core.record("shrink context", move |tx, out| {
+            if frame.is_main() {
+                let now = Timestamp::now();
+                compactions::shrink(tx, &turn.task_id, &turn.turn_id, up_to, before, after, now)?;
+            }
+            let event = Event::Compaction { before_tokens: before, after_tokens: after, strategy };
+            out.emit(tx, &turn.task_id, &turn.turn_id, &event, nested.as_ref())?;
+            frame.store(tx, &turn, Step::Model, &checkpoint, expiry)
+        })
+        .await?;
         count(strategy);
         Ok(())
     }
@@ -232,7 +222,7 @@ impl Work<'_> {
         let Some(up_to) = up_to.filter(|p| *p > self.boundary) else { return Ok(()) };
         let old: Vec<&Message> = self.list.iter().filter(|m| m.position <= up_to).collect();
         let started = Instant::now();
-        match summary_of(self.core, self.control, &self.summary, &old).await {
+        match summary_of(self.seat, &self.summary, &old).await {
             Ok(Summary { text, usage, estimated, model }) => {
                 let summary = format!(
                     "<summary>\nWhat was said and done before, shortened:\n{}\n</summary>",
@@ -241,10 +231,10 @@ impl Work<'_> {
                 let paid = (usage, estimated, model, started.elapsed());
                 self.move_boundary(up_to, summary, CompactionStrategy::Summary, Some(paid)).await
             }
-            Err(_) if self.must_stop() => Ok(()),
+            Err(_) if self.seat.must_stop() => Ok(()),
             Err(error) => {
                 // never the turn's failure: the truncate step takes over
-                tracing::warn!(task_id = %self.turn.task_id, code = %error.to_api().error, "Old context could not be summarised");
+                tracing::warn!(task_id = %self.seat.turn.task_id, code = %error.to_api().error, "Old context could not be summarised");
                 Ok(())
             }
         }
@@ -279,31 +269,23 @@ impl Work<'_> {
         self.boundary = up_to;
         self.summary.clone_from(&summary);
         self.changed = true;
-        let (turn, provider) = (self.turn.clone(), self.core.config.llm_provider.as_str());
-        let (snapshot, expiry) = (self.checkpoint.snapshot(Step::Model), self.core.expiry(Timestamp::now()));
-        self.core
-            .record("compact context", move |tx, out| {
-                if let Some((usage, estimated, model, took)) = paid {
-                    let spent = Spent { tokens: usage, estimated, model, purpose: Purpose::Compaction, took };
-                    record_usage(tx, out, &turn, &spent, provider, None)?;
-                }
-                let boundary = Boundary { up_to_position: up_to, summary };
-                let now = Timestamp::now();
-                compactions::record(
-                    tx,
-                    &turn.task_id,
-                    &turn.turn_id,
-                    &boundary,
-                    strategy,
-                    before,
-                    after,
-                    now,
-                )?;
-                let event = Event::Compaction { before_tokens: before, after_tokens: after, strategy };
-                out.emit(tx, &turn.task_id, &turn.turn_id, &event, None)?;
-                snapshots::put(tx, &turn.turn_id, &turn.task_id, &snapshot, Timestamp::now(), expiry)
-            })
-            .await?;
+        let Seat { core, turn, frame, .. } = self.seat;
+        let (turn, frame, nested) = (turn.clone(), frame.clone(), self.seat.nested());
+        let provider = core.config.llm_provider.as_str();
+        let (checkpoint, expiry) = (self.checkpoint.clone(), core.expiry(Timestamp::now()));
+        core.record("compact context", move |tx, out| {
+            if let Some((usage, estimated, model, took)) = paid {
+                let spent = Spent { tokens: usage, estimated, model, purpose: Purpose::Compaction, took };
+                record_usage(tx, out, &turn, &spent, provider, nested.as_ref())?;
+            }
+            let boundary = Boundary { up_to_position: up_to, summary };
+            let now = Timestamp::now();
+            compactions::record(tx, &turn.task_id, &turn.turn_id, &boundary, strategy, before, after, now)?;
+            let event = Event::Compaction { before_tokens: before, after_tokens: after, strategy };
+            out.emit(tx, &turn.task_id, &turn.turn_id, &event, nested.as_ref())?;
+            frame.store(tx, &turn, Step::Model, &checkpoint, expiry)
+        })
+        .await?;
         count(strategy);
         Ok(())
     }
@@ -320,12 +302,8 @@ struct Summary {
     model: String,
 }
 
-async fn summary_of(
-    core: &Arc<Core>,
-    control: &Control,
-    earlier: &str,
-    old: &[&Message],
-) -> Result<Summary, llm::CallError> {
+async fn summary_of(seat: Seat<'_>, earlier: &str, old: &[&Message]) -> Result<Summary, llm::CallError> {
+    let Seat { core, control, .. } = seat;
     let mut transcript = String::new();
     if !earlier.is_empty() {
         transcript.push_str(earlier);

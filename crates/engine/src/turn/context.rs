@@ -7,16 +7,18 @@
 
 use crate::config::Provider;
 use crate::core::Core;
+use crate::tools::plan;
 use crate::tools::toolbox::Toolbox;
 use crate::turn::checkpoint::Checkpoint;
+use crate::turn::frame::{Frame, Seat};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use brain::compactions::Boundary;
 use brain::messages::Message;
 use brain::turns::Turn;
 use brain::{Tx, blobs, compactions, messages, working_memory};
-use contract::TurnId;
 use contract::conversation::{Block, Role, Source};
+use contract::{MessageId, TurnId};
 use llm::{CONTINUE_REQUEST, Request, SystemPart};
 use std::collections::HashSet;
 
@@ -74,9 +76,11 @@ pub fn provider_takes(provider: Provider, kind: &str, media_type: &str) -> bool 
     }
 }
 
-/// The history of a task as a turn sees it.
+/// The history of a task as a turn sees it, or what a nested loop has said and read so far.
 #[derive(Debug, Clone)]
 pub struct History {
+    /// The message that is being answered.
+    pub current: MessageId,
     /// The boundary in force: messages up to it are represented by its summary.
     pub boundary: Option<Boundary>,
     /// Active messages after the boundary, oldest first.
@@ -85,21 +89,35 @@ pub struct History {
     pub shrunk_up_to: Option<i64>,
 }
 
-/// Reads the history of a turn's task.
-pub fn read_history(tx: &Tx<'_>, turn: &Turn) -> brain::Result<History> {
+/// Reads what one loop of a turn sees. A nested loop has no history but its own.
+pub fn read_history(
+    tx: &Tx<'_>,
+    turn: &Turn,
+    frame: &Frame,
+    checkpoint: &Checkpoint,
+) -> brain::Result<History> {
+    if let Some(call) = &frame.parent {
+        let messages = messages::active(tx, &turn.task_id, Some(call), -1)?;
+        let first = messages.first().map(|m| m.message_id.clone());
+        let current = first
+            .ok_or_else(|| brain::Error::bad_data("conversations.parent_tool_call_id", call.as_str()))?;
+        return Ok(History { current, boundary: None, messages, shrunk_up_to: checkpoint.shrunk_up_to });
+    }
     let boundary = compactions::latest(tx, &turn.task_id)?;
     let after = boundary.as_ref().map_or(-1, |b| b.up_to_position);
     let shrunk_up_to = compactions::shrunk_up_to(tx, &turn.task_id)?;
-    Ok(History { messages: messages::active(tx, &turn.task_id, None, after)?, boundary, shrunk_up_to })
+    let messages = messages::active(tx, &turn.task_id, None, after)?;
+    Ok(History { current: turn.user_message_id.clone(), messages, boundary, shrunk_up_to })
 }
 
-/// Renders the unexpired working memory of a task, the open plan first; `None` when there is none.
+/// Renders the unexpired working memory of a task, an open plan first; `None` when there is none.
 pub fn render_working_memory(tx: &Tx<'_>, turn: &Turn) -> brain::Result<Option<String>> {
     let mut entries = working_memory::present(tx, &turn.task_id, contract::Timestamp::now())?;
     if entries.is_empty() {
         return Ok(None);
     }
-    entries.sort_by_key(|e| (e.key != "plan", e.key.clone()));
+    let pinned = |e: &working_memory::Entry| e.key == plan::KEY && plan::is_open(&e.value);
+    entries.sort_by_key(|e| (!pinned(e), e.key.clone()));
     let lines: Vec<String> = entries.iter().map(|e| format!("{}: {}", e.key, e.value)).collect();
     Ok(Some(format!("<working_memory>\n{}\n</working_memory>", lines.join("\n"))))
 }
@@ -131,7 +149,7 @@ pub fn build(
     let answered = results_present(&history.messages);
     let mut stable = 0;
     for message in &history.messages {
-        let is_current = message.message_id == turn.user_message_id;
+        let is_current = message.message_id == history.current;
         if is_current {
             stable = list.len();
         }
@@ -305,17 +323,13 @@ fn resolve(block: Block, bytes_of: &dyn Fn(&str) -> Option<Vec<u8>>) -> Block {
 }
 
 /// Reads the history and the blobs it needs, and builds the call.
-pub async fn assemble(
-    core: &Core,
-    toolbox: &Toolbox,
-    turn: &Turn,
-    checkpoint: &Checkpoint,
-) -> brain::Result<(Request, History)> {
-    let owned = turn.clone();
+pub async fn assemble(seat: Seat<'_>, checkpoint: &Checkpoint) -> brain::Result<(Request, History)> {
+    let Seat { core, turn, frame, toolbox, .. } = seat;
+    let (owned, frame, at) = (turn.clone(), frame.clone(), checkpoint.clone());
     let (history, bytes) = core
         .brain
         .read("assemble context", move |tx| {
-            let history = read_history(tx, &owned)?;
+            let history = read_history(tx, &owned, &frame, &at)?;
             let mut bytes = std::collections::HashMap::new();
             for name in blob_names(&history.messages) {
                 if let Some(data) = blobs::get(tx, &name)? {

@@ -6,7 +6,7 @@
 use contract::TurnId;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How to reach a running turn.
@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 pub struct Control {
     /// Cancelled when a cancel of the turn is committed.
     pub cancel: CancellationToken,
-    /// Notified when a question of the turn was settled.
-    pub answered: Notify,
+    /// Counts the questions of the turn that were settled. Every loop of the turn watches it by itself, so that
+    /// none takes the news away from another.
+    pub answered: watch::Sender<u64>,
 }
 
 /// The fixed pool of task slots and its bounded queue.

@@ -2,11 +2,15 @@
 //! (specification 6.10)
 //!
 //! They run in the sandbox like any child, get one JSON object and give one back. What they say is read by
-//! pure functions. The invariant: a hook before a call that fails in any way denies the call; every other
-//! hook's failure is only logged.
+//! pure functions. What they say is somebody's output like a tool's: known secrets are taken out of it before
+//! anything is read, stored or told, so a hook cannot hand a secret to the command it changes either.
+//!
+//! The invariant: a hook before a call that fails in any way denies the call; every other hook's failure is
+//! only logged.
 
 use crate::catalog::hooks::Hook;
 use crate::sandbox::{Command, Launcher, ProcessGroups, Workspace};
+use crate::secrets::{Known, leaving};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -133,6 +137,8 @@ pub struct Runner<'a> {
     pub readable: Vec<PathBuf>,
     /// Cancelled with the turn.
     pub cancel: &'a CancellationToken,
+    /// The values that must not be in what a hook says.
+    pub known: &'a Known,
 }
 
 /// Why a hook gave no answer.
@@ -231,10 +237,23 @@ impl Runner<'_> {
             return Err(failed(format!("no answer within {} s", hook.timeout.as_secs())));
         }
         if finished.exit_code != 0 {
-            let complaint = short(finished.stderr.into_text().trim(), STDERR_SHOWN);
+            // before anything is cut: half a secret is not found any more
+            let complaint = self.known.scrub(&finished.stderr.into_text()).into_owned();
+            let complaint = short(complaint.trim(), STDERR_SHOWN);
             return Err(failed(format!("exit code {}: {complaint}", finished.exit_code)));
         }
-        read_answer(&finished.stdout.into_text()).map_err(failed)
+        read_answer(&finished.stdout.into_text()).map(|answer| without(self.known, answer)).map_err(failed)
+    }
+}
+
+/// The answer without known secrets, in its names as in its values.
+fn without(known: &Known, answer: Map<String, Value>) -> Map<String, Value> {
+    let mut answer = Value::Object(answer);
+    leaving::value(known, &mut answer);
+    match answer {
+        Value::Object(answer) => answer,
+        // scrubbing an object gives an object
+        _ => Map::new(),
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::core::Emitted;
 use crate::turn::checkpoint::Counted;
 use crate::turn::context;
+use crate::turn::frame::Frame;
 use crate::turn::model::{Complete, stop_of};
 use brain::Tx;
 use brain::messages::{self, NewMessage};
@@ -83,6 +84,7 @@ pub fn commit_usage(
     tx: &Tx<'_>,
     out: &mut Emitted,
     turn: &Turn,
+    frame: &Frame,
     complete: &Complete,
     provider: &str,
 ) -> brain::Result<()> {
@@ -90,10 +92,10 @@ pub fn commit_usage(
         tokens: complete.usage,
         estimated: complete.estimated,
         model: complete.model.clone(),
-        purpose: Purpose::Main,
+        purpose: frame.purpose(),
         took: complete.duration,
     };
-    record_usage(tx, out, turn, &spent, provider, None)
+    record_usage(tx, out, turn, &spent, provider, frame.nested(&turn.agent).as_ref())
 }
 
 /// What one model call cost.
@@ -159,7 +161,12 @@ pub fn record_usage(
 }
 
 /// Stores an assistant message; its id and position.
-pub fn store_assistant(tx: &Tx<'_>, turn: &Turn, content: Vec<Block>) -> brain::Result<(MessageId, i64)> {
+pub fn store_assistant(
+    tx: &Tx<'_>,
+    turn: &Turn,
+    frame: &Frame,
+    content: Vec<Block>,
+) -> brain::Result<(MessageId, i64)> {
     let id = MessageId::generate();
     let position = messages::append(
         tx,
@@ -172,7 +179,7 @@ pub fn store_assistant(tx: &Tx<'_>, turn: &Turn, content: Vec<Block>) -> brain::
             content,
             active: true,
             agent: Some(turn.agent.clone()),
-            parent: None,
+            parent: frame.parent.clone(),
             at: Timestamp::now(),
         },
     )?;

@@ -1,7 +1,8 @@
 //! The agent loop: one `/execute` is one turn, from the accepted message to the answer.
 //!
 //! [`machine`] decides in pure code which state follows; [`accept`] commits a new turn; [`coordinator`]
-//! grants slots; [`drive`] performs the steps; [`context`] builds what the model sees; [`model`] streams
+//! grants slots; [`drive`] runs a turn from slot to end; [`frame`] says which of its loops is meant; [`steps`]
+//! performs the steps of any loop; [`nested`] runs one below another; [`context`] builds what the model sees; [`model`] streams
 //! one call; [`message`] stores what it said; [`once`] makes one call outside the loop; [`hooks`] asks the operator's programs; [`compact`] shortens old context; [`settle`] writes ends; [`answers`] carries people's answers
 //! back in; [`cancel`] stops a turn wherever it is; [`resume`] picks up after a kill.
 //!
@@ -9,9 +10,12 @@
 
 pub mod machine;
 pub mod checkpoint;
+pub mod frame;
 pub mod accept;
 pub mod coordinator;
 pub mod drive;
+pub mod steps;
+pub mod nested;
 pub mod context;
 pub mod model;
 pub mod message;

@@ -6,7 +6,7 @@
 
 use crate::core::Core;
 use crate::secrets::{Kind, Scan, leaving};
-use crate::turn::coordinator::Control;
+use crate::turn::frame::Seat;
 use crate::turn::settle::OpenBlock;
 use brain::turns::Turn;
 use contract::conversation::{Block, Usage};
@@ -83,6 +83,7 @@ struct Streamer<'a> {
     /// Reads the text of the open block; holds back what may be the beginning of a secret.
     scan: Option<Scan>,
     scrubbed: BTreeSet<Kind>,
+    silent: bool,
     hidden: bool,
     held_stop: Option<OpenBlock>,
     hold_text_stops: bool,
@@ -92,17 +93,12 @@ struct Streamer<'a> {
     shown: bool,
 }
 
-/// Makes one call and streams it.
-pub async fn call(
-    core: &Arc<Core>,
-    turn: &Turn,
-    next_block: u32,
-    request: Request,
-    control: &Control,
-) -> brain::Result<CallEnd> {
+/// Makes one call and streams it; what a nested loop's model says is kept for its caller and never streamed.
+pub async fn call(seat: Seat<'_>, next_block: u32, request: Request) -> brain::Result<CallEnd> {
+    let Seat { core, turn, frame, control, .. } = seat;
     let started = Instant::now();
     let mut model = request.model.clone();
-    let purpose = "main";
+    let purpose = frame.purpose().as_str();
     let mut usage = (Usage::default(), true);
     let mut streamer = Streamer {
         core,
@@ -112,6 +108,7 @@ pub async fn call(
         open: None,
         scan: None,
         scrubbed: BTreeSet::new(),
+        silent: !frame.is_main(),
         hidden: false,
         held_stop: None,
         hold_text_stops: turn.output_schema.is_some(),
@@ -141,7 +138,7 @@ pub async fn call(
                 Some(Ok(Piece::Usage { usage: counts, estimated })) => usage = (counts, estimated),
                 Some(Ok(Piece::Stop(stop))) => break Ok(stop),
                 Some(Ok(piece)) => {
-                    if !streamer.shown {
+                    if !streamer.shown && !streamer.silent {
                         metrics::histogram!("engine_first_delta_seconds").record(started.elapsed().as_secs_f64());
                     }
                     streamer.take(piece);
@@ -194,7 +191,7 @@ impl Streamer<'_> {
         match piece {
             Piece::BlockStart(kind) => {
                 self.release_held();
-                self.hidden = kind == BlockType::Thinking && !self.turn.super_thinking;
+                self.hidden = self.silent || (kind == BlockType::Thinking && !self.turn.super_thinking);
                 if !self.hidden {
                     let index = self.next_block;
                     self.next_block += 1;

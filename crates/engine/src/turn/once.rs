@@ -6,6 +6,7 @@ use contract::conversation::{Block, Role, Usage};
 use contract::event::Purpose;
 use futures::StreamExt;
 use llm::{CallError, ErrorKind, Piece, Request, SystemPart};
+use serde_json::Value;
 use std::time::Instant;
 
 /// What the model is told beside the prompt: providers want a message of the user.
@@ -20,28 +21,59 @@ pub struct Answer {
     pub spent: Spent,
 }
 
-/// Makes one call with `system` as its system text. Stops when the process is about to.
+/// One call.
+#[derive(Debug)]
+pub struct Question {
+    /// The model that is asked.
+    pub model: String,
+    /// Its system text.
+    pub system: String,
+    /// What it is told as the user.
+    pub said: String,
+    /// What its answer must validate against; the caller checks that it does.
+    pub output_schema: Option<Value>,
+    /// Its output limit.
+    pub max_tokens: u32,
+    /// What the call is for.
+    pub purpose: Purpose,
+}
+
+/// Makes one call of a skill, with `system` as its system text.
 pub async fn ask(core: &Core, model: &str, system: String, max_tokens: u32) -> Result<Answer, CallError> {
-    let request = Request {
+    let question = Question {
         model: model.to_owned(),
+        system,
+        said: GO.to_owned(),
+        output_schema: None,
+        max_tokens,
+        purpose: Purpose::Skill,
+    };
+    put(core, question).await
+}
+
+/// Makes one call. Stops when the process is about to.
+pub async fn put(core: &Core, question: Question) -> Result<Answer, CallError> {
+    let Question { model, system, said, output_schema, max_tokens, purpose } = question;
+    let request = Request {
+        model: model.clone(),
         system: vec![SystemPart { text: system, cache_here: false }],
         tools: Vec::new(),
         no_calls: false,
-        messages: vec![llm::Message { role: Role::User, content: vec![Block::text(GO)] }],
+        messages: vec![llm::Message { role: Role::User, content: vec![Block::text(said)] }],
         max_tokens,
         thinking: false,
         thinking_budget: 0,
-        output_schema: None,
+        output_schema,
         stable_messages: 0,
         traceparent: None,
     };
     let started = Instant::now();
-    let result = pieces(core, request).await;
+    let result = pieces(core, request, purpose).await;
     let outcome = if result.is_ok() { "ok" } else { "error" };
     let labels = [
         ("provider", core.config.llm_provider.as_str().to_owned()),
-        ("model", result.as_ref().map_or(model, |a| a.spent.model.as_str()).to_owned()),
-        ("purpose", Purpose::Skill.as_str().to_owned()),
+        ("model", result.as_ref().map_or(&model, |a| &a.spent.model).clone()),
+        ("purpose", purpose.as_str().to_owned()),
         ("outcome", outcome.to_owned()),
     ];
     metrics::counter!("engine_llm_calls_total", &labels).increment(1);
@@ -54,12 +86,12 @@ pub async fn ask(core: &Core, model: &str, system: String, max_tokens: u32) -> R
     Ok(answer)
 }
 
-async fn pieces(core: &Core, request: Request) -> Result<Answer, CallError> {
+async fn pieces(core: &Core, request: Request, purpose: Purpose) -> Result<Answer, CallError> {
     let spent = Spent {
         tokens: Usage::default(),
         estimated: true,
         model: request.model.clone(),
-        purpose: Purpose::Skill,
+        purpose,
         took: std::time::Duration::ZERO,
     };
     let mut answer = Answer { text: String::new(), spent };

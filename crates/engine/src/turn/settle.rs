@@ -1,7 +1,8 @@
 //! Writing ends: completed, cancelled, errored. One transaction each, safe to repeat.
 
 use crate::core::{Core, Emitted};
-use crate::turn::checkpoint::Checkpoint;
+use crate::turn::checkpoint::{Checkpoint, Inner};
+use crate::turn::frame::asker;
 use brain::effects::{EffectState, Outcome};
 use brain::messages::{self, NewMessage};
 use brain::observability::{self, Observation};
@@ -10,7 +11,7 @@ use brain::snapshots::Step;
 use brain::turns::{self, Ending, Turn, TurnError, TurnState};
 use brain::{Tx, effects, events, snapshots, tasks};
 use contract::conversation::{Block, Role, StopReason, ToolReason};
-use contract::event::{BlockType, Completed, Errored, Event, Resolution};
+use contract::event::{BlockType, Completed, Errored, Event, Nested, Resolution};
 use contract::{ApiError, CallId, ErrorCode, MessageId, Timestamp};
 use serde_json::Value;
 use std::sync::Arc;
@@ -273,24 +274,44 @@ fn cancel_prompts(tx: &Tx<'_>, out: &mut Emitted, turn: &Turn) -> brain::Result<
         if prompt.state == PromptState::Pending
             && prompts::settle(tx, &prompt.request_id, PromptState::Cancelled, None, Timestamp::now())?
         {
+            let asker = asker(&prompt);
             let event = Event::HitlResolved {
                 request_id: prompt.request_id,
                 kind: prompt.kind,
                 resolution: Resolution::Cancelled,
                 answer: None,
             };
-            out.emit(tx, &turn.task_id, &turn.turn_id, &event, None)?;
+            out.emit(tx, &turn.task_id, &turn.turn_id, &event, asker.as_ref())?;
         }
     }
     Ok(())
 }
 
-/// Gives every call of the turn's last assistant message an outcome and stores the tool message, so that
-/// no later context has a call without its result.
+/// Gives every call under way an outcome and stores the tool messages, so that no later context has a call without
+/// its result. The loops furthest down come first: a call ends before the call whose loop it belongs to.
 fn settle_calls(tx: &Tx<'_>, out: &mut Emitted, turn: &Turn) -> brain::Result<()> {
     let Some((Step::Tools, checkpoint)) = checkpoint_of(tx, turn)? else { return Ok(()) };
-    let Some(message_id) = checkpoint.assistant else { return Ok(()) };
-    let Some(message) = messages::get(tx, &turn.task_id, &message_id)? else { return Ok(()) };
+    let mut inner: Vec<(&CallId, &Inner)> =
+        checkpoint.nested.iter().filter(|(_, inner)| inner.step == Step::Tools).collect();
+    inner.sort_by_key(|(_, inner)| std::cmp::Reverse(inner.depth));
+    for (call, inner) in inner {
+        let nested = Nested { agent: inner.agent.clone(), parent_tool_call_id: call.clone() };
+        settle_calls_of(tx, out, turn, inner.state.assistant.as_ref(), Some(&nested))?;
+    }
+    settle_calls_of(tx, out, turn, checkpoint.assistant.as_ref(), None)
+}
+
+/// The same for the calls of one assistant message.
+fn settle_calls_of(
+    tx: &Tx<'_>,
+    out: &mut Emitted,
+    turn: &Turn,
+    message_id: Option<&MessageId>,
+    nested: Option<&Nested>,
+) -> brain::Result<()> {
+    let Some(message_id) = message_id else { return Ok(()) };
+    let Some(message) = messages::get(tx, &turn.task_id, message_id)? else { return Ok(()) };
+    let parent = nested.map(|n| n.parent_tool_call_id.clone());
     let now = Timestamp::now();
     for (position, block) in message.content.iter().enumerate() {
         let Block::ToolUse { id, name, input, .. } = block else { continue };
@@ -300,7 +321,7 @@ fn settle_calls(tx: &Tx<'_>, out: &mut Emitted, turn: &Turn) -> brain::Result<()
             // its hooks were still running
             if effects::tell(tx, &call, &effect.output)? {
                 let told = crate::tools::dispatch::result_of(effect, effect.output.clone());
-                out.emit(tx, &turn.task_id, &turn.turn_id, &told, None)?;
+                out.emit(tx, &turn.task_id, &turn.turn_id, &told, nested)?;
             }
             continue;
         }
@@ -311,6 +332,7 @@ fn settle_calls(tx: &Tx<'_>, out: &mut Emitted, turn: &Turn) -> brain::Result<()
                     call_id: call.clone(),
                     turn_id: turn.turn_id.clone(),
                     task_id: turn.task_id.clone(),
+                    parent: parent.clone(),
                     block_position: u32::try_from(position).unwrap_or(u32::MAX),
                     tool: name.clone(),
                     input: input.clone(),
@@ -341,14 +363,19 @@ fn settle_calls(tx: &Tx<'_>, out: &mut Emitted, turn: &Turn) -> brain::Result<()
             truncated: false,
             blob: None,
         };
-        out.emit(tx, &turn.task_id, &turn.turn_id, &event, None)?;
+        out.emit(tx, &turn.task_id, &turn.turn_id, &event, nested)?;
     }
-    store_results(tx, turn, &message)?;
+    store_results(tx, turn, parent, &message)?;
     Ok(())
 }
 
 /// Stores the tool message of an assistant message whose calls all have an outcome, in call order.
-pub fn store_results(tx: &Tx<'_>, turn: &Turn, assistant: &messages::Message) -> brain::Result<i64> {
+pub fn store_results(
+    tx: &Tx<'_>,
+    turn: &Turn,
+    parent: Option<CallId>,
+    assistant: &messages::Message,
+) -> brain::Result<i64> {
     let mut content = Vec::new();
     for block in &assistant.content {
         let Block::ToolUse { id, .. } = block else { continue };
@@ -367,7 +394,7 @@ pub fn store_results(tx: &Tx<'_>, turn: &Turn, assistant: &messages::Message) ->
             content,
             active: true,
             agent: None,
-            parent: None,
+            parent,
             at: Timestamp::now(),
         },
     )

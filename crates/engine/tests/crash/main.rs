@@ -36,6 +36,8 @@ struct World {
     client: reqwest::Client,
     /// Events the client of each task has seen, so that the killer can wait for progress.
     seen: [AtomicU64; TASKS],
+    /// What each client is waiting for, and since when: what is printed when one waits for too long.
+    doing: [Mutex<(Instant, String)>; TASKS],
     log: PathBuf,
     over: AtomicBool,
     prompts: AtomicU64,
@@ -122,6 +124,28 @@ impl World {
         std::array::from_fn(|n| self.seen[n].load(Ordering::Relaxed))
     }
 
+    fn does(&self, task: &str, what: impl Into<String>) {
+        *self.doing[number_of(task)].lock().expect("not poisoned") = (Instant::now(), what.into());
+    }
+
+    /// The end of the log, what every client waits for, and what the engine says of its tasks.
+    async fn picture(&self) -> String {
+        let mut lines: Vec<String> = Vec::new();
+        for (n, doing) in self.doing.iter().enumerate() {
+            let (since, what) = doing.lock().expect("not poisoned").clone();
+            lines.push(format!("task-{n}: {what}, for {:?}", since.elapsed()));
+        }
+        let tasks = self.client.get(format!("{}/tasks", self.url)).header(KEY_HEADER, KEY).send();
+        match timeout(STUCK, tasks).await {
+            Ok(Ok(answer)) => lines.push(answer.text().await.unwrap_or_default()),
+            other => lines.push(format!("GET /tasks: {other:?}")),
+        }
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let all: Vec<&str> = log.lines().collect();
+        lines.extend(all[all.len().saturating_sub(30)..].iter().map(|line| (*line).to_owned()));
+        lines.join("\n")
+    }
+
     async fn up(&self) {
         let until = Instant::now() + STUCK;
         while Instant::now() < until {
@@ -159,11 +183,13 @@ impl World {
                     .get(format!("{}/execute/replay?task_id={task}", self.url))
                     .header(LAST_EVENT_ID_HEADER, last.id.to_string()),
             };
+            self.does(task, format!("sends a request, after {:?}", frames.last().map(|f| f.id)));
             let answer = request.header(KEY_HEADER, KEY).send().await;
             if let Ok(mut answer) = answer
                 && answer.status().is_success()
             {
                 let mut buffer = String::new();
+                self.does(task, format!("reads a stream, after {:?}", frames.last().map(|f| f.id)));
                 while let Ok(Ok(Some(chunk))) = timeout(STUCK, answer.chunk()).await {
                     buffer.push_str(std::str::from_utf8(&chunk).expect("frames are UTF-8 at frame ends"));
                     for frame in take_frames(&mut buffer) {
@@ -192,6 +218,7 @@ impl World {
                     }
                 }
             }
+            self.does(task, "waits until the engine is up");
             self.up().await;
         }
     }
@@ -279,6 +306,7 @@ async fn two_hundred_kills_lose_no_event_repeat_no_effect_and_leave_nothing_stuc
         url: format!("http://127.0.0.1:{port}"),
         client: llm::net::client(Duration::from_secs(2)),
         seen: std::array::from_fn(|_| AtomicU64::new(0)),
+        doing: std::array::from_fn(|_| Mutex::new((Instant::now(), "nothing yet".into()))),
         log: dir.path().join("log"),
         over: AtomicBool::new(false),
         prompts: AtomicU64::new(0),
@@ -312,7 +340,9 @@ async fn two_hundred_kills_lose_no_event_repeat_no_effect_and_leave_nothing_stuc
             let before = world.counts();
             let until = Instant::now() + STUCK;
             while world.counts().iter().zip(&before).any(|(now, before)| now < &(before + 2)) {
-                assert!(Instant::now() < until, "no progress before kill {kill}");
+                if Instant::now() >= until {
+                    panic!("no progress before kill {kill}:\n{}", world.picture().await);
+                }
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         }

@@ -75,12 +75,22 @@ pub enum Root {
     Around,
 }
 
+/// Whom the program may talk to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// Nobody.
+    Off,
+    /// The Engine's proxy; in the scene a listener that only notes nothing, because it is allowed.
+    Proxy,
+}
+
 /// One way out.
 pub struct Attempt {
     pub name: &'static str,
     pub promise: Promise,
     pub control: Control,
     pub root: Root,
+    pub network: Network,
     pub act: fn(&Scene) -> Outcome,
 }
 
@@ -94,13 +104,15 @@ pub struct Scene {
     pub tcp6: u16,
     pub udp4: u16,
     pub udp6: u16,
+    /// Where the proxy listens, and somebody else at another address.
+    pub proxy: u16,
     pub abstract_name: String,
     pub mark: String,
 }
 
 impl Scene {
     pub fn to_args(&self) -> Vec<String> {
-        let numbers = [self.tcp4, self.tcp6, self.udp4, self.udp6].map(|n| n.to_string());
+        let numbers = [self.tcp4, self.tcp6, self.udp4, self.udp6, self.proxy].map(|n| n.to_string());
         let mut args =
             vec![self.base.display().to_string(), self.engine.to_string(), self.neighbour.to_string()];
         args.extend(numbers);
@@ -109,7 +121,7 @@ impl Scene {
     }
 
     pub fn from_args(args: &[String]) -> Option<Self> {
-        let [base, engine, neighbour, tcp4, tcp6, udp4, udp6, abstract_name, mark] = args else {
+        let [base, engine, neighbour, tcp4, tcp6, udp4, udp6, proxy, abstract_name, mark] = args else {
             return None;
         };
         Some(Self {
@@ -120,6 +132,7 @@ impl Scene {
             tcp6: tcp6.parse().ok()?,
             udp4: udp4.parse().ok()?,
             udp6: udp6.parse().ok()?,
+            proxy: proxy.parse().ok()?,
             abstract_name: abstract_name.clone(),
             mark: mark.clone(),
         })

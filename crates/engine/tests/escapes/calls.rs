@@ -1,6 +1,6 @@
 //! Attempts on the kernel and on other processes, by raw system calls.
 
-use super::attempt::{Attempt, CANARY, Control, Outcome, Promise, Root, SECRET, Scene};
+use super::attempt::{Attempt, CANARY, Control, Network, Outcome, Promise, Root, SECRET, Scene};
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -25,12 +25,19 @@ pub fn path_bytes(path: &Path) -> CString {
 }
 
 const fn kernel(name: &'static str, act: fn(&Scene) -> Outcome) -> Attempt {
-    Attempt { name, promise: Promise::Always, control: Control::Works, root: Root::Beside, act }
+    Attempt {
+        name,
+        promise: Promise::Always,
+        control: Control::Works,
+        root: Root::Beside,
+        network: Network::Off,
+        act,
+    }
 }
 
 /// Tried by nobody without the sandbox: harmful, or dependent on how the kernel was built.
 const fn shielded(name: &'static str, promise: Promise, act: fn(&Scene) -> Outcome) -> Attempt {
-    Attempt { name, promise, control: Control::No, root: Root::Beside, act }
+    Attempt { name, promise, control: Control::No, root: Root::Beside, network: Network::Off, act }
 }
 
 fn nonsense(nr: i64) -> Outcome {

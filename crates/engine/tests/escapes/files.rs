@@ -1,6 +1,8 @@
 //! Attempts on files: the brain, its companions, catalog, policy, backups, and whatever lies outside.
 
-use super::attempt::{Attempt, BACKUP, BRAIN, CATALOG, Control, Outcome, Promise, Root, SECRET, Scene};
+use super::attempt::{
+    Attempt, BACKUP, BRAIN, CATALOG, Control, Network, Outcome, Promise, Root, SECRET, Scene,
+};
 use super::calls::{call, path_bytes};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -9,20 +11,48 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
 const fn file(name: &'static str, act: fn(&Scene) -> Outcome) -> Attempt {
-    Attempt { name, promise: Promise::Files, control: Control::Works, root: Root::Beside, act }
+    Attempt {
+        name,
+        promise: Promise::Files,
+        control: Control::Works,
+        root: Root::Beside,
+        network: Network::Off,
+        act,
+    }
 }
 
 const fn around(name: &'static str, act: fn(&Scene) -> Outcome) -> Attempt {
-    Attempt { name, promise: Promise::Files, control: Control::Works, root: Root::Around, act }
+    Attempt {
+        name,
+        promise: Promise::Files,
+        control: Control::Works,
+        root: Root::Around,
+        network: Network::Off,
+        act,
+    }
 }
 
 /// Put back afterwards where it cannot be refused; the judge looks at the file, not at the answer.
 const fn metadata(name: &'static str, act: fn(&Scene) -> Outcome) -> Attempt {
-    Attempt { name, promise: Promise::Always, control: Control::No, root: Root::Beside, act }
+    Attempt {
+        name,
+        promise: Promise::Always,
+        control: Control::No,
+        root: Root::Beside,
+        network: Network::Off,
+        act,
+    }
 }
 
 const fn limit(name: &'static str, act: fn(&Scene) -> Outcome) -> Attempt {
-    Attempt { name, promise: Promise::Namespace, control: Control::Works, root: Root::Beside, act }
+    Attempt {
+        name,
+        promise: Promise::Namespace,
+        control: Control::Works,
+        root: Root::Beside,
+        network: Network::Off,
+        act,
+    }
 }
 
 fn append(path: &Path) -> io::Result<()> {
@@ -164,6 +194,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         promise: Promise::Always,
         control: Control::No,
         root: Root::Beside,
+        network: Network::Off,
         act: |s| {
             let path = path_bytes(&s.here("disk"));
             let (at, mode) = (i64::from(libc::AT_FDCWD), i64::from(libc::S_IFBLK | 0o600));
@@ -175,6 +206,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         promise: Promise::Files,
         control: Control::No,
         root: Root::Beside,
+        network: Network::Off,
         act: |_| {
             let mut devices = ["/dev/mem", "/dev/kmsg", "/dev/vda", "/dev/sda", "/dev/fuse"].iter();
             match devices.find(|device| fs::File::open(device).is_ok()) {
@@ -188,6 +220,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         promise: Promise::Files,
         control: Control::No,
         root: Root::Beside,
+        network: Network::Off,
         act: |_| Outcome::of(fs::read("/etc/shadow")),
     },
     Attempt {
@@ -195,6 +228,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         promise: Promise::Files,
         control: Control::No,
         root: Root::Beside,
+        network: Network::Off,
         act: |_| Outcome::of(OpenOptions::new().write(true).open("/proc/sys/kernel/core_pattern")),
     },
     Attempt {
@@ -202,6 +236,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         promise: Promise::Files,
         control: Control::No,
         root: Root::Beside,
+        network: Network::Off,
         act: |_| {
             let opened = OpenOptions::new().write(true).open("/sys/kernel/uevent_helper");
             Outcome::of(

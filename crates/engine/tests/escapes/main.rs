@@ -14,6 +14,7 @@ mod resources;
 mod world;
 
 use attempt::{Attempt, CANARY, Control, Outcome, Promise, Root, SECRET, Scene};
+use engine::sandbox::command::Network;
 use engine::sandbox::scrub::{Parent, ScrubMode};
 use engine::sandbox::{
     Command, Launcher, LauncherConfig, Limits, Mask, ProcessGroups, Running, SandboxMode, close_engine,
@@ -353,8 +354,13 @@ async fn run(
     let workspace = world.workspace(attempt.root).map_err(|e| chain(&e))?;
     let groups = Arc::new(ProcessGroups::new(world.base.join("data/tmp/t1")));
     let mut args = vec![ATTEMPT.to_owned(), attempt.name.to_owned()];
-    args.extend(world.scene(neighbour.running.pgid()).to_args());
+    let scene = world.scene(neighbour.running.pgid());
+    args.extend(scene.to_args());
     let mut command = Command::new(&own, args);
+    command.network = match attempt.network {
+        attempt::Network::Off => Network::Off,
+        attempt::Network::Proxy => Network::Proxy(scene.proxy),
+    };
     command.read = vec![own];
     let running = launcher.spawn(command, &workspace, &groups).await.map_err(|e| chain(&e))?;
     let finished = running.finish(ATTEMPT_MAX, &CancellationToken::new()).await;

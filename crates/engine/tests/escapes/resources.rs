@@ -1,6 +1,6 @@
 //! Attempts to take more than was given: processes, memory, disk, time after the turn.
 
-use super::attempt::{Attempt, Control, Outcome, Promise, Root, Scene};
+use super::attempt::{Attempt, Control, Network, Outcome, Promise, Root, Scene};
 use super::calls::call;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -20,7 +20,14 @@ const LONG_ENOUGH: Duration = Duration::from_secs(4);
 const LINGER_MAX: Duration = Duration::from_secs(120);
 
 const fn greedy(name: &'static str, act: fn(&Scene) -> Outcome) -> Attempt {
-    Attempt { name, promise: Promise::Always, control: Control::No, root: Root::Beside, act }
+    Attempt {
+        name,
+        promise: Promise::Always,
+        control: Control::No,
+        root: Root::Beside,
+        network: Network::Off,
+        act,
+    }
 }
 
 pub fn linger() {

@@ -39,6 +39,10 @@ pub struct World {
     tcp6: Option<TcpListener>,
     udp4: UdpSocket,
     udp6: Option<UdpSocket>,
+    /// Stands for the Engine's proxy, and notes nothing: it may be reached.
+    proxy: TcpListener,
+    /// Another host at the same port.
+    elsewhere: TcpListener,
     daemon: UnixListener,
     datagrams: UnixDatagram,
     hidden: UnixListener,
@@ -80,7 +84,10 @@ impl World {
         let daemon = UnixListener::bind(base.join("outside/daemon.sock"))?;
         let datagrams = UnixDatagram::bind(base.join("outside/daemon.dgram"))?;
         let hidden = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&abstract_name)?)?;
+        let proxy = TcpListener::bind("127.0.0.1:0")?;
+        let elsewhere = TcpListener::bind(("127.0.0.2", proxy.local_addr()?.port()))?;
         tcp4.set_nonblocking(true)?;
+        elsewhere.set_nonblocking(true)?;
         udp4.set_nonblocking(true)?;
         daemon.set_nonblocking(true)?;
         datagrams.set_nonblocking(true)?;
@@ -97,6 +104,8 @@ impl World {
             tcp6,
             udp4,
             udp6,
+            proxy,
+            elsewhere,
             daemon,
             datagrams,
             hidden,
@@ -130,6 +139,7 @@ impl World {
             tcp6: self.tcp6.as_ref().map_or(0, port),
             udp4: udp(&self.udp4),
             udp6: self.udp6.as_ref().map_or(0, udp),
+            proxy: port(&self.proxy),
             abstract_name: self.abstract_name.clone(),
             mark: self.mark.clone(),
         }
@@ -179,6 +189,7 @@ impl World {
             note(meta(name).is_ok(), &format!("{name} was made"));
         }
         note(self.tcp4.accept().is_ok(), "somebody came over TCP");
+        note(self.elsewhere.accept().is_ok(), "somebody came to another host at the proxy's port");
         note(self.tcp6.as_ref().is_some_and(|l| l.accept().is_ok()), "somebody came over TCP (IPv6)");
         let mut buffer = [0; 8];
         note(self.udp4.recv(&mut buffer).is_ok(), "something came over UDP");

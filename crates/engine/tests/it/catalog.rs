@@ -24,7 +24,8 @@ pub fn put(dir: &Path, path: &str, text: &str) {
     );
 }
 
-fn put_agent(dir: &Path, name: &str, tools: Value, prompt: &str) {
+/// Writes an agent of a catalog.
+pub fn put_agent(dir: &Path, name: &str, tools: Value, prompt: &str) {
     let agent = json!({"name": name, "description": "of the test", "tools": tools, "system_prompt_path": "system-prompt.md"});
     put(dir, &format!("agents/{name}/agent.json"), &agent.to_string());
     put(dir, &format!("agents/{name}/system-prompt.md"), prompt);

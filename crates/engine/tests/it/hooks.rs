@@ -216,3 +216,79 @@ async fn denied(engine: &Engine, task: &str) -> String {
     let turn = engine.turn(task, "go").await;
     turn.one("tool_result").data["reason"].as_str().unwrap_or_default().to_owned()
 }
+
+/// A secret that the Engine knows, and a place where a hook finds it.
+const SECRET: &str = "canary-hook-Zw5Tq8";
+
+/// How many rows of the brain say the secret, in any place a hook's words are kept.
+fn rows_with_the_secret(setup: &Setup) -> Vec<(String, i64)> {
+    let brain = rusqlite::Connection::open(setup.brain()).expect("the brain");
+    let count = |table: &str, columns: &str| {
+        let found = format!("SELECT count(*) FROM {table} WHERE instr({columns}, '{SECRET}') > 0");
+        let found = brain.query_row(&found, [], |row| row.get(0)).expect("a count");
+        (table.to_owned(), found)
+    };
+    vec![
+        count("effects", "input_json || coalesce(output_json, '') || coalesce(error, '')"),
+        count("conversations", "content_json"),
+        count("hitl_requests", "question || details_json"),
+        count("events", "data"),
+    ]
+}
+
+#[tokio::test]
+async fn what_a_hook_says_loses_known_secrets_before_it_is_stored_told_or_used() {
+    // one call in all: what a stop hook says is a user's word to the model
+    let model =
+        ScriptedModel::start(Script::from_fn(|r| match r.messages.iter().any(|m| !m.results.is_empty()) {
+            true => Reply::text("Done."),
+            false => Reply::new().tool_call("bash", json!({"command": "echo one"})),
+        }))
+        .await;
+    let say = |answer: Value| format!("cat > /dev/null; printf %s '{answer}'");
+    let told = format!("the key is {SECRET}");
+    let pre =
+        json!({"decision": "ask", "reason": told, "input": {"command": format!("echo {SECRET} > out.txt")}});
+    let hooks = [
+        ("pre_tool", "bash", say(pre)),
+        ("post_tool", "bash", say(json!({"append": told}))),
+        ("stop", "*", say(json!({"decision": "continue", "message": told}))),
+    ];
+    let hooks: Vec<(&str, &str, &str)> =
+        hooks.iter().map(|(event, of, text)| (*event, *of, text.as_str())).collect();
+    let setup = hooked(Setup::scripted(&model).with("BRAVE_API_KEY", SECRET), &hooks);
+    let engine = setup.start().await;
+    let mut stream = engine.execute(json!({"task_id": "a", "message": "go"})).await;
+    let mut frames = stream.until_event("hitl_request").await;
+    let pending = engine.pending().await;
+    assert_eq!(pending["input"]["command"], "echo [redacted:secret] > out.txt", "{pending}");
+    assert!(
+        pending["reason"].as_str().is_some_and(|r| r.contains("the key is [redacted:secret]")),
+        "{pending}"
+    );
+    engine.answer(json!({"task_id": "a", "answer": "yes"})).await;
+    frames.extend(stream.rest().await);
+    let turn = Turn::checked(frames, false);
+    let result = &turn.one("tool_result").data["output"];
+    assert_eq!(result["appended"], "the key is [redacted:secret]", "{result}");
+    let noted =
+        model.calls().iter().any(|call| call.last_user_text().contains("the key is [redacted:secret]"));
+    assert!(noted, "the stop hook sent the model back to work");
+    assert_eq!(
+        std::fs::read_to_string(setup.workspace().join("out.txt")).expect("it ran"),
+        "[redacted:secret]\n"
+    );
+    assert!(!turn.raw().contains(SECRET) && !engine.log().contains(SECRET));
+
+    // a hook that is refused for what it says does not get it into the log or the journal either
+    let complain = format!("cat > /dev/null; echo {SECRET} >&2; exit 1");
+    put_hooks(&setup.path("catalog"), &[("pre_tool", "bash", &complain)]);
+    engine.post("/admin/reload-catalog", json!({})).await.ok().await;
+    engine.expect_log("A pre-tool hook failed");
+    engine.turn("b", "go").await;
+    assert!(!engine.log().contains(SECRET), "in the log");
+    engine.kill();
+    for (table, rows) in rows_with_the_secret(&setup) {
+        assert_eq!(rows, 0, "{table}");
+    }
+}

@@ -18,12 +18,17 @@ const CANARIES: [(&str, &str); 6] = [
     ("TAVILY_API_KEY", "canary-tavily-p0Yc"),
 ];
 
+/// Bytes that do not stand somewhere by chance.
+const SHORTEST: usize = 8;
+
 fn armed(model: &ScriptedModel) -> Setup {
-    CANARIES.iter().fold(Setup::scripted(model), |setup, (name, value)| setup.with(name, value))
+    // Without it OPENAI_API_KEY would be tried at OpenAI's own embeddings endpoint.
+    let setup = Setup::scripted(model).with("EMBEDDING_PROVIDER", "local");
+    CANARIES.iter().fold(setup, |setup, (name, value)| setup.with(name, value))
 }
 
 /// The ways a canary is written down, and of each the part that does not depend on what stands around it.
-fn spellings(canary: &str) -> Vec<(String, String)> {
+pub fn spellings(canary: &str) -> Vec<(String, String)> {
     let percent: String = canary.bytes().map(|b| format!("%{b:02X}")).collect();
     let path: String = url::form_urlencoded::byte_serialize(canary.as_bytes()).collect();
     let plain = [canary.to_owned(), percent, path].map(|s| (s.clone(), s));
@@ -33,16 +38,27 @@ fn spellings(canary: &str) -> Vec<(String, String)> {
 }
 
 fn assert_clean(place: &str, bytes: &[u8]) {
-    for (name, canary) in CANARIES {
-        for (_, spelling) in spellings(canary) {
+    assert_absent(&CANARIES.map(|(_, canary)| canary), place, bytes);
+}
+
+/// None of these stands there, in no spelling.
+pub fn assert_absent(secrets: &[&str], place: &str, bytes: &[u8]) {
+    for secret in secrets {
+        // the middle of a short secret's base64 is too short to mean anything
+        for (_, spelling) in spellings(secret).into_iter().filter(|(_, spelling)| spelling.len() >= SHORTEST)
+        {
             let found = bytes.windows(spelling.len()).any(|w| w == spelling.as_bytes());
-            assert!(!found, "{name} stands in {place} as {spelling}");
+            assert!(!found, "{secret} stands in {place} as {spelling}");
         }
     }
 }
 
-/// Everything the Engine has written, after it has ended.
 fn assert_files_clean(dir: &Path, except: &Path) {
+    assert_files_absent(&CANARIES.map(|(_, canary)| canary), dir, except);
+}
+
+/// Everything the Engine has written, after it has ended.
+pub fn assert_files_absent(secrets: &[&str], dir: &Path, except: &Path) {
     let mut folders = vec![dir.to_owned()];
     let mut seen = 0;
     while let Some(folder) = folders.pop() {
@@ -54,7 +70,8 @@ fn assert_files_clean(dir: &Path, except: &Path) {
                 }
             } else {
                 seen += 1;
-                assert_clean(&path.display().to_string(), &std::fs::read(&path).unwrap_or_default());
+                let bytes = std::fs::read(&path).unwrap_or_default();
+                assert_absent(secrets, &path.display().to_string(), &bytes);
             }
         }
     }

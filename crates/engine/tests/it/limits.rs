@@ -97,7 +97,7 @@ async fn a_body_above_the_limit_is_payload_too_large_however_it_comes() {
 async fn unknown_paths_are_not_found_and_wrong_methods_are_told_the_right_ones() {
     let engine = Setup::offline().start().await;
     for path in
-        ["/", "/nowhere", "/execute/", "/tasks/a/b/c", "/memory/stats", "/rpc/x", "/health/x", "/tasks/"]
+        ["/", "/nowhere", "/execute/", "/tasks/a/b/c", "/memory/none", "/rpc/x", "/health/x", "/tasks/"]
     {
         engine.get(path).await.error(404, "NOT_FOUND").await;
     }

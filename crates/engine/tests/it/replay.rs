@@ -216,7 +216,9 @@ async fn when_events_have_expired_a_join_rebuilds_started_and_the_end() {
     engine.kill();
     let brain = Brain::open(OpenOptions::at(setup.brain())).expect("opens");
     let later = Timestamp::now().plus_millis(24 * 3600 * 1000);
-    retention::run_once(&brain, later, Policy { observability_days: 30 }).await.expect("forgets");
+    retention::run_once(&brain, later, Policy { observability_days: 30, ..Policy::default() })
+        .await
+        .expect("forgets");
     brain.close();
     let engine = setup.start().await;
     let rebuilt = send(&engine, &body, "key", None).await;

@@ -1,12 +1,16 @@
 //! Which layers a launcher uses when some are missing, and what works inside bubblewrap as it does without.
 
 use super::sandbox::{Sandbox, config, eventually, processes_mentioning, unique_sleep};
+use engine::outbound::{AllowList, Guard, SystemResolver};
+use engine::sandbox::proxy::Proxy;
 use engine::sandbox::{
     Command, Confine, LaunchError, Launcher, LauncherConfig, Limits, Mask, ProcessGroups, SandboxMode, groups,
 };
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -164,4 +168,126 @@ async fn modes_that_a_command_changed_are_put_back() {
     set(&data, 0o700);
     s.sh(&format!("chmod 666 {0}; chmod 755 {1}; true", brain.display(), data.display())).await;
     assert_eq!((mode(&brain), mode(&data)), (0o600, 0o700));
+}
+
+/// Answers every GET and keeps the request lines.
+fn web(address: (&str, u16)) -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind(address).expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&seen);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut head = [0; 4096];
+            let count = stream.read(&mut head).unwrap_or(0);
+            let line = String::from_utf8_lossy(&head[..count]).lines().next().unwrap_or_default().to_owned();
+            kept.lock().expect("not poisoned").push(line);
+            let _ =
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\nwelcome");
+        }
+    });
+    (port, seen)
+}
+
+/// What a command tries that may use the proxy: the proxy, twice, with a library that does not block and one that
+/// does; the same port elsewhere; a listed host without the proxy; a lent connection turned to somebody else; and
+/// to be reached.
+const WAYS: &str = r#"
+import errno, os, socket, struct, ctypes
+from urllib.parse import urlparse
+import base64
+proxy = urlparse(os.environ["http_proxy"])
+basic = base64.b64encode(f"{proxy.username}:{proxy.password}".encode()).decode()
+here = ("127.0.0.1", proxy.port)
+def ask(s, path):
+    s.sendall(f"GET http://127.0.0.1:LISTED{path} HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Basic {basic}\r\n\r\n".encode())
+    s.settimeout(10)
+    got = b""
+    while piece := s.recv(4096): got += piece
+    return got.decode().split("\r\n\r\n")[-1]
+def tries(name, act):
+    try: print(name, act())
+    except OSError as e: print(name, "refused", e.errno in (errno.EPERM, errno.EACCES, errno.ECONNREFUSED, errno.ENETUNREACH, errno.EADDRNOTAVAIL) or e)
+def patient():
+    s = socket.socket(); s.setblocking(False)
+    try: s.connect(here)
+    except BlockingIOError: pass
+    import select; select.select([], [s], [], 10)
+    assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+    return ask(s, "/patient")
+def turned():
+    s = socket.create_connection(here)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.connect(s.fileno(), struct.pack("H14x", socket.AF_UNSPEC), 16)
+    s.connect(("127.0.0.2", proxy.port)); s.sendall(b"GET /turned HTTP/1.0\r\n\r\n")
+    return "got through"
+def reached():
+    s = socket.socket(); s.listen(); return "listens"
+tries("proxy", lambda: ask(socket.create_connection(here), "/listed"))
+tries("patient", patient)
+tries("same port", lambda: socket.create_connection(("127.0.0.2", proxy.port), 5).sendall(b"GET /same HTTP/1.0\r\n\r\n"))
+tries("direct", lambda: socket.create_connection(("127.0.0.1", LISTED), 5).sendall(b"GET /direct HTTP/1.0\r\n\r\n"))
+tries("turned", turned)
+tries("reached", reached)
+"#;
+
+/// What the command said, what the listed host was asked, and how often somebody came to another host at the
+/// proxy's own port.
+async fn with_a_way_out(launcher: Launcher) -> (String, Vec<String>, Vec<String>) {
+    let mut s = Sandbox::new();
+    s.launcher = Arc::new(launcher);
+    let (listed, asked) = web(("127.0.0.1", 0));
+    let list = AllowList::new([format!("127.0.0.1:{listed}")]);
+    let proxy = Proxy::start(Guard::new(list, Arc::new(SystemResolver))).await.expect("it listens");
+    let (_, elsewhere) = web(("127.0.0.2", proxy.port()));
+    let mut command = Command::new("python3", ["-c".to_owned(), WAYS.replace("LISTED", &listed.to_string())]);
+    proxy.open_for(&mut command);
+    let running = s.launcher.spawn(command, &s.workspace, &s.groups).await.expect("it starts");
+    let finished = running.finish(Duration::from_secs(60), &CancellationToken::new()).await;
+    let said = finished.stdout.into_text() + &finished.stderr.into_text();
+    let all = |seen: &Mutex<Vec<String>>| seen.lock().expect("not poisoned").clone();
+    (said, all(&asked), all(&elsewhere))
+}
+
+fn line<'a>(said: &'a str, name: &str) -> &'a str {
+    said.lines().find_map(|l| l.strip_prefix(name)).map_or("", str::trim)
+}
+
+#[tokio::test]
+async fn a_command_that_may_use_the_proxy_reaches_it_and_no_other_address_in_every_mode() {
+    let no_landlock = Mask { namespaces: false, ..NO_LANDLOCK };
+    for (name, mask, listens) in [
+        ("landlock alone", NO_NAMESPACES, false),
+        ("bubblewrap", Mask::default(), true),
+        ("bubblewrap alone", no_landlock, true),
+    ] {
+        let launcher = Launcher::detect(with(SandboxMode::BestEffort, mask)).expect("it starts");
+        launcher.settle();
+        if !mask.namespaces && !works_here(&launcher) {
+            continue;
+        }
+        assert!(launcher.can_reach_a_proxy(), "{name}");
+        let (said, asked, elsewhere) = with_a_way_out(launcher).await;
+        assert_eq!((line(&said, "proxy"), line(&said, "patient")), ("welcome", "welcome"), "{name}: {said}");
+        for way in ["same port", "direct", "turned"] {
+            assert_eq!(line(&said, way), "refused True", "{name}: {said}");
+        }
+        // in a network of its own it may listen: nobody else is there
+        assert_eq!(line(&said, "reached") == "listens", listens, "{name}: {said}");
+        assert_eq!(asked, ["GET /listed HTTP/1.1", "GET /patient HTTP/1.1"], "{name}");
+        assert_eq!(elsewhere, [""; 0], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn without_namespaces_and_a_landlock_that_sees_connections_there_is_no_way_out() {
+    for beyond in [0, 3] {
+        let mask = Mask { landlock_beyond: Some(beyond), ..NO_NAMESPACES };
+        let launcher = Launcher::detect(with(SandboxMode::BestEffort, mask)).expect("it starts");
+        assert!(!launcher.can_reach_a_proxy());
+        let (said, asked, elsewhere) = with_a_way_out(launcher).await;
+        assert_eq!(line(&said, "proxy"), "refused True", "{said}");
+        assert_eq!((asked.len(), elsewhere.len()), (0, 0), "{said}");
+    }
 }

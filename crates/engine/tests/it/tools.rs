@@ -5,7 +5,7 @@ use crate::sandbox::Sandbox;
 use contract::{CallId, TaskId, ToolReason, TurnId};
 use engine::permissions::Grants;
 use engine::tools::registry::Registry;
-use engine::tools::tool::{CallContext, Effect, Failure, NoModel, Output};
+use engine::tools::tool::{CallContext, Effect, Failure, NoMemory, NoModel, Output};
 use engine::tools::{files, search, shell};
 use serde_json::{Value, json};
 use std::fs;
@@ -68,6 +68,7 @@ impl Tools {
             }),
             task_tmp: self.sandbox.base.join("data/tmp/t1"),
             model: Arc::new(NoModel),
+            memory: Arc::new(NoMemory),
         };
         self.registry.get(name).unwrap().run(context, input).await
     }

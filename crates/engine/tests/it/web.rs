@@ -4,7 +4,7 @@ use crate::hitl::{answering, calls, calls_in_order, each};
 use crate::support::{Setup, put_file};
 use serde_json::json;
 use std::sync::{Arc, Mutex};
-use testbed::{Reply, Script, ScriptedModel};
+use testbed::{Protocol, Reply, Script, ScriptedModel};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -12,7 +12,7 @@ const PAGE: &str =
     "<html><head><title>Kites</title></head><body><p>How to <a href=/build>build</a> one.</p></body></html>";
 
 /// A server that answers every GET with the same, and what it was asked.
-async fn server(kind: &'static str, body: String) -> (u16, Arc<Mutex<Vec<String>>>) {
+pub async fn server(kind: &'static str, body: String) -> (u16, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("bound").port();
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -165,6 +165,100 @@ async fn a_page_of_a_host_outside_the_list_is_read_only_after_a_yes() {
     );
     assert_eq!(answering(&engine, "b", &[]).await.count("tool_result"), 3);
     assert_eq!(seen.lock().expect("not poisoned").len(), 3, "the listed page, once a turn");
+    model.assert_no_problems();
+}
+
+#[tokio::test]
+async fn a_redirect_beyond_the_list_is_not_followed_and_its_target_is_asked_about() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 8192]).await;
+            let moved = "HTTP/1.1 302 Found\r\nlocation: http://elsewhere.test/landed?a=b\r\ncontent-length: 0\r\n\r\n";
+            let _ = stream.write_all(moved.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    let model = calls_in_order(vec![
+        ("web_fetch", json!({"url": format!("http://127.0.0.1:{port}/start")})),
+        ("web_fetch", json!({"url": "http://elsewhere.test/landed?a=b"})),
+    ])
+    .await;
+    let setup = Setup::scripted(&model).with("TOOL_NETWORK_ALLOWLIST", &format!("127.0.0.1:{port}"));
+    let engine = setup.start().await;
+    engine.expect_log("TOOL_NETWORK_ALLOWLIST");
+    let turn = answering(&engine, "a", &["no"]).await;
+    let results = turn.all("tool_result");
+    assert_eq!(results[0].data["reason"], "permission_denied", "{}", results[0].raw);
+    assert_eq!(results[0].data["output"], json!({"redirects_to": "http://elsewhere.test/landed?a=b"}));
+    assert!(results[0].text("error").contains("call web_fetch with the address"), "{}", results[0].raw);
+    let asked = turn.one("hitl_request");
+    assert_eq!(
+        (asked.text("rule"), &asked.data["input"]["url"]),
+        ("net:elsewhere.test", &json!("http://elsewhere.test/landed?a=b"))
+    );
+    assert_eq!(tainted(&setup), [1], "the target is the server's word");
+    model.assert_no_problems();
+}
+
+/// A picture of one dot.
+const DOT: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\0\0\0\0";
+
+#[tokio::test]
+async fn media_by_url_are_fetched_by_the_engine_for_gemini_under_the_rules_of_the_web() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = vec![0; 8192];
+            let count = stream.read(&mut head).await.unwrap_or(0);
+            let (status, kind, body) = match String::from_utf8_lossy(&head[..count]).split(' ').nth(1) {
+                Some("/dot") => ("200 OK", "image/png", DOT.to_vec()),
+                Some("/large") => ("200 OK", "image/png", vec![0; 5000]),
+                Some("/page") => ("200 OK", "text/html", b"<p>".to_vec()),
+                _ => ("404 Not Found", "image/png", DOT.to_vec()),
+            };
+            let head = format!(
+                "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n",
+                body.len()
+            );
+            let _ = stream.write_all(head.as_bytes()).await;
+            let _ = stream.write_all(&body).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    let model =
+        ScriptedModel::start(Script::sequence([Reply::text("A dot."), Reply::text("Still a dot.")])).await;
+    let setup = Setup::speaking(&model, Protocol::Gemini)
+        .with("TOOL_NETWORK_ALLOWLIST", &format!("127.0.0.1:{port}"))
+        .with("MEDIA_MAX_BYTES", "4000");
+    let engine = setup.start().await;
+    engine.expect_log("TOOL_NETWORK_ALLOWLIST");
+    let ask = |path: &str| {
+        let url = format!("http://127.0.0.1:{port}/{path}");
+        json!({"task_id": "a", "message": "what is it?", "media": [{"type": "image", "source": {"type": "url", "url": url}}]})
+    };
+    let turn = engine.run(ask("dot")).await;
+    assert_eq!(turn.text(), "A dot.");
+    assert_eq!(tainted(&setup), [1], "somebody else's content");
+    let wanted = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, DOT);
+    let asked = model.calls()[0].body.to_string();
+    assert!(asked.contains(&wanted) && !asked.contains("fileUri"), "{asked}");
+    for (path, status, code, words) in [
+        ("large", 413, "PAYLOAD_TOO_LARGE", "MEDIA_MAX_BYTES"),
+        ("page", 422, "VALIDATION_ERROR", "text/html"),
+        ("none", 422, "VALIDATION_ERROR", "404"),
+    ] {
+        let error = engine.post("/execute", ask(path)).await.error(status, code).await;
+        assert!(error.to_string().contains(words), "{path}: {error}");
+    }
+    let metadata = json!({"task_id": "a", "message": "x", "media": [{"type": "image", "source": {"type": "url", "url": "http://169.254.169.254/latest"}}]});
+    let error = engine.post("/execute", metadata).await.error(422, "VALIDATION_ERROR").await;
+    assert!(error.to_string().contains("metadata"), "{error}");
+    // what was stored once is not fetched again
+    assert_eq!(engine.turn("a", "and now?").await.text(), "Still a dot.");
+    assert!(model.calls()[1].body.to_string().contains(&wanted));
     model.assert_no_problems();
 }
 

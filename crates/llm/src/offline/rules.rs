@@ -30,6 +30,9 @@ pub fn answer(request: &Request, messages: &[Message]) -> Answer {
     {
         return Answer { text: String::new(), calls: vec![(name.to_owned(), input)] };
     }
+    if let Some(plan) = request.output_schema.as_ref().and_then(|s| plan_rule(s, thread.current())) {
+        return Answer { text: plan.to_string(), calls: Vec::new() };
+    }
     if let Some(schema) = &request.output_schema {
         return Answer { text: smallest(schema).to_string(), calls: Vec::new() };
     }
@@ -134,18 +137,16 @@ fn injected(text: &str) -> Option<Vec<String>> {
     let start = text.trim_start();
     let ours = ["<memory", "<working_memory", "<context"].iter().any(|tag| start.starts_with(tag));
     ours.then(|| {
+        // a `<` that nothing closes is text: "a < b"
         let without_tags = |line: &str| {
-            let mut depth = 0_usize;
-            let mut out = String::new();
-            for c in line.chars() {
-                match c {
-                    '<' => depth += 1,
-                    '>' if depth > 0 => depth -= 1,
-                    c if depth == 0 => out.push(c),
-                    _ => {}
-                }
+            let (mut out, mut rest) = (String::new(), line);
+            while let Some((before, tag)) = rest.split_once('<')
+                && let Some((_, behind)) = tag.split_once('>')
+            {
+                out.push_str(before);
+                rest = behind;
             }
-            out.trim().to_owned()
+            (out + rest).trim().to_owned()
         };
         text.lines().map(without_tags).filter(|l| !l.is_empty()).collect()
     })
@@ -223,7 +224,7 @@ fn tool_rule(text: &str, offered: &dyn Fn(&str) -> bool) -> Option<(&'static str
         }
     }
     if let Some(topic) = after(text, &["what do you know about "])
-        && let Some(search) = call("knowledge_search", json!({"query": unasked(topic)}))
+        && let Some(search) = call("knowledge_search", json!({"query": query_of(unasked(topic))}))
     {
         return Some(search);
     }
@@ -233,11 +234,51 @@ fn tool_rule(text: &str, offered: &dyn Fn(&str) -> bool) -> Option<(&'static str
     after(text, &["plan "]).and_then(|goal| call("plan", json!({"goal": goal})))
 }
 
+/// Steps of a plan made here. More is a goal that nobody can follow as a list; what is left out is still in the goal.
+const MAX_STEPS: usize = 20;
+/// Characters of a step's title; the rest of a long part is still in the goal.
+const TITLE_CHARS: usize = 200;
+
+/// What a planner is asked for: the parts of the goal, one step each, in its order.
+fn plan_rule(schema: &Value, text: &str) -> Option<Value> {
+    let goal = text.strip_prefix("<goal>\n").filter(|_| schema["title"] == "plan")?;
+    let goal = goal.split_once("\n</goal>")?.0.trim();
+    let steps: Vec<Value> = [", and then ", ", then ", " and then ", " then "]
+        .iter()
+        .fold(goal.to_owned(), |text, word| text.replace(word, ";"))
+        .split([';', '\n'])
+        .map(|part| unasked(part.trim()))
+        .filter(|part| !part.is_empty())
+        .take(MAX_STEPS)
+        .enumerate()
+        .map(|(n, part)| {
+            let title: String = part.chars().take(TITLE_CHARS).collect();
+            json!({"id": (n + 1).to_string(), "title": title, "status": "open"})
+        })
+        .collect();
+    (!steps.is_empty()).then(|| json!({"goal": goal, "steps": steps}))
+}
+
+/// Words of a subject when no verb comes early. More makes a whole sentence its own subject.
+const SUBJECT_WORDS: usize = 4;
+/// Words before a verb that are still a subject.
+const SUBJECT_WORDS_MAX: usize = 12;
+/// Characters of a subject; the tool takes no longer one.
+const SUBJECT_CHARS: usize = 200;
+
 /// What a fact is about: the words before its verb, or the first few.
 fn subject_of(fact: &str) -> String {
     let words: Vec<&str> = fact.split_whitespace().collect();
     let verb = words.iter().position(|w| ["is", "are", "was", "has", "have", "likes", "wants"].contains(w));
-    words[..verb.filter(|v| *v > 0).unwrap_or(words.len().min(4))].join(" ")
+    let verb = verb.filter(|at| (1..=SUBJECT_WORDS_MAX).contains(at));
+    let subject = words[..verb.unwrap_or(words.len().min(SUBJECT_WORDS))].join(" ");
+    subject.chars().take(SUBJECT_CHARS).collect()
+}
+
+/// What is looked for: of the person themselves all that is new, since everything known may be about them.
+fn query_of(topic: &str) -> &str {
+    let everything = ["me", "myself", "us", "everything", "anything"];
+    if everything.iter().any(|word| topic.eq_ignore_ascii_case(word)) { "" } else { topic }
 }
 
 /// A sentence about a tool's result.
@@ -268,11 +309,13 @@ fn report(outcome: &ToolOutcome) -> String {
         }
         "knowledge_search" => {
             let facts: Vec<String> = items(&value).iter().map(fact).collect();
+            let about = match said("query") {
+                "" => String::new(),
+                topic => format!(" about {topic}"),
+            };
             match facts.is_empty() {
-                true => format!("I know nothing about {} yet.", said("query")),
-                false => {
-                    format!("This is what I know about {}:\n{}", said("query"), quote(&facts.join("\n")))
-                }
+                true => format!("I know nothing{about} yet."),
+                false => format!("This is what I know{about}:\n{}", quote(&facts.join("\n"))),
             }
         }
         "file_search" | "grep" => {
@@ -282,7 +325,13 @@ fn report(outcome: &ToolOutcome) -> String {
                 false => format!("I found this:\n{}", quote(&hits.join("\n"))),
             }
         }
-        "knowledge_write" => format!("I will remember this: {}", said("content")),
+        "knowledge_write" => match value["status"].as_str() {
+            Some("duplicate") => format!("I know that already: {}", said("content")),
+            Some("rejected") => {
+                format!("I keep nothing new: what you say is what I recalled: {}", said("content"))
+            }
+            _ => format!("I will remember this: {}", said("content")),
+        },
         "ask_user" if value["answer"].is_string() => {
             format!("You answered: {}", value["answer"].as_str().unwrap_or_default())
         }
@@ -308,9 +357,11 @@ fn items(value: &Value) -> Vec<Value> {
 
 fn fact(item: &Value) -> String {
     let text = ["content", "text", "description"].iter().find_map(|f| item[*f].as_str());
+    let until = item["valid_until"].as_str().and_then(|time| time.get(..10));
+    let until = until.map(|day| format!(" (until {day})")).unwrap_or_default();
     match (item["subject"].as_str(), text) {
-        (Some(subject), Some(text)) => format!("- {subject}: {text}"),
-        (None, Some(text)) => format!("- {text}"),
+        (Some(subject), Some(text)) => format!("- {subject}: {text}{until}"),
+        (None, Some(text)) => format!("- {text}{until}"),
         _ => format!("- {item}"),
     }
 }
@@ -416,7 +467,9 @@ fn stated_in_memory(line: &str, thing: &str) -> Option<(String, String)> {
     let at = find_ci(line, thing)?;
     let value =
         line[at + thing.len()..].split_once(" is ").or_else(|| line[at + thing.len()..].split_once(": "))?.1;
-    let value = unasked(value).trim();
+    // what follows a full stop or a semicolon is another statement
+    let end = [". ", ";"].iter().filter_map(|end| value.find(end)).min().unwrap_or(value.len());
+    let value = unasked(&value[..end]).trim();
     (!value.is_empty()).then(|| (value.to_owned(), line.trim().to_owned()))
 }
 

@@ -40,6 +40,23 @@ async fn calls(tools: &[&str], said: &str) -> Vec<(String, Value)> {
 }
 
 #[tokio::test]
+async fn a_planner_s_question_is_answered_with_the_parts_of_its_goal() {
+    let schema = json!({"title": "plan", "type": "object"});
+    let asked = |said: &str| Request { output_schema: Some(schema.clone()), ..ask(&[], vec![user(said)]) };
+    let said = "<goal>\npack the bag, then lock the door; take the train.\n</goal>\n<tools>\nbash\n</tools>";
+    let plan: Value =
+        serde_json::from_str(&text(&pieces(offline().complete(asked(said))).await)).expect("JSON");
+    let titles: Vec<&str> =
+        plan["steps"].as_array().expect("steps").iter().filter_map(|s| s["title"].as_str()).collect();
+    assert_eq!(titles, ["pack the bag", "lock the door", "take the train"]);
+    assert_eq!(plan["steps"][2], json!({"id": "3", "title": "take the train", "status": "open"}));
+    // another structured answer, and a goal of nothing, stay the smallest instance
+    for said in ["<goal>\n \n</goal>", "a goal"] {
+        assert_eq!(text(&pieces(offline().complete(asked(said))).await), "{}", "{said}");
+    }
+}
+
+#[tokio::test]
 async fn each_rule_calls_its_tool() {
     for (said, name, input) in [
         ("run ls -la /tmp", "bash", json!({"command": "ls -la /tmp"})),
@@ -52,6 +69,7 @@ async fn each_rule_calls_its_tool() {
             json!({"subject": "my cat", "content": "my cat is Mia"}),
         ),
         ("What do you know about cats?", "knowledge_search", json!({"query": "cats"})),
+        ("what do you know about me?", "knowledge_search", json!({"query": ""})),
         ("ask me what colour I like", "ask_user", json!({"question": "what colour I like"})),
         ("plan a trip to Rome", "plan", json!({"goal": "a trip to Rome"})),
     ] {
@@ -112,6 +130,30 @@ async fn it_uses_recalled_memory_but_does_not_take_it_for_speech() {
 }
 
 #[tokio::test]
+async fn a_remembered_subject_is_short_whatever_is_said() {
+    for said in ["x".repeat(5000), format!("{} is long", "word ".repeat(500)), "is it so".to_owned()] {
+        let made = calls(ALL_TOOLS, &format!("remember that {said}")).await;
+        let subject = made[0].1["subject"].as_str().expect("a subject");
+        assert!((1..=200).contains(&subject.chars().count()), "{subject}");
+        assert_eq!(made[0].1["content"], said);
+    }
+}
+
+#[tokio::test]
+async fn a_line_of_recalled_memory_is_one_statement_and_keeps_its_signs() {
+    let told = async |memory: &str, question: &str| {
+        let content = vec![Block::text(format!("<memory>\n{memory}\n</memory>")), Block::text(question)];
+        answer(&[], vec![Message { role: contract::Role::User, content }]).await
+    };
+    let line = "<item id=\"ep-1\">\nYour name is Ada; you told me: “My name is Ada”.\n</item>";
+    assert!(
+        told(line, "what is my name?").await.contains("Your name is Ada; you told me: “Your name is Ada;")
+    );
+    let sign = told("<item id=\"fact-1\">\nmy limit is a < 5 weeks\n</item>", "what is my limit?").await;
+    assert!(sign.contains("Your limit is a < 5 weeks"), "{sign}");
+}
+
+#[tokio::test]
 async fn results_of_tools_are_reported_in_a_sentence() {
     let after = |name: &str, input: Value, output: &str| {
         vec![
@@ -141,6 +183,25 @@ async fn results_of_tools_are_reported_in_a_sentence() {
             "This is what I know about cats:\n- cat: is Mia",
         ),
         ("knowledge_search", json!({"query": "cats"}), "[]", "I know nothing about cats yet."),
+        ("knowledge_search", json!({"query": ""}), "[]", "I know nothing yet."),
+        (
+            "knowledge_search",
+            json!({"query": ""}),
+            r#"[{"subject":"cat","content":"is Mia","valid_until":"2026-04-27T12:34:56.000Z"}]"#,
+            "This is what I know:\n- cat: is Mia (until 2026-04-27)",
+        ),
+        (
+            "knowledge_write",
+            json!({"content": "my cat is Mia"}),
+            r#"{"status":"created","id":"fact-1","closed":[]}"#,
+            "I will remember this: my cat is Mia",
+        ),
+        (
+            "knowledge_write",
+            json!({"content": "my cat is Mia"}),
+            r#"{"status":"duplicate","id":"fact-1","closed":[]}"#,
+            "I know that already: my cat is Mia",
+        ),
         ("ask_user", json!({"question": "q"}), r#"{"answer":"blue","feedback":null}"#, "You answered: blue"),
         (
             "plan",

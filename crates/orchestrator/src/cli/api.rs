@@ -87,7 +87,7 @@ impl Api {
             As::Product => (PLATFORM_KEY_HEADER, "BAP_PLATFORM_KEY", &self.platform_key),
         };
         let Some(key) = key else {
-            return Err(Stop::new(Exit::Configuration, format!("{name} is not set; this command needs it")));
+            return Err(Stop::unset(name));
         };
         // Percent-encoded or not, both mean a step in the path to every client that follows the URL standard.
         if path.iter().any(|segment| matches!(*segment, "." | "..")) {
@@ -135,7 +135,8 @@ impl Api {
     }
 }
 
-async fn read(mut response: reqwest::Response) -> Result<Vec<u8>, reqwest::Error> {
+/// The body, up to the limit.
+pub(super) async fn read(mut response: reqwest::Response) -> Result<Vec<u8>, reqwest::Error> {
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         let room = ANSWER_MAX_BYTES - bytes.len();

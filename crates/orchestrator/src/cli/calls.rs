@@ -7,7 +7,9 @@ use super::{Exit, Stop, USER_COLUMNS, emit, emit_json};
 use chassis::terminal::{self, Paint};
 use clap::Args;
 use contract::UserId;
-use contract::fleet_api::{AdmitRequest, AdmitResponse, AuditPage, AuditRecord, EngineRecord, IssuedKey};
+use contract::fleet_api::{
+    AdmitRefusal, AdmitRequest, AdmitResponse, AuditPage, AuditRecord, EngineRecord, IssuedKey,
+};
 use reqwest::Method;
 use serde_json::Value;
 
@@ -70,12 +72,24 @@ pub async fn admit(
         AdmitResponse::Refused { reason, retry_after_ms } => {
             let mut stop = Stop::new(Exit::Failed, format!("not admitted: {reason}"));
             stop.code = Some(reason.as_str().to_owned());
+            stop.message.push_str(advice(reason));
             if let Some(ms) = retry_after_ms {
                 stop.message.push_str(&format!("; again in {}", terminal::duration(ms)));
                 stop.details = Some(serde_json::json!({ "retry_after_ms": ms }));
             }
             Err(stop)
         }
+    }
+}
+
+/// The flag that would have admitted it.
+const fn advice(reason: AdmitRefusal) -> &'static str {
+    match reason {
+        AdmitRefusal::EngineNotFound => "; --auto-provision makes an engine for this user",
+        AdmitRefusal::EngineSleeping => "; --auto-wake wakes it",
+        AdmitRefusal::EngineStopped => "; `bap-engine engines start` starts it",
+        AdmitRefusal::EngineUnhealthy => "; `bap-engine explain` says why",
+        AdmitRefusal::EngineDestroying => "",
     }
 }
 

@@ -8,7 +8,7 @@ use crate::places::{self, Place};
 use crate::registry::rows::{Found, Product};
 use crate::registry::{DatabaseSettings, MigrateError, ProductRef, Registry, RegistryError};
 use chassis::config::Secret;
-use contract::{ProductId, Slug, UserId};
+use contract::{FleetCode, FleetError, ProductId, Slug, UserId};
 use fleet::policy::Policy;
 
 /// Connections of one command. More would take them from the replicas; with fewer a page and the lookups for it
@@ -26,7 +26,7 @@ pub struct Database {
 /// Prepares the connection without looking at the schema.
 pub fn connect(url: Option<&Secret>) -> Result<Registry, Stop> {
     let Some(url) = url else {
-        return Err(Stop::new(Exit::Configuration, "ORCH_DATABASE_URL is not set; this command needs it"));
+        return Err(Stop::unset("ORCH_DATABASE_URL"));
     };
     let settings = DatabaseSettings {
         url: url.clone(),
@@ -64,9 +64,7 @@ impl Database {
         };
         let found = self.registry.product(&reference).await?;
         found.ok_or_else(|| {
-            let mut stop = Stop::failed(&format!("there is no product `{text}`"));
-            stop.code = Some("PRODUCT_NOT_FOUND".to_owned());
-            stop
+            FleetError::new(FleetCode::ProductNotFound, format!("there is no product `{text}`")).into()
         })
     }
 
@@ -93,7 +91,7 @@ impl Database {
     pub fn keys(&self) -> Result<EngineKeys, Stop> {
         match &self.settings.master_key {
             Some(master) => Ok(EngineKeys::new(master.clone())),
-            None => Err(Stop::new(Exit::Configuration, "ORCH_MASTER_KEY is not set; this command needs it")),
+            None => Err(Stop::unset("ORCH_MASTER_KEY")),
         }
     }
 }
@@ -106,9 +104,7 @@ pub fn policy(product: &Product) -> Result<Policy, Stop> {
 
 /// There is no such engine.
 pub fn no_engine() -> Stop {
-    let mut stop = Stop::failed("this product has no engine for this user");
-    stop.code = Some("ENGINE_NOT_FOUND".to_owned());
-    stop
+    FleetError::new(FleetCode::EngineNotFound, "this product has no engine for this user").into()
 }
 
 /// `<product>/<user>`; a user's name may itself contain slashes.

@@ -4,6 +4,8 @@
 //! because something before it failed, is said to be so. One list of findings serves `doctor` and
 //! `check-config --connect`, for people and for programs.
 
+mod listeners;
+
 use super::database::connect;
 use super::migrations::{OLDEST_SERVER, SUPPORTED_SERVER};
 use super::{Exit, emit, emit_json};
@@ -16,7 +18,6 @@ use chassis::terminal::{self, Paint};
 use contract::EngineId;
 use fleet::lifecycle::BackendKind;
 use serde::Serialize;
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
@@ -434,9 +435,7 @@ fn binary(settings: &Settings, source: &Layered, findings: &mut Vec<Finding>) {
 
 /// The listeners can be opened, and there is room for engines.
 async fn ports(settings: &Settings, registry: Option<&Registry>, findings: &mut Vec<Finding>) {
-    for (name, address) in [("ORCH_BIND", settings.bind), ("ORCH_INTERNAL_BIND", settings.internal_bind)] {
-        findings.push(listener(name, address));
-    }
+    findings.extend(listeners::look(settings, registry).await);
     let range = i64::from(settings.port_max) - i64::from(settings.port_min) + 1;
     let kept = i64::try_from(settings.ports_kept_from_engines().len()).unwrap_or(0);
     let room = range - kept;
@@ -459,19 +458,6 @@ async fn ports(settings: &Settings, registry: Option<&Registry>, findings: &mut 
     });
 }
 
-fn listener(name: &str, address: SocketAddr) -> Finding {
-    match TcpListener::bind(address) {
-        Ok(_) => Finding::ok(name, format!("{address} is free")),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            let fix = "fine if it is this orchestrator that runs; otherwise choose another address";
-            Finding::warning(name, format!("{address} is in use"), fix)
-        }
-        Err(error) => {
-            Finding::problem(name, format!("{address}: {error}"), "choose an address of this machine")
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -483,14 +469,5 @@ mod tests {
             render(&findings, Paint::plain()),
             "✓ schema  level 1\n✗ disk    full\n          → make room\n\n1 problem(s), 0 warning(s)\n"
         );
-    }
-
-    #[test]
-    fn a_port_in_use_is_a_warning_and_a_foreign_address_a_problem() {
-        let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = taken.local_addr().expect("has one");
-        assert_eq!(listener("X", address).state, State::Warning);
-        let foreign: SocketAddr = "203.0.113.1:1".parse().expect("is an address");
-        assert_eq!(listener("X", foreign).state, State::Problem);
     }
 }

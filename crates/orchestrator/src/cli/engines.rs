@@ -10,7 +10,7 @@ use backends::BackendError;
 use chassis::config::Secret;
 use chassis::terminal::{self, Paint};
 use clap::Subcommand;
-use contract::fleet_api::{StatusCounts, StatusResponse};
+use contract::fleet_api::{FleetHealth, StatusCounts, StatusResponse};
 use contract::{EngineId, ProductId};
 use fleet::audit::AuditAction;
 use fleet::lifecycle::Status;
@@ -348,12 +348,20 @@ pub async fn status(db: &Database, product: Option<&str>, json: bool) -> Result<
     if json {
         return Ok(emit_json(&answer));
     }
-    let mut text = format!("{} engine(s)\n", answer.total);
+    let mut text = format!("{} engine(s)\n  {:13} {}\n", answer.total, "health", health_word(answer.health));
     for &status in Status::ALL {
         text.push_str(&format!("  {:13} {}\n", status.as_str(), of(status)));
     }
     text.push_str(&format!("  {:13} {}\n", "degraded", answer.degraded_count));
     Ok(emit(&text))
+}
+
+const fn health_word(health: FleetHealth) -> &'static str {
+    match health {
+        FleetHealth::Ok => "ok",
+        FleetHealth::Degraded => "degraded: some engines failed",
+        FleetHealth::Critical => "critical: many engines failed",
+    }
 }
 
 fn backend_stop(error: &BackendError) -> Stop {

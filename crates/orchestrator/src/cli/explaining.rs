@@ -1,6 +1,8 @@
 //! `explain`: why an engine is as it is, as text. What the API's endpoint says, without the comparison of the object
 //! with what would be made now, which only a replica can make.
 
+mod told;
+
 use super::database::{Database, policy};
 use super::{Exit, Stop, emit, emit_json};
 use crate::registry::AuditFilter;
@@ -18,14 +20,21 @@ const REASONS_MAX: i64 = 20;
 /// Says why.
 pub async fn explain(db: &Database, reference: &str, json: bool, paint: Paint) -> Result<Exit, Stop> {
     let (product, found) = db.engine(reference).await?;
-    let answer = answer(db, &product, &found).await?;
+    let (answer, lines) = answer(db, &product, &found).await?;
     if json {
         return Ok(emit_json(&answer));
     }
-    Ok(emit(&text(reference, &answer, paint)))
+    Ok(emit(&text(reference, &answer, &lines, paint)))
 }
 
-async fn answer(db: &Database, product: &Product, found: &Found) -> Result<Value, Stop> {
+/// The lines that say more than the fields of the answer, because they know what belongs together.
+struct Lines {
+    health: String,
+    restarts: String,
+    sleep: String,
+}
+
+async fn answer(db: &Database, product: &Product, found: &Found) -> Result<(Value, Lines), Stop> {
     let engine = &found.engine;
     let settings = &db.settings;
     // A backend that cannot be asked is a fact to tell, not a reason to tell nothing.
@@ -70,11 +79,22 @@ async fn answer(db: &Database, product: &Product, found: &Found) -> Result<Value
         wake_grace: settings.wake_grace_s,
     };
     let facts = crate::idle::facts(found, vitals.activity, None);
-    let blockers: Vec<String> =
-        fleet::idle::blockers(&facts, &rules, found.now).into_iter().map(|b| b.to_string()).collect();
+    let blocked = fleet::idle::blockers(&facts, &rules, found.now);
+    let blockers: Vec<String> = blocked.iter().map(ToString::to_string).collect();
+    // A promise or a grace that still lasts is no idleness; the blockers tell it.
+    let idle_since = fleet::idle::idle_since(&facts, &rules).filter(|&at| at <= found.now);
+    let lines = Lines {
+        health: told::health(engine.status, engine.status_since, &vitals),
+        restarts: told::restarts(
+            engine.restart_attempts,
+            settings.restart_max_attempts,
+            engine.next_restart_at,
+        ),
+        sleep: told::sleep(rules.idle_after, idle_since, engine.admit_lease_until, &blocked),
+    };
     let (would_admit, reason) = admission(Standing { status: engine.status, desired: engine.desired, open });
     let key_readable = settings.master_key.as_ref().map(|keys| keys.open(&engine.key.sealed).is_ok());
-    Ok(json!({
+    let answer = json!({
         "engine_id": engine.id, "user_id": engine.user_id, "status": engine.status, "desired": engine.desired,
         "status_since": engine.status_since, "operation": open, "summary": summary,
         "failure_message": engine.failure_message, "key_readable": key_readable, "reasons": reasons,
@@ -86,7 +106,7 @@ async fn answer(db: &Database, product: &Product, found: &Found) -> Result<Value
         },
         "sleep": {
             "idle_after_s": rules.idle_after.map_or(0, |span| span.as_secs()),
-            "idle_since": fleet::idle::idle_since(&facts, &rules), "blocked_by": blockers, "wake_at": engine.wake_at,
+            "idle_since": idle_since, "blocked_by": blockers, "wake_at": engine.wake_at,
         },
         "backend": {
             "kind": engine.backend, "object": format!("engine-{}", engine.id.short()),
@@ -94,10 +114,11 @@ async fn answer(db: &Database, product: &Product, found: &Found) -> Result<Value
             "generation": engine.generation,
         },
         "admission": {"would_admit": would_admit, "reason": reason},
-    }))
+    });
+    Ok((answer, lines))
 }
 
-fn text(reference: &str, answer: &Value, paint: Paint) -> String {
+fn text(reference: &str, answer: &Value, lines: &Lines, paint: Paint) -> String {
     let word = |value: &Value| match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => terminal::clean(text),
@@ -117,22 +138,9 @@ fn text(reference: &str, answer: &Value, paint: Paint) -> String {
         true => "  admit      would be admitted\n".to_owned(),
         false => format!("  admit      refused: {}\n", word(&admission["reason"])),
     });
-    let (health, sleep, backend) = (&answer["health"], &answer["sleep"], &answer["backend"]);
-    out.push_str(&format!(
-        "  health     {} failed probe(s), {} healthy in a row, last healthy {}\n  restarts   {} of {}, next {}\n",
-        word(&health["failures"]),
-        word(&health["healthy_streak"]),
-        word(&health["last_health_at"]),
-        word(&health["restart_attempts"]),
-        word(&health["restart_max_attempts"]),
-        word(&health["next_restart_at"]),
-    ));
-    out.push_str(&format!(
-        "  sleep      after {} s idle (0 = never), idle since {}, kept awake by {}\n",
-        word(&sleep["idle_after_s"]),
-        word(&sleep["idle_since"]),
-        word(&sleep["blocked_by"]),
-    ));
+    let backend = &answer["backend"];
+    out.push_str(&format!("  health     {}\n  restarts   {}\n", lines.health, lines.restarts));
+    out.push_str(&format!("  sleep      {}\n", lines.sleep));
     let seen = if backend["observed"].is_null() { &backend["trouble"] } else { &backend["observed"] };
     out.push_str(&format!(
         "  backend    {} {}: {}, generation {}\n",

@@ -31,12 +31,15 @@ use contract::fleet_api::AdmitRequest;
 use database::Database;
 use std::ffi::OsString;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Columns of a user's name in a table. More leaves no room for what is told about it; less cuts names that products
 /// make from ids of their own.
 const USER_COLUMNS: usize = 40;
+
+/// Where `make up` leaves what this command line needs, from the top of a checkout.
+const FLEET_FILE: &str = ".september/fleet/fleet.env";
 
 /// The exit codes (specification, section 16).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +99,15 @@ impl Stop {
 
     fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Configuration, message)
+    }
+
+    /// A variable that a command needs; names the file of a fleet that lies here, because that is what was forgotten.
+    fn unset(name: &str) -> Self {
+        let hint = match Path::new(FLEET_FILE).is_file() {
+            true => format!("; for the fleet of this directory say `{} --env-file {FLEET_FILE} …`", called()),
+            false => String::new(),
+        };
+        Self::new(Exit::Configuration, format!("{name} is not set; this command needs it{hint}"))
     }
 
     /// Tells it: as JSON on standard output for programs, else on standard error.
@@ -300,6 +312,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             exit.into()
         }
     }
+}
+
+/// This program as it was called, so that an advice can be typed.
+fn called() -> String {
+    let own = std::env::args_os().next().and_then(|own| own.into_string().ok());
+    own.unwrap_or_else(|| "bap-engine".to_owned())
 }
 
 fn run(cli: Cli) -> ExitCode {

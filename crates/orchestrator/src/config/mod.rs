@@ -405,7 +405,7 @@ impl Settings {
 
 /// Is the value of a passed-through variable to be kept out of logs? Model and provider names are not: hiding the
 /// word `openai` from every line would hide the line.
-fn is_secret_name(name: &str) -> bool {
+pub(crate) fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     ["KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL"].iter().any(|word| name.contains(word))
 }

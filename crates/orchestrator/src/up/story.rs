@@ -3,20 +3,42 @@
 //! Keys are never printed, and never an argument of a printed command: arguments are public on a machine.
 
 use super::{DEMO, DEMO_USER, Place, secrets};
-use crate::config::VARS;
+use crate::config::{VARS, is_secret_name};
 use crate::serve::Replica;
 use chassis::config::Source as _;
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Everything a command needs to find this fleet: `bap-engine --env-file … status`.
 const FLEET: &str = "fleet.env";
 /// Headers with keys, as `curl -H @file` reads them.
 const DEMO_HEADER: &str = "demo.header";
 const ADMIN_HEADER: &str = "admin.header";
+/// Where the API listens; there only while `up` runs.
+const URL: &str = "api.url";
 /// What the printed admission is answered.
 const ADMITTED: &str = "admitted.json";
+
+/// The written address of the API: gone when `up` ends, because somebody else may listen there by then, and would be
+/// sent a key. One that a killed `up` left is gone when the next one begins.
+pub(super) struct Address(PathBuf);
+
+impl Address {
+    /// Nobody listens yet.
+    pub(super) fn of(data_dir: &Path) -> Self {
+        let path = data_dir.join(URL);
+        let _ = std::fs::remove_file(&path);
+        Self(path)
+    }
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        // Nothing can be done about a directory that is gone; whoever asks looks at the lock first.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
 
 /// Leaves address, headers and variables beside the keys, and prints how to talk to the fleet.
 pub(super) fn tell(replica: &Replica, place: &Place, trouble: Option<&str>) {
@@ -36,7 +58,7 @@ fn leave(place: &Place, api: &str) -> io::Result<()> {
     let demo = std::fs::read_to_string(dir.join("demo.key"))?;
     let demo = demo.trim();
     let admin = place.layers.get("ORCH_ADMIN_KEY").unwrap_or_default();
-    secrets::write_private(&dir.join("api.url"), &format!("{api}\n"))?;
+    secrets::write_private(&dir.join(URL), &format!("{api}\n"))?;
     secrets::write_private(&dir.join(DEMO_HEADER), &format!("X-Platform-Key: {demo}\n"))?;
     secrets::write_private(&dir.join(ADMIN_HEADER), &format!("X-Admin-Key: {admin}\n"))?;
     let mut values: BTreeMap<String, String> = VARS
@@ -44,6 +66,15 @@ fn leave(place: &Place, api: &str) -> io::Result<()> {
         .filter(|var| var.name.starts_with("ORCH_"))
         .filter_map(|var| Some((var.name.to_owned(), place.layers.get(var.name)?)))
         .collect();
+    // What engines are given besides, so that a look at this fleet misses nothing; the provider's key stays where it is.
+    let passed = place.layers.get("ORCH_ENGINE_ENV_PASSTHROUGH").unwrap_or_default();
+    values.extend(
+        passed
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !is_secret_name(name))
+            .filter_map(|name| Some((name.to_owned(), place.layers.get(name)?))),
+    );
     values.insert("BAP_URL".to_owned(), api.to_owned());
     values.insert("BAP_PLATFORM_KEY".to_owned(), demo.to_owned());
     secrets::write_private(&dir.join(FLEET), &secrets::env_text(&values))

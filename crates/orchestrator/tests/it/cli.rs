@@ -223,7 +223,18 @@ fn wrong_usage_is_2_and_nothing_reachable_is_4() {
     program.fails(&["engines", "list"], 4);
     program.fails(&["status"], 4);
     let without = Program::new(&[]);
-    assert!(without.fails(&["engines", "list"], 2).contains("ORCH_DATABASE_URL"));
+    let text = without.fails(&["engines", "list"], 2);
+    assert!(text.contains("ORCH_DATABASE_URL") && !text.contains("--env-file"), "{text}");
+    // The file of a fleet lies here: that is what was forgotten.
+    let fleet = without.dir.path().join(".september/fleet");
+    std::fs::create_dir_all(&fleet).expect("ours");
+    std::fs::write(fleet.join("fleet.env"), "ORCH_ADMIN_KEY=x\n").expect("ours");
+    for args in [&["engines", "list"][..], &["status"], &["engines", "get", "u"]] {
+        let text = without.fails(args, 2);
+        assert!(text.contains("bap-engine --env-file .september/fleet/fleet.env"), "{args:?}: {text}");
+    }
+    let shown = out(&without.run(&["check-config", "--env-file", ".september/fleet/fleet.env"]));
+    assert!(shown.contains("[--env-file]") && !shown.contains("[.env]"), "{shown}");
 }
 
 #[test]
@@ -316,7 +327,22 @@ fn drive(url: &str) {
     let admitted = product_view.json(&["engines", "admit", "u-1"]);
     assert!(admitted["lease"].is_string() && admitted["status"] == "running", "{admitted}");
     let refused = product_view.fails(&["engines", "admit", "u-9"], 1);
-    assert!(refused.contains("engine_not_found"), "{refused}");
+    assert!(refused.contains("engine_not_found") && refused.contains("--auto-provision"), "{refused}");
+    let unknown = program.fails(&["explain", "demo/u-9"], 1);
+    assert!(unknown.contains("ENGINE_NOT_FOUND"), "{unknown}");
+
+    // What serves there is this fleet: nothing to warn of.
+    let doctor = program.json(&["doctor"]);
+    for name in ["ORCH_BIND", "ORCH_INTERNAL_BIND"] {
+        let finding = doctor["findings"].as_array().expect("a list").iter().find(|f| f["subject"] == name);
+        let found = finding.and_then(|f| f["found"].as_str()).unwrap_or_default();
+        assert!(found.ends_with("is served by this fleet"), "{name}: {doctor}");
+    }
+    let told = out(&program.run(&["status"]));
+    assert!(told.contains("  health        ok\n"), "{told}");
+    let why = out(&program.run(&["explain", "demo/u-1"]));
+    assert!(why.contains("in use: an admission until") && !why.contains("idle since"), "{why}");
+    assert!(!why.contains(" 0 probes"), "{why}");
 
     // The lease of the admission keeps it awake.
     assert!(program.fails(&["engines", "sleep", "demo/u-1"], 1).contains("ENGINE_BUSY"));

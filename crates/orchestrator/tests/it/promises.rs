@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-async fn count(sql: &tokio_postgres::Client, what: &str) -> i64 {
+pub(crate) async fn count(sql: &tokio_postgres::Client, what: &str) -> i64 {
     let row = sql.query_one(&format!("SELECT count(*) FROM {what}"), &[]).await;
     row.expect("the database of the trial is up").get(0)
 }
 
 /// Every version of every row of the tables a restart must not write to.
-async fn fingerprint(sql: &tokio_postgres::Client) -> String {
+pub(crate) async fn fingerprint(sql: &tokio_postgres::Client) -> String {
     let row = sql
         .query_one(
             "SELECT concat_ws('|', \

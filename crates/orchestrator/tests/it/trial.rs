@@ -1,6 +1,6 @@
 //! A deployment on trial: real PostgreSQL, real HTTP, one or more replicas, engines in a simulated world.
 
-use backends::{ProbeReply, Prober, SimulatedWorld};
+use backends::{Call, Fault, FaultKind, ProbeReply, Prober, SimulatedWorld};
 use chassis::config::Values;
 use chassis::drain::Drain;
 use contract::EngineId;
@@ -10,10 +10,11 @@ use orchestrator::serve::Replica;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use testbed::postgres::{TestDatabase, Version};
+use tokio::task::JoinHandle;
 
 /// Longest wait for anything a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,11 +35,12 @@ pub struct Trial {
     pub http: reqwest::Client,
 }
 
-/// How many probes there are at once.
+/// How many probes there are at once, and how long each was waited for that got no answer.
 #[derive(Debug, Default)]
 pub struct Probing {
     pub now: AtomicUsize,
     pub most: AtomicUsize,
+    pub silent: Mutex<Vec<Duration>>,
 }
 
 /// The world's prober, counted.
@@ -53,6 +55,9 @@ impl Prober for Counted {
         let now = self.probing.now.fetch_add(1, Ordering::Relaxed) + 1;
         self.probing.most.fetch_max(now, Ordering::Relaxed);
         let reply = self.world.get_health(address, timeout).await;
+        if reply == ProbeReply::TimedOut {
+            self.probing.silent.lock().unwrap_or_else(PoisonError::into_inner).push(timeout);
+        }
         self.probing.now.fetch_sub(1, Ordering::Relaxed);
         reply
     }
@@ -81,6 +86,13 @@ pub struct Answer {
 impl Answer {
     pub fn code(&self) -> &str {
         self.body["error"]["code"].as_str().unwrap_or_default()
+    }
+
+    /// The engine an answer is about.
+    pub fn engine_id(&self) -> EngineId {
+        let found = [&self.body["engine_id"], &self.body["engine"]["engine_id"]];
+        let text = found.iter().find_map(|v| v.as_str()).unwrap_or_else(|| panic!("{:?}", self.body));
+        EngineId::parse(text).expect("an engine has an id")
     }
 }
 
@@ -351,11 +363,23 @@ impl Product {
         until(&format!("{user} is {status}"), async || self.status(user).await == status).await;
     }
 
+    /// A call that goes on by itself: `admit`, `provision`, or the request of that name.
+    pub fn later(&self, user: &str, what: &'static str) -> JoinHandle<Answer> {
+        let (demo, user) = (self.clone(), user.to_owned());
+        tokio::spawn(async move {
+            match what {
+                "admit" => demo.admit(&user).await,
+                "provision" => demo.provision(&user).await,
+                _ => demo.post(&user, what).await,
+            }
+        })
+    }
+
     /// Provisions an engine that serves.
     pub async fn engine(&self, user: &str) -> EngineId {
         let answer = self.provision(user).await;
         assert_eq!(answer.status, 200, "{:?}", answer.body);
-        EngineId::parse(answer.body["engine_id"].as_str().unwrap_or_default()).expect("an engine has an id")
+        answer.engine_id()
     }
 }
 
@@ -387,6 +411,11 @@ pub async fn get_text(url: &str) -> String {
         Ok(answer) => answer.text().await.unwrap_or_default(),
         Err(error) => panic!("{url}: {error}"),
     }
+}
+
+/// A backend call that does not answer until the world is healed.
+pub fn hang(call: Call) -> Fault {
+    Fault::new(FaultKind::Hang).on(call)
 }
 
 /// Waits until the condition holds; fails the test when it never does.

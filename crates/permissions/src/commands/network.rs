@@ -3,6 +3,7 @@
 use super::{copies::is_remote, touch_all};
 use crate::analysis::How;
 use crate::args::{Args, Options};
+use crate::policy::with_port;
 use crate::walk::Walker;
 use crate::words::Field;
 
@@ -105,21 +106,19 @@ pub(super) fn hosts(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) {
     for field in arguments {
         let shown = field.shown();
         for (at, _) in shown.match_indices("://") {
-            if let Some(host) = host_of(&shown[at + 3..]) {
-                found.push(host);
-            }
+            found.extend(host_of(&shown[at + 3..], usual_port(&shown[..at])));
         }
         let remote =
             matches!(name, "scp" | "sftp" | "rsync" | "git") && !shown.contains("://") && is_remote(&shown);
         if remote && !shown.starts_with('-') && !shown.contains([' ', '=']) {
             let host = shown.split(':').next().unwrap_or("");
-            found.extend(host_of(host).filter(|h| h.contains('.') || host.contains('@')));
+            found.extend(host_of(host, None).filter(|h| h.contains('.') || host.contains('@')));
         }
     }
     match name {
         "curl" => {
             let args = Args::read(arguments, CURL);
-            found.extend(args.operands.iter().filter_map(|f| host_of(&without_scheme(&f.shown()))));
+            found.extend(args.operands.iter().filter_map(|f| schemeless(&f.shown())));
             let mut written: Vec<Field> = [
                 "output",
                 "dump-header",
@@ -145,7 +144,7 @@ pub(super) fn hosts(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) {
         }
         "wget" => {
             let args = Args::read(arguments, WGET);
-            found.extend(args.operands.iter().filter_map(|f| host_of(&without_scheme(&f.shown()))));
+            found.extend(args.operands.iter().filter_map(|f| schemeless(&f.shown())));
             let mut written: Vec<Field> = args
                 .values("oaO", "output-file")
                 .chain(args.values("", "output-document"))
@@ -166,25 +165,45 @@ pub(super) fn hosts(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) {
             let first = operands
                 .iter()
                 .find(|f| f.text.contains('.') || f.text.contains('@') || f.text == "localhost");
-            found.extend(first.and_then(|f| host_of(&without_scheme(&f.shown()))));
+            found
+                .extend(first.filter(|f| !f.shown().contains("://")).and_then(|f| host_of(&f.shown(), None)));
         }
         _ => {}
     }
     walker.found.hosts.extend(found);
 }
 
-fn without_scheme(text: &str) -> String {
-    text.split_once("://").map_or(text, |(_, rest)| rest).to_owned()
+/// What curl and wget read as `http://…`.
+fn schemeless(shown: &str) -> Option<String> {
+    if shown.contains("://") { None } else { host_of(shown, usual_port("http")) }
 }
 
-/// The host at the beginning of what follows `://`: without user, port and a trailing dot, in lower case.
-fn host_of(text: &str) -> Option<String> {
+/// The port of a URL that names none; `before` ends with its scheme.
+fn usual_port(before: &str) -> Option<u16> {
+    let scheme = before.rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or("");
+    match scheme.to_ascii_lowercase().as_str() {
+        "http" | "ws" => Some(80),
+        "https" | "wss" => Some(443),
+        "ftp" => Some(21),
+        "ssh" | "sftp" => Some(22),
+        "git" => Some(9418),
+        _ => None,
+    }
+}
+
+/// The host at the beginning of what follows `://`: without user and a trailing dot, in lower case, with the port
+/// when one is named or `usual`.
+fn host_of(text: &str, usual: Option<u16>) -> Option<String> {
     let authority = text.split(['/', '?', '#', ' ', '"', '\'', '\\']).next().unwrap_or("");
-    let host = authority.rsplit('@').next().unwrap_or("");
-    let host = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or(""),
-        None => host.split(':').next().unwrap_or(""),
+    let authority = authority.rsplit('@').next().unwrap_or("");
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(v6) => {
+            let (host, after) = v6.split_once(']').unwrap_or((v6, ""));
+            (host, after.strip_prefix(':'))
+        }
+        None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
     };
     let host = host.trim_end_matches('.').to_ascii_lowercase();
-    (!host.is_empty()).then_some(host)
+    let port = port.and_then(|port| port.parse().ok()).or(usual);
+    (!host.is_empty()).then(|| with_port(&host, port))
 }

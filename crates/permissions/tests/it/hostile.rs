@@ -1,5 +1,6 @@
 //! Texts made to hurt: nothing panics, overflows the stack or runs long.
 
+use crate::mutations::corpus::Dice;
 use crate::world::world;
 use permissions::{Verdict, normalised};
 use proptest::prelude::*;
@@ -83,18 +84,6 @@ fn what_is_too_much_is_asked_about() {
             "{:?}",
             text.chars().take(40).collect::<String>()
         );
-    }
-}
-
-/// A small generator: the tests must give the same texts every time.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % (below.max(1) as u64)).expect("small")
     }
 }
 

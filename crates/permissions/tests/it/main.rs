@@ -5,3 +5,4 @@ mod corpus;
 mod rules;
 mod hostile;
 mod outside;
+mod mutations;

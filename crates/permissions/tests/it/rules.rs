@@ -117,10 +117,41 @@ fn a_tool_that_asks_every_time_cannot_be_remembered_and_an_expensive_one_can() {
 }
 
 #[test]
+fn a_call_that_asks_for_two_reasons_asks_once_and_always_remembers_the_pair() {
+    let w = world();
+    let costly = ToolFacts { name: "render", requires_permission: false, high_cost: true };
+    let own = w.bash("rm -rf /srv/old");
+    let asked = prompt(rules::tool(own.clone(), &costly, &HashSet::new()));
+    assert!(asked.reason.contains(reason::DESTRUCTIVE_OUTSIDE) && asked.reason.contains(reason::HIGH_COST));
+    assert_eq!(asked.rule, "tool:render and bash:rm -rf /srv/old");
+    assert!(asked.options.contains(&"always".to_owned()));
+    // what `always` stores must let this very call run, with what it needs
+    let pair: HashSet<String> = [asked.rule].into();
+    match rules::tool(own.clone(), &costly, &pair) {
+        Verdict::Allow { rule, grants } => {
+            assert_eq!(rule.as_deref(), Some("tool:render and bash:rm -rf /srv/old"));
+            assert_eq!(grants, Grants::paths(vec!["/srv/old".into()]));
+        }
+        other => panic!("{other:?}"),
+    }
+    // and nothing else: neither another expensive call nor the same command without its cost
+    assert_eq!(
+        prompt(rules::tool(w.bash("rm -rf /srv/new"), &costly, &pair)).rule,
+        "tool:render and bash:rm -rf /srv/new"
+    );
+    assert_eq!(prompt(rules::tool(Verdict::allow(), &costly, &pair)).rule, "tool:render");
+    let both = ToolFacts { requires_permission: true, ..costly };
+    let asked = prompt(rules::tool(own, &both, &pair));
+    for reason in [reason::EVERY_CALL, reason::HIGH_COST, reason::DESTRUCTIVE_OUTSIDE] {
+        assert!(asked.reason.contains(reason), "{}", asked.reason);
+    }
+}
+
+#[test]
 fn an_address_outside_the_list_asks_and_without_a_list_only_an_invented_one_does() {
     let mut w = world();
     let ask = |w: &crate::world::World, host, untrusted, seen| match rules::fetch(
-        &FetchFacts { host, untrusted, seen },
+        &FetchFacts { host, port: 443, untrusted, seen },
         &w.facts(),
     ) {
         Verdict::Prompt(prompt) => prompt.reason,
@@ -235,6 +266,38 @@ fn only_listed_commands_with_harmless_arguments_are_read_only() {
 }
 
 #[test]
+fn a_command_that_names_another_port_of_a_listed_host_asks() {
+    let mut w = world();
+    w.policy.network = vec!["db.example:5432".into(), "web.example".into()];
+    for listed in [
+        "curl https://web.example/x",
+        "wget web.example/x",
+        "psql postgres://db.example:5432/x",
+        "ssh web.example",
+        "echo x > /dev/tcp/db.example/5432",
+    ] {
+        assert_eq!(w.bash(listed), Verdict::allow(), "{listed}");
+    }
+    for (other, named) in [
+        ("curl https://web.example:8443/x", "web.example:8443"),
+        ("curl http://db.example/x", "db.example:80"),
+        ("curl db.example:9200", "db.example:9200"),
+        ("echo x > /dev/tcp/web.example/25", "web.example:25"),
+    ] {
+        let asked = prompt(w.bash(other));
+        assert_eq!(
+            (asked.reason.as_str(), asked.grants.hosts),
+            (reason::HOST, vec![named.to_owned()]),
+            "{other}"
+        );
+    }
+    let fetch =
+        |host, port| rules::fetch(&FetchFacts { host, port, untrusted: false, seen: true }, &w.facts());
+    assert_eq!(fetch("db.example", 5432), Verdict::allow());
+    assert_eq!(prompt(fetch("db.example", 443)).rule, "net:db.example");
+}
+
+#[test]
 fn hosts_are_read_wherever_a_command_names_them() {
     let w = world();
     let setting =
@@ -242,9 +305,10 @@ fn hosts_are_read_wherever_a_command_names_them() {
     let hosts = |command: &str| analyse(command, &setting).hosts.into_iter().collect::<Vec<_>>();
     assert_eq!(
         hosts("curl -H 'A: b' https://u:p@A.example:8443/x?y=http://b.example/"),
-        ["a.example", "b.example"]
+        ["a.example:8443", "b.example:80"]
     );
-    assert_eq!(hosts("curl 'http://[::1]:80/'"), ["::1"]);
+    assert_eq!(hosts("curl 'http://[::1]:81/' a.example"), ["[::1]:81", "a.example:80"]);
+    assert_eq!(hosts("echo x > /dev/tcp/f.example/25"), ["f.example:25"]);
     assert_eq!(hosts("ssh -i key me@c.example. ls"), ["c.example"]);
     assert_eq!(hosts("rsync a d.example:b; git push git@e.example:x/y"), ["d.example", "e.example"]);
     assert!(hosts("echo a.example b: c; ls x:y").is_empty());

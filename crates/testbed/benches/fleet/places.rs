@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 /// Finds the release program of the Engine, building it when needed.
 fn program() -> PathBuf {
     let built = Command::new(env!("CARGO"))
-        // the whole workspace: one package alone would resolve other features and build everything again
+        // As `make up` builds it, without what only tests switch on. `cargo bench -p testbed` resolves the same features,
+        // so that only the program itself is built here; `cargo bench --workspace` takes the tests' features of every
+        // crate in, and everything would be built twice.
         .args(["build", "--release", "--workspace", "--bins"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()

@@ -33,6 +33,7 @@ struct Inside {
     life_s: i64,
     gives_refresh: bool,
     names_itself: bool,
+    takes_documents: bool,
     reused: usize,
     down: bool,
     seen: Vec<Seen>,
@@ -116,6 +117,11 @@ impl ScriptedAuth {
         self.shared.state().gives_refresh = give;
     }
 
+    /// Announces that the id of a client may be the address of its document.
+    pub fn take_documents(&self) {
+        self.shared.state().takes_documents = true;
+    }
+
     /// Answers 503 from now on, or not.
     pub fn set_down(&self, down: bool) {
         self.shared.state().down = down;
@@ -130,6 +136,12 @@ impl ScriptedAuth {
     /// Access tokens in force.
     pub fn access_tokens(&self) -> Vec<String> {
         self.shared.state().access.iter().cloned().collect()
+    }
+
+    /// Every refresh token it has given out, used up or not.
+    pub fn refresh_tokens(&self) -> Vec<String> {
+        let state = self.shared.state();
+        state.refresh.iter().chain(&state.used).cloned().collect()
     }
 
     /// How often a used-up refresh token came back.
@@ -191,6 +203,7 @@ async fn metadata(State(shared): State<Arc<Shared>>) -> Answer {
             "code_challenge_methods_supported": ["S256"],
             "token_endpoint_auth_methods_supported": ["none", "client_secret_basic"],
             "authorization_response_iss_parameter_supported": shared.state().names_itself,
+            "client_id_metadata_document_supported": shared.state().takes_documents,
         }),
     )
 }

@@ -93,7 +93,11 @@ async fn mischief(shared: &Shared) -> Option<Answer> {
             let made = Response::builder().status(403).header("www-authenticate", challenge);
             made.body(Body::empty()).expect("an answer")
         }
-        Mischief::Progress(..) | Mischief::Elicit | Mischief::Complaint => return None,
+        Mischief::Progress(..)
+        | Mischief::Elicit
+        | Mischief::Complaint
+        | Mischief::Says(_)
+        | Mischief::SaysFailed(_) => return None,
     })
 }
 
@@ -115,7 +119,11 @@ fn listing(shared: &Shared, params: &Value, modern: bool) -> Value {
 
 fn said(params: &Value, modern: bool) -> Value {
     let text = params["arguments"]["text"].as_str().unwrap_or("nothing");
-    let mut said = json!({"content": [{"type": "text", "text": format!("echo: {text}")}]});
+    says(&format!("echo: {text}"), modern)
+}
+
+fn says(text: &str, modern: bool) -> Value {
+    let mut said = json!({"content": [{"type": "text", "text": text}]});
     if modern {
         said["resultType"] = json!("complete");
     }
@@ -209,6 +217,12 @@ async fn modern(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byt
                     answer(StatusCode::OK, &result(&id, said))
                 }
                 Some(Mischief::Complaint) => answer(StatusCode::OK, &result(&id, complaint(&params, true))),
+                Some(Mischief::Says(text)) => answer(StatusCode::OK, &result(&id, says(&text, true))),
+                Some(Mischief::SaysFailed(text)) => {
+                    let mut said = says(&text, true);
+                    said["isError"] = json!(true);
+                    answer(StatusCode::OK, &result(&id, said))
+                }
                 _ => answer(StatusCode::OK, &result(&id, said(&params, true))),
             }
         }
@@ -290,6 +304,12 @@ async fn session(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: By
                 }
                 Some(Mischief::Elicit) => elicit(&shared, id),
                 Some(Mischief::Complaint) => answer(StatusCode::OK, &result(&id, complaint(&params, false))),
+                Some(Mischief::Says(text)) => answer(StatusCode::OK, &result(&id, says(&text, false))),
+                Some(Mischief::SaysFailed(text)) => {
+                    let mut said = says(&text, false);
+                    said["isError"] = json!(true);
+                    answer(StatusCode::OK, &result(&id, said))
+                }
                 _ => answer(StatusCode::OK, &result(&id, said(&params, false))),
             }
         }

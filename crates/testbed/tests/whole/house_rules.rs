@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Which of our crates a crate may import. A new arrow is a decision: change the table and write down why.
-const MAY_IMPORT: [(&str, &[&str]); 11] = [
+const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("contract", &[]),
     ("chassis", &["contract"]),
     ("llm", &["contract"]),
     ("brain", &["contract"]),
     ("permissions", &["contract"]),
+    ("memory", &["contract"]),
     ("connectors", &["contract", "chassis"]),
-    ("engine", &["contract", "chassis", "llm", "brain", "permissions", "connectors"]),
+    ("engine", &["contract", "chassis", "llm", "brain", "permissions", "memory", "connectors"]),
     ("fleet", &["contract"]),
     ("backends", &["fleet", "contract"]),
     ("orchestrator", &["contract", "chassis", "fleet", "backends"]),
@@ -25,12 +26,13 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
 ];
 
 /// Crates of others that a crate of ours must not depend on, because of what it refuses to do.
-const DELIBERATELY_ABSENT: [(&str, &[&str]); 10] = [
+const DELIBERATELY_ABSENT: [(&str, &[&str]); 11] = [
     ("contract", &["tokio", "axum", "hyper", "reqwest", "rusqlite", "tokio-postgres"]),
     ("chassis", &["rusqlite", "tokio-postgres", "reqwest"]),
     ("llm", &["rusqlite", "tokio-postgres", "axum"]),
     ("brain", &["reqwest", "axum", "hyper", "tokio-postgres"]),
     ("permissions", &["tokio", "rustix", "libc", "tempfile", "reqwest", "rusqlite"]),
+    ("memory", &["tokio", "rusqlite", "reqwest", "rand"]),
     ("connectors", &["rusqlite", "tokio-postgres", "axum", "tower"]),
     ("engine", &["rusqlite", "tokio-postgres", "bollard", "kube", "rmcp"]),
     ("fleet", &["tokio", "chrono", "rand", "reqwest", "axum", "rusqlite", "tokio-postgres"]),
@@ -393,4 +395,33 @@ fn the_map_of_the_house_shows_every_crate_and_room() {
         }
     }
     assert_none("ARCHITECTURE.md does not show:", &offences);
+}
+
+#[test]
+fn compose_hands_on_every_variable_of_the_orchestrator_that_makes_sense_in_a_container() {
+    // Set by the image, of other backends, or of `up` and the command line.
+    const APART: [&str; 8] = [
+        "ORCH_BIND",
+        "ORCH_BACKUP_DIR",
+        "ORCH_DATA_DIR",
+        "ORCH_DATA_ROOT_LOCAL_PATH",
+        "ORCH_ENGINE_BACKEND",
+        "ORCH_ENGINE_BINARY",
+        "ORCH_PG_BIN_DIR",
+        "ORCH_SIMULATED_SEED",
+    ];
+    let reference = text(&root().join("docs/reference/orchestrator-variables.md"));
+    let compose = text(&root().join("compose.yaml"));
+    let named: Vec<&str> = reference
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .filter(|name| name.starts_with("ORCH_") && !APART.contains(name))
+        .collect();
+    assert!(named.len() > 30, "the reference lists the variables: {named:?}");
+    let offences: Vec<String> = named
+        .iter()
+        .filter(|name| !compose.lines().any(|line| line.trim_start().starts_with(&format!("{name}:"))))
+        .map(|name| (*name).to_owned())
+        .collect();
+    assert_none("a value in `.env` for these would be lost without a word:", &offences);
 }

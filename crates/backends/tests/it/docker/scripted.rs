@@ -1,7 +1,8 @@
 //! What no real daemon does on demand: a full network, an old version, a daemon that says strange things.
 
 use backends::{
-    BackendError, BackendEventKind, DockerBackend, DockerSettings, EngineBackend, ProbeAddress, PullPolicy,
+    BackendError, BackendEventKind, DockerBackend, DockerSettings, EngineBackend, JobSpec, ProbeAddress,
+    PullPolicy,
 };
 use contract::{EngineId, InstanceId, ProductId};
 use fleet::spec::{EngineEnv, EngineSpec, Resources, SecurityProfile};
@@ -92,6 +93,44 @@ async fn a_network_with_900_endpoints_is_full() {
             Err(BackendError::Refused(words)) if !full => assert_eq!(words, "made"),
             other => panic!("{endpoints} endpoints: {other:?}"),
         }
+    }
+}
+
+/// Health is asked over the network by the orchestrator: the daemon is told to run no checks, also none of the image's,
+/// and is never asked to start anything inside an engine's container.
+#[tokio::test]
+async fn no_probe_inside_containers() {
+    let (seen, made) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+    let (log, bodies) = (Arc::clone(&seen), Arc::clone(&made));
+    let daemon = ScriptedDaemon::serve(move |method, path, body| {
+        log.lock().expect("no panic").push(format!("{method} {path}"));
+        match (method, path.trim_start_matches("/v1.41")) {
+            ("POST", path) if path.starts_with("/containers/create") => {
+                bodies.lock().expect("no panic").push(serde_json::from_slice::<Value>(body).expect("JSON"));
+                Served::Answer(201, json!({"Id": "c1", "Warnings": []}))
+            }
+            ("POST", path) if path.ends_with("/wait") => Served::Answer(200, json!({"StatusCode": 0})),
+            ("POST", _) => Served::Answer(200, json!({})),
+            _ => before_create(path, 1),
+        }
+    });
+    let settings = settings(&daemon.host());
+    let spec = spec(settings.instance);
+    let id = spec.engine_id;
+    let backend = DockerBackend::connect(settings).expect("a socket");
+    let _ = backend.create(&spec).await;
+    let job = JobSpec { engine: spec.clone(), args: vec!["verify".into(), "/data/brain.sqlite".into()] };
+    let _ = backend.run_job(&job).await;
+    let _ = (backend.start(id).await, backend.observe(id).await, backend.list().await);
+    let _ = (backend.freeze(id).await, backend.thaw(id).await, backend.tail(id, 10).await);
+    let _ = (backend.stop(id, Duration::from_secs(1)).await, backend.ping().await, backend.remove(id).await);
+    let (seen, made) = (seen.lock().expect("no panic").clone(), made.lock().expect("no panic").clone());
+    assert!(seen.len() > 10, "the script was not followed: {seen:?}");
+    assert!(seen.iter().all(|call| !call.contains("/exec")), "{seen:?}");
+    let roles: Vec<&Value> = made.iter().map(|body| &body["Labels"]["bap-engine/role"]).collect();
+    assert!(roles.contains(&&json!("engine")) && roles.contains(&&json!("job")), "{roles:?}: {seen:?}");
+    for body in &made {
+        assert_eq!(body["Healthcheck"]["Test"], json!(["NONE"]), "{body}");
     }
 }
 

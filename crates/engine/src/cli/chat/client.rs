@@ -68,9 +68,10 @@ impl Failure {
     pub fn advice(&self) -> String {
         match self {
             Failure::Down { url, .. } => format!(
-                "{self}\n  start the Engine:   september-engine serve\n  \
-                 without any key:    LLM_PROVIDER=offline september-engine serve\n  \
-                 it runs elsewhere:  september-engine chat --url http://host:port   (now {url})"
+                "{self}\n  start the Engine:   {program} serve\n  \
+                 without any key:    LLM_PROVIDER=offline {program} serve\n  \
+                 it runs elsewhere:  {program} chat --url http://host:port   (now {url})",
+                program = crate::cli::called()
             ),
             Failure::Refused(error) => match error.error {
                 ErrorCode::InvalidKey | ErrorCode::KeyRotationPending => format!(

@@ -43,7 +43,7 @@ impl Meter {
 }
 
 /// Moves bytes between the two until it is over.
-pub(super) async fn relay(one: &mut TcpStream, other: &mut TcpStream) {
+pub(in crate::sandbox) async fn relay(one: &mut TcpStream, other: &mut TcpStream) {
     limited(one, other, BYTES_MAX, IDLE_MAX).await;
 }
 

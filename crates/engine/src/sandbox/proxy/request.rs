@@ -51,8 +51,8 @@ pub(super) fn head_length(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4)
 }
 
-/// Reads a complete head. `credentials` is what Basic authentication must carry.
-pub(super) fn read(head: &[u8], credentials: &str) -> Result<Asked, Problem> {
+/// Reads a complete head. One of `credentials` is what Basic authentication must carry; which one is told.
+pub(super) fn read<C: AsRef<str>>(head: &[u8], credentials: &[C]) -> Result<(Asked, usize), Problem> {
     let bad = Problem::Malformed;
     let text = std::str::from_utf8(head).map_err(|_| bad("the request's head is not text"))?;
     let mut lines = text.trim_end_matches("\r\n").split("\r\n");
@@ -76,14 +76,14 @@ pub(super) fn read(head: &[u8], credentials: &str) -> Result<Asked, Problem> {
         return Err(bad("not an HTTP/1 request"));
     }
     let presented = headers.iter().filter(|(name, _)| name == "proxy-authorization").map(|(_, value)| *value);
-    if !presented.clone().any(|value| is_basic(value, credentials)) {
-        return Err(Problem::NoToken);
-    }
-    match method {
-        "CONNECT" => Ok(Asked::Connect { authority: target.to_owned() }),
-        "GET" | "HEAD" => plain(method, target, &headers),
-        _ => Err(Problem::Method),
-    }
+    let is_presented = |wanted: &C| presented.clone().any(|value| is_basic(value, wanted.as_ref()));
+    let whose = credentials.iter().position(is_presented).ok_or(Problem::NoToken)?;
+    let asked = match method {
+        "CONNECT" => Asked::Connect { authority: target.to_owned() },
+        "GET" | "HEAD" => plain(method, target, &headers)?,
+        _ => return Err(Problem::Method),
+    };
+    Ok((asked, whose))
 }
 
 fn is_basic(value: &str, credentials: &str) -> bool {
@@ -124,7 +124,14 @@ mod tests {
     const TOKEN: &str = "c2FuZGJveDp0b2tlbg==";
 
     fn asked(request: &str) -> Result<Asked, Problem> {
-        read(request.replace("AUTH", &format!("Proxy-Authorization: Basic {TOKEN}")).as_bytes(), TOKEN)
+        read(
+            request.replace("AUTH", &format!("Proxy-Authorization: Basic {TOKEN}")).as_bytes(),
+            &["other", TOKEN],
+        )
+        .map(|(asked, whose)| {
+            assert_eq!(whose, 1);
+            asked
+        })
     }
 
     #[test]
@@ -148,7 +155,7 @@ mod tests {
             "Authorization: Basic c2FuZGJveDp0b2tlbg==\r\n",
         ] {
             let request = format!("CONNECT a.test:443 HTTP/1.1\r\n{header}\r\n");
-            assert_eq!(read(request.as_bytes(), TOKEN), Err(Problem::NoToken), "{header}");
+            assert_eq!(read(request.as_bytes(), &[TOKEN]), Err(Problem::NoToken), "{header}");
         }
     }
 
@@ -179,7 +186,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = read(&bytes, TOKEN);
+            let _ = read(&bytes, &[TOKEN]);
         }
 
         #[test]

@@ -3,7 +3,7 @@
 //! Resolve, validate, hooks, rules, run, hooks. There is no turn to journal it in and no turn to pause: a call
 //! that the rules would ask about is refused. The invariant: what is refused here runs nowhere.
 
-use super::count;
+use super::{count, long_term};
 use crate::catalog::hooks::HookEvent;
 use crate::core::Core;
 use crate::outbound::facts::Reading;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Functions that make no sense without a turn. (specification 3.4)
-pub const ONLY_IN_TURNS: [&str; 4] = ["plan", "delegate", own::ASK_USER, own::WORKING_MEMORY_WRITE];
+pub const ONLY_IN_TURNS: [&str; 4] = own::NAMES;
 
 /// Runs one call of a tool with all its checks.
 pub async fn call(
@@ -90,6 +90,7 @@ async fn one(
         groups: &place.groups,
         readable: core.config.catalog_dir.iter().cloned().collect(),
         cancel: &cancel,
+        known: &core.known,
     };
     let name = tool.name().to_owned();
     let mut subject = json!({"task_id": null, "turn_id": null, "agent": null, "tool": name, "input": input});
@@ -140,6 +141,7 @@ async fn one(
         on_spawn: Arc::new(|_| Box::pin(async {})),
         task_tmp: place.dir.clone(),
         model,
+        memory: Arc::new(long_term::OfCaller::new(core)),
     };
     let started = Instant::now();
     let outcome = tool.run(call, input.clone()).await;

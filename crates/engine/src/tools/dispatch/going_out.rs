@@ -37,6 +37,9 @@ pub(super) fn agreed(asked: &[Prompt], own: Option<&Prompt>) -> HashSet<String> 
 
 /// True when the model is about to read what somebody else wrote. The text of a failure may be a server's too.
 pub(super) fn taints(tool: &dyn Tool, outcome: &Result<Output, Failure>) -> bool {
+    if outcome.as_ref().is_ok_and(|output| tool.holds_untrusted(&output.value)) {
+        return true;
+    }
     tool.reads_untrusted()
         && outcome.as_ref().map_or_else(
             |failure| {

@@ -156,11 +156,11 @@ impl One<'_> {
             Some(text) => appended(effect.output.clone(), &text),
             None => effect.output.clone(),
         };
-        let (turn, call, effect) = (self.turn.clone(), self.call.clone(), effect.clone());
+        let ((turn, nested, call), effect) = (self.owned(), effect.clone());
         self.core
             .record("tell outcome", move |tx, out| {
                 if effects::tell(tx, &call.id, &output)? {
-                    out.emit(tx, &turn.task_id, &turn.turn_id, &result_of(&effect, output), None)?;
+                    out.emit(tx, &turn.task_id, &turn.turn_id, &result_of(&effect, output), nested.as_ref())?;
                 }
                 Ok(())
             })
@@ -207,6 +207,7 @@ impl RunnerParts<'_> {
             groups,
             readable: self.one.core.config.catalog_dir.iter().cloned().collect(),
             cancel: &self.one.control.cancel,
+            known: &self.one.core.known,
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::core::Emitted;
 use brain::turns::Turn;
 use brain::{Tx, working_memory};
 use contract::Timestamp;
-use contract::event::{Event, MemoryOp};
+use contract::event::{Event, MemoryOp, Nested};
 use serde_json::{Value, json};
 
 /// Bytes of a value in a working_memory_update event. More would repeat long notes on every stream; the
@@ -20,7 +20,13 @@ pub(super) struct Entry {
 }
 
 /// Writes the entry, emits the event and returns the tool's output.
-pub(super) fn commit(tx: &Tx<'_>, out: &mut Emitted, turn: &Turn, entry: Entry) -> brain::Result<Value> {
+pub(super) fn commit(
+    tx: &Tx<'_>,
+    out: &mut Emitted,
+    turn: &Turn,
+    nested: Option<&Nested>,
+    entry: Entry,
+) -> brain::Result<Value> {
     let Entry { key, value, expires_at } = entry;
     let now = Timestamp::now();
     working_memory::write(tx, &turn.task_id, &turn.turn_id, &key, value.as_ref(), now, expires_at)?;
@@ -29,7 +35,7 @@ pub(super) fn commit(tx: &Tx<'_>, out: &mut Emitted, turn: &Turn, entry: Entry) 
     let (value, truncated) = short_value(value);
     let expires_at = (op == MemoryOp::Set).then_some(expires_at);
     let event = Event::WorkingMemoryUpdate { key, value, op, expires_at, truncated };
-    out.emit(tx, &turn.task_id, &turn.turn_id, &event, None)?;
+    out.emit(tx, &turn.task_id, &turn.turn_id, &event, nested)?;
     Ok(output)
 }
 

@@ -8,7 +8,7 @@ use brain::turns::Turn;
 use brain::{Tx, blobs};
 use contract::Timestamp;
 use contract::conversation::{Block, Source};
-use contract::event::Event;
+use contract::event::{Event, Nested};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -80,6 +80,7 @@ pub(super) fn commit(
     tx: &Tx<'_>,
     out: &mut Emitted,
     turn: &Turn,
+    nested: Option<&Nested>,
     call: &Call,
     end: End,
     told: Told,
@@ -125,7 +126,7 @@ pub(super) fn commit(
             truncated: blob.is_some(),
             blob,
         };
-        out.emit(tx, &turn.task_id, &turn.turn_id, &event, None)?;
+        out.emit(tx, &turn.task_id, &turn.turn_id, &event, nested)?;
     }
     Ok(())
 }

@@ -269,3 +269,32 @@ fn commands_work_in_a_script_and_an_unknown_one_fails_it() {
     assert!(engine.seen_at("/execute").is_empty());
     assert!(chat(&engine, "/fly\n").expect(1).err.contains("/help"));
 }
+
+#[test]
+fn a_question_nobody_answers_is_left_with_a_line_that_can_be_typed() {
+    let engine = engine(|seen| match seen.path.as_str() {
+        "/execute" => Some(whole(vec![send(started(1) + &prompt(2))])),
+        _ => None,
+    });
+    let said = chat(&engine, "delete the old one\n").expect(1);
+    let back = format!("september-engine chat --url {} --task t", engine.url());
+    assert!(said.err.contains(&back), "{}", said.err);
+
+    let place = Place::new().without("ENGINE_API_KEY");
+    std::fs::write(place.path("my.env"), "ENGINE_API_KEY=canary-key-0001\n").expect("a file");
+    let said = place
+        .run_with(
+            &["--env-file", "my.env", "chat", "--url", &engine.url(), "--task", "t"],
+            "delete the old one\n",
+        )
+        .expect(1);
+    let back = format!("september-engine --env-file my.env chat --url {} --task t", engine.url());
+    assert!(said.err.contains(&back), "{}", said.err);
+}
+
+#[test]
+fn a_missing_key_is_not_answered_with_the_advice_to_make_another() {
+    let said = Place::new().without("ENGINE_API_KEY").run(&["chat"]).expect(2);
+    assert!(said.err.contains("ENGINE_API_KEY") && said.err.contains("--env-file"), "{}", said.err);
+    assert!(!said.err.contains("hash-key"), "it would make a wrong key: {}", said.err);
+}

@@ -14,6 +14,7 @@ use engine::catalog::snapshot::Models;
 use engine::config::{Config, Purpose, SandboxMode, ScrubMode};
 use engine::core::{Core, Pulse};
 use engine::feed::Feed;
+use engine::memory::Memory;
 use engine::sandbox::launcher::LauncherConfig;
 use engine::sandbox::scrub::Parent;
 use engine::sandbox::{Launcher, Limits, Workspace};
@@ -53,8 +54,10 @@ fn hasty(setup: &Setup) -> Arc<Core> {
     let models =
         Models { provider: config.llm_provider, has_base_url: false, configured: config.llm_model.clone() };
     let (catalog, _) = Shelf::open(Place { dir: None, hooks: None, models }, tools, None, &[]);
+    let brain = Brain::open(OpenOptions::at(setup.brain())).expect("opens");
     Arc::new(Core {
-        brain: Brain::open(OpenOptions::at(setup.brain())).expect("opens"),
+        memory: Arc::new(Memory::new(&config, brain.clone())),
+        brain,
         feed: Arc::new(Feed::default()),
         herald: Herald::new(provider, 0, None),
         catalog: Arc::new(catalog),

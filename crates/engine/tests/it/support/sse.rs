@@ -93,7 +93,15 @@ impl Frame {
 }
 
 /// Events that a nested call may send.
-const NESTED: [&str; 5] = ["tool_call", "tool_result", "hitl_request", "hitl_resolved", "usage"];
+const NESTED: [&str; 7] = [
+    "tool_call",
+    "tool_result",
+    "hitl_request",
+    "hitl_resolved",
+    "usage",
+    "working_memory_update",
+    "compaction_event",
+];
 
 /// A stream under way.
 pub struct Stream {
@@ -341,18 +349,24 @@ fn check_calls(frames: &[&Frame], fail: &dyn Fn(&str)) {
     let mut open: BTreeMap<&str, Option<&str>> = BTreeMap::new();
     let mut settled: BTreeSet<&str> = BTreeSet::new();
     for frame in frames {
+        // a nested call has no blocks; it lies between the call and the result of the one it belongs to
+        let nested = frame.data["parent_tool_call_id"].as_str();
+        if nested.is_some_and(|call| !open.contains_key(call)) {
+            fail("a nested event outside its call");
+        }
         match frame.event.as_str() {
+            "usage" if nested.is_some() => {}
             "content_block_start" => usage_since_blocks = false,
             "content_block_stop" if frame.data["block_type"] == "tool_use" => {
                 blocks += u32::from(frame.data["discarded"] == false);
             }
             "usage" => usage_since_blocks = true,
             "tool_call" => {
-                calls += 1;
+                calls += u32::from(nested.is_none());
                 if calls > blocks {
                     fail("a tool_call before the stop of its block");
                 }
-                if !usage_since_blocks {
+                if nested.is_none() && !usage_since_blocks {
                     fail("a tool_call before the usage of its model call");
                 }
                 if !frame.data["input"].is_object() && !frame.data["input"].is_string() {

@@ -114,3 +114,43 @@ async fn reissue_key_recovers_one_row_and_the_others_never_notice() {
     assert_eq!(back.texts("thread-1").await.len(), 2, "the brain is the same");
     assert_eq!(back.opens(&ada.key).await, Some(false), "the lost key is dead");
 }
+
+/// A brain from before a rotation knows the old key and nothing of the new one: its engine takes the registry's key, with
+/// which every start tells it who may enter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restored_brain_takes_the_present_key() {
+    let fleet = Fleet::new().await.ready().await;
+    let engine = fleet.engine("ada").await;
+    engine.turn("thread-1", "hello").await;
+    assert_eq!(fleet.post("ada", "stop").await.status, 200);
+    let (directory, backup) = (fleet.directory(&engine.id), fleet.folder.path().join("backup"));
+    std::fs::create_dir(&backup).expect("our own directory");
+    let brains = |from: &std::path::Path| -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(from).expect("a directory").map(|e| e.expect("an entry").path());
+        let is_brain = |p: &std::path::PathBuf| {
+            p.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"brain.sqlite"))
+        };
+        entries.filter(is_brain).collect()
+    };
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        for file in brains(from) {
+            std::fs::copy(&file, to.join(file.file_name().expect("a file"))).expect("copied");
+        }
+    };
+    copy(&directory, &backup);
+    assert_eq!(fleet.post("ada", "start").await.status, 200);
+    engine.turn("thread-1", "said after the backup").await;
+    let rotated = fleet.post("ada", "rotate-key").await;
+    let new = rotated.body["api_key"].as_str().unwrap_or_else(|| panic!("{rotated:?}")).to_owned();
+    assert_eq!(fleet.post("ada", "stop").await.status, 200);
+
+    for file in brains(&directory) {
+        std::fs::remove_file(file).expect("ours");
+    }
+    copy(&backup, &directory);
+    assert_eq!(fleet.post("ada", "start").await.status, 200);
+    let back = fleet.admitted("ada").await;
+    assert_eq!(back.key, new, "the registry's key is handed out");
+    assert_eq!(back.texts("thread-1").await.len(), 2, "and opens the brain of the backup");
+    assert_eq!(engine.opens(&engine.key).await, Some(false), "the key of the time of the backup is dead");
+}

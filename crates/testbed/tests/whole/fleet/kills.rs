@@ -228,7 +228,10 @@ async fn an_old_engine_that_comes_back_can_never_write() {
     assert_eq!(fleet.post("ada", "stop").await.status, 200);
     let mut old = old_engine(&fleet, &engine.id, generation, elsewhere).spawn().expect("starts");
     let at = Engine { url: format!("http://127.0.0.1:{elsewhere}"), ..engine.clone() };
-    until("the old one serves", async || at.opens("x").await.is_some()).await;
+    // It listens before it has the brain, and says that it starts.
+    let health =
+        async || at.http.get(format!("{}/health", at.url)).send().await.ok().map(|answer| answer.status());
+    until("the old one serves", async || health().await.is_some_and(|status| status == 200)).await;
     let pid = i32::try_from(old.id()).expect("a pid");
     signal(pid, Signal::STOP);
     let refused = fleet.post("ada", "start").await;

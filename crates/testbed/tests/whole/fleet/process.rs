@@ -89,8 +89,16 @@ pub fn told_of(place: &Path) -> Vec<i32> {
         .collect()
 }
 
+/// Does it lead a session of its own, as an engine does? What an engine is just starting looks like the engine itself,
+/// arguments and environment, until it has become its program.
+fn leads(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let session = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(3)?.parse().ok());
+    session == Some(pid)
+}
+
 /// Engines that serve this brain's directory.
 pub fn engines_in(directory: &Path) -> Vec<i32> {
     let serve = |pid: &i32| arguments(*pid).get(1).is_some_and(|word| word == "serve");
-    told_of(directory).into_iter().filter(serve).collect()
+    told_of(directory).into_iter().filter(|pid| serve(pid) && leads(*pid)).collect()
 }

@@ -91,3 +91,34 @@ async fn an_engine_paused_by_a_stranger_is_thawed() {
     assert_eq!(fleet.process_of(&engine.id), pid);
     engine.turn("thread-1", "hello").await;
 }
+
+/// The first thing a caller does with a woken engine is to stream, at once, and the sleeper is still about.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stream_survives_wake() {
+    let fleet = Fleet::new().await.with("ORCH_IDLE_SLEEP_AFTER_S", "5").ready().await;
+    let engine = fleet.engine("ada").await;
+    let pid = fleet.process_of(&engine.id);
+    for round in 0..3 {
+        until("the engine sleeps", async || {
+            let answer = fleet.post("ada", "sleep").await;
+            assert!(answer.status == 200 || answer.code() == "ENGINE_BUSY", "{answer:?}");
+            answer.status == 200
+        })
+        .await;
+        assert_eq!(process::state(pid), Some('T'));
+        let woken = fleet.admitted("ada").await;
+        let task = format!("thread-{round}");
+        // Longer than the lease of the admission that woke it.
+        let asked = tokio::spawn({
+            let (woken, task) = (woken.clone(), task.clone());
+            async move { woken.turn(&task, "run sleep 7").await }
+        });
+        // Somebody wants it asleep all the time, and gets it only after the last byte.
+        while !asked.is_finished() && fleet.post("ada", "sleep").await.code() == "ENGINE_BUSY" {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let turn = asked.await.expect("the stream is whole");
+        assert!(turn.0.iter().any(|(event, _)| event == "tool_result"), "{:?}", turn.0);
+        assert_eq!(fleet.process_of(&engine.id), pid);
+    }
+}

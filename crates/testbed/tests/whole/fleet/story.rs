@@ -57,7 +57,10 @@ async fn stop_start_and_destroy_do_to_the_process_what_they_say() {
     engine.turn("thread-1", "hello").await;
     let first = fleet.process_of(&engine.id);
     assert_eq!(fleet.post("ada", "stop").await.body["status"], "stopped");
-    assert!(super::process::engines_in(&fleet.directory(&engine.id)).is_empty(), "it still runs");
+    // What it was just starting dies with it, a moment later, and looks like it until then.
+    let directory = fleet.directory(&engine.id);
+    until("nothing of it runs", async || super::process::engines_in(&directory).is_empty()).await;
+    assert_eq!(super::process::state(first), None, "the process is there");
     assert_eq!(fleet.post("ada", "stop").await.code(), "ENGINE_NOT_RUNNING");
     assert_eq!(fleet.admit_at(0, "ada").await.body["reason"], "engine_stopped");
     assert_eq!(fleet.post("ada", "start").await.body["status"], "running");
@@ -67,7 +70,7 @@ async fn stop_start_and_destroy_do_to_the_process_what_they_say() {
 
     let gone = fleet.call("DELETE", "/engines/ada", &serde_json::Value::Null).await;
     assert_eq!(gone.body["status"], "destroyed", "{gone:?}");
-    assert!(super::process::told_of(&fleet.directory(&engine.id)).is_empty(), "a process is left");
+    until("nothing of it is left", async || super::process::told_of(&directory).is_empty()).await;
     assert!(!fleet.directory(&engine.id).exists(), "its brain is left");
     assert_eq!(fleet.get("ada").await.code(), "ENGINE_NOT_FOUND");
     assert_eq!(fleet.actions(&engine.id).await, ["provision", "stop", "start", "destroy"]);

@@ -363,6 +363,48 @@ async fn kill_9_of_up_ends_its_postgres_and_the_next_up_takes_over_its_engines()
     assert_eq!(laptop.alive(), [0; 0]);
 }
 
+/// Nobody has reached the database: it still stops, or it is not there. The engines are found all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ctrl_c_before_the_database_is_reached_stops_the_engines_of_a_killed_up() {
+    let laptop = Laptop::new();
+    let up = laptop.up().await;
+    laptop.engine().await.turn("thread-1", "hello").await;
+    let serving = laptop.serving();
+    assert_eq!(serving.len(), 1, "{serving:?}");
+    let server = laptop.postmaster();
+    // It is told to stop when `up` dies, and cannot.
+    signal(server, Signal::STOP);
+    up.kill().await;
+    let mut kept = laptop.command();
+    kept.arg("--keep-engines");
+    let kept = laptop.begin_as(kept);
+    kept.says("of an earlier `up` still stops", 1).await;
+    let (status, said) = kept.interrupted().await;
+    assert_eq!((status.code(), laptop.serving()), (Some(0), serving), "{said}");
+
+    let next = laptop.begin();
+    next.says("of an earlier `up` still stops", 1).await;
+    let (status, said) = next.interrupted().await;
+    assert_eq!((status.code(), laptop.serving()), (Some(0), vec![]), "{said}");
+    assert!(!said.contains("\"ERROR\"") && !said.contains(" ERROR "), "{said}");
+    signal(server, Signal::CONT);
+    process::until("PostgreSQL has ended", async || laptop.alive().is_empty()).await;
+
+    // The database did not hear of it, and still the engine runs again before anything is told.
+    let up = laptop.up().await;
+    assert!(!up.said().contains("did not come up"), "{}", up.said());
+    assert_eq!(laptop.serving().len(), 1);
+    assert_eq!(laptop.engine().await.texts("thread-1").await.len(), 2, "nothing is lost");
+    up.kill().await;
+    let mut elsewhere = laptop.command();
+    elsewhere.env("ORCH_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none?sslmode=disable");
+    let elsewhere = laptop.begin_as(elsewhere);
+    elsewhere.says("the database does not answer", 1).await;
+    assert_eq!(laptop.serving().len(), 1);
+    let (status, said) = elsewhere.interrupted().await;
+    assert_eq!((status.code(), laptop.serving()), (Some(0), vec![]), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_postgres_that_is_killed_is_started_again() {
     let laptop = Laptop::new();

@@ -5,6 +5,7 @@
 
 use super::Run;
 use crate::catalog::hooks::{Hook, HookEvent};
+use crate::turn::frame::Seat;
 use crate::turn::hooks::Runner;
 use crate::turn::machine::Happening;
 use crate::turn::message::{commit_pending, commit_usage, counted, store_assistant, store_note};
@@ -15,17 +16,18 @@ use serde_json::json;
 impl Run<'_> {
     /// The stop hooks of the turn's agent.
     pub(super) fn stop_hooks(&self) -> Vec<Hook> {
-        if !self.core.config.stop_hooks_enabled {
+        if !self.seat.core.config.stop_hooks_enabled {
             return Vec::new();
         }
-        self.toolbox.catalog.hooks(HookEvent::Stop, &self.turn.agent)
+        self.seat.toolbox.catalog.hooks(HookEvent::Stop, &self.seat.turn.agent)
     }
 
     /// Shows what has been said so far: a hook may take its time.
     pub(super) async fn flush(&self, complete: &mut Complete) -> brain::Result<()> {
         let events = std::mem::take(&mut complete.pending);
-        let turn = self.turn.clone();
-        self.core
+        let turn = self.seat.turn.clone();
+        self.seat
+            .core
             .record("stream deltas", move |tx, out| {
                 for event in &events {
                     out.emit(tx, &turn.task_id, &turn.turn_id, event, None)?;
@@ -37,31 +39,33 @@ impl Run<'_> {
 
     /// What a stop hook wants done before the turn may end.
     pub(super) async fn ask_stop_hooks(&self, hooks: &[Hook], text: &str) -> Option<String> {
-        let scratch = self.core.make_scratch(&self.turn);
-        let workspace = match scratch.and_then(|dir| self.core.workspace.for_task(&dir)) {
+        let Seat { core, turn, control, .. } = self.seat;
+        let scratch = core.make_scratch(turn);
+        let workspace = match scratch.and_then(|dir| core.workspace.for_task(&dir)) {
             Ok(workspace) => workspace,
             Err(error) => {
                 tracing::warn!(error = %error, "A stop hook failed: the task's private directory cannot be made");
                 return None;
             }
         };
-        let groups = self.core.groups_of(&self.turn);
+        let groups = core.groups_of(turn);
         let runner = Runner {
-            launcher: &self.core.launcher,
+            launcher: &core.launcher,
             workspace: &workspace,
             groups: &groups,
-            readable: self.core.config.catalog_dir.iter().cloned().collect(),
-            cancel: &self.control.cancel,
+            readable: core.config.catalog_dir.iter().cloned().collect(),
+            cancel: &control.cancel,
+            known: &core.known,
         };
         let subject = json!({
-            "task_id": self.turn.task_id,
-            "turn_id": self.turn.turn_id,
-            "agent": self.turn.agent,
+            "task_id": turn.task_id,
+            "turn_id": turn.turn_id,
+            "agent": turn.agent,
             "text": text,
         });
         tokio::select! {
             biased;
-            () = self.core.halt.cancelled() => None,
+            () = core.halt.cancelled() => None,
             message = runner.at_stop(hooks, &subject) => message,
         }
     }
@@ -73,14 +77,14 @@ impl Run<'_> {
         content: Vec<Block>,
         message: String,
     ) -> brain::Result<()> {
-        let (turn, provider) = (self.turn.clone(), self.core.config.llm_provider.as_str());
+        let (turn, frame, provider) = self.owned();
         self.advance(Happening::CallAgain, move |tx, out, checkpoint| {
             commit_pending(tx, out, &turn, &complete, false)?;
             if !content.is_empty() {
-                store_assistant(tx, &turn, content)?;
+                store_assistant(tx, &turn, &frame, content)?;
             }
             let position = store_note(tx, &turn, message)?;
-            commit_usage(tx, out, &turn, &complete, provider)?;
+            commit_usage(tx, out, &turn, &frame, &complete, provider)?;
             checkpoint.carried = String::new();
             checkpoint.lost_call = false;
             checkpoint.repair = None;

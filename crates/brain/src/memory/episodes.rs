@@ -1,0 +1,178 @@
+//! Episodes: what happened, one row each, in the order of their task.
+
+use super::{Change, PROVENANCE, Provenance, Stored, all, each, first, provenance, time};
+use crate::{Error, Result, Tx};
+use contract::memory::EpisodeKind;
+use contract::{EpisodeId, TaskId, Timestamp, TurnId};
+use rusqlite::{Row, params};
+
+/// One episode. Normalisation and hash are the writer's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Episode {
+    /// Its id.
+    pub episode_id: EpisodeId,
+    /// turn, event or note.
+    pub kind: EpisodeKind,
+    /// A short name.
+    pub key: String,
+    /// What happened.
+    pub description: String,
+    /// More about it.
+    pub value: Option<String>,
+    /// The task it happened in; the task may be gone.
+    pub task_id: Option<TaskId>,
+    /// The turn it happened in; the turn may be gone.
+    pub turn_id: Option<TurnId>,
+    /// Its place in the task; none = it has no neighbours.
+    pub position: Option<i64>,
+    /// When it happened.
+    pub occurred_at: Timestamp,
+    /// Of the normalised text and key.
+    pub content_hash: String,
+    /// Where it comes from.
+    pub provenance: Provenance,
+}
+
+const COLUMNS: &str =
+    "id, episode_id, kind, key, description, value, task_id, turn_id, position, occurred_at,
+    content_hash";
+
+fn read(row: &Row<'_>) -> Result<Stored<Episode>> {
+    let id: String = row.get(1)?;
+    let kind: String = row.get(2)?;
+    let task: Option<String> = row.get(6)?;
+    let turn: Option<String> = row.get(7)?;
+    let wrong = |column| Error::bad_data(column, &id);
+    Ok(Stored {
+        row: row.get(0)?,
+        item: Episode {
+            episode_id: EpisodeId::parse(&id).map_err(|_| wrong("episodes.episode_id"))?,
+            kind: EpisodeKind::parse(&kind).ok_or_else(|| wrong("episodes.kind"))?,
+            key: row.get(3)?,
+            description: row.get(4)?,
+            value: row.get(5)?,
+            task_id: task.map(|t| TaskId::parse(&t)).transpose().map_err(|_| wrong("episodes.task_id"))?,
+            turn_id: turn.map(|t| TurnId::parse(&t)).transpose().map_err(|_| wrong("episodes.turn_id"))?,
+            position: row.get(8)?,
+            occurred_at: time(row, 9)?,
+            content_hash: row.get(10)?,
+            provenance: provenance(row, 11)?,
+        },
+    })
+}
+
+fn select(rest: &str) -> String {
+    format!("SELECT {COLUMNS}, {PROVENANCE} FROM episodes {rest}")
+}
+
+/// Stores a new episode and returns its row.
+pub fn insert(tx: &Tx<'_>, episode: &Episode, search_text: &str) -> Result<i64> {
+    let p = &episode.provenance;
+    tx.conn()
+        .prepare_cached(
+            "INSERT INTO episodes (episode_id, kind, key, description, value, task_id, turn_id, position,
+                                   occurred_at, content_hash, confidence, trust, source, rationale,
+                                   last_confirmed_at, created_at, updated_at, search_text)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+        )?
+        .execute(params![
+            episode.episode_id.as_str(),
+            episode.kind.as_str(),
+            episode.key,
+            episode.description,
+            episode.value,
+            episode.task_id.as_ref().map(TaskId::as_str),
+            episode.turn_id.as_ref().map(TurnId::as_str),
+            episode.position,
+            episode.occurred_at.millis(),
+            episode.content_hash,
+            p.confidence,
+            p.trust.as_str(),
+            p.source,
+            p.rationale,
+            p.last_confirmed_at.millis(),
+            p.created_at.millis(),
+            p.updated_at.millis(),
+            search_text,
+        ])?;
+    Ok(tx.conn().last_insert_rowid())
+}
+
+/// Writes everything of an episode but its id, its age and its place in a task. Another `search_text` drops
+/// the vector.
+pub fn replace(tx: &Tx<'_>, episode: &Episode, search_text: &str) -> Result<Change> {
+    let p = &episode.provenance;
+    let rows = tx
+        .conn()
+        .prepare_cached(
+            "UPDATE episodes SET kind = ?2, key = ?3, description = ?4, value = ?5, occurred_at = ?6,
+                    content_hash = ?7, confidence = ?8, trust = ?9, source = ?10, rationale = ?11,
+                    last_confirmed_at = ?12, updated_at = ?13, search_text = ?14
+             WHERE episode_id = ?1",
+        )?
+        .execute(params![
+            episode.episode_id.as_str(),
+            episode.kind.as_str(),
+            episode.key,
+            episode.description,
+            episode.value,
+            episode.occurred_at.millis(),
+            episode.content_hash,
+            p.confidence,
+            p.trust.as_str(),
+            p.source,
+            p.rationale,
+            p.last_confirmed_at.millis(),
+            p.updated_at.millis(),
+            search_text,
+        ])?;
+    Ok(Change::of(rows))
+}
+
+/// One episode.
+pub fn get(tx: &Tx<'_>, id: &EpisodeId) -> Result<Option<Stored<Episode>>> {
+    first(tx, &select("WHERE episode_id = ?1"), [id.as_str()], read)
+}
+
+/// The episodes of these rows, in this order; those that are gone are left out.
+pub fn by_rows(tx: &Tx<'_>, rows: &[i64]) -> Result<Vec<Stored<Episode>>> {
+    each(tx, &select("WHERE id = ?1"), rows, read)
+}
+
+/// The newest episode with this hash.
+pub fn by_hash(tx: &Tx<'_>, content_hash: &str) -> Result<Option<Stored<Episode>>> {
+    first(tx, &select("WHERE content_hash = ?1 ORDER BY id DESC LIMIT 1"), [content_hash], read)
+}
+
+/// The newest first.
+pub fn newest(tx: &Tx<'_>, limit: u32) -> Result<Vec<Stored<Episode>>> {
+    all(tx, &select("ORDER BY created_at DESC, id DESC LIMIT ?1"), [limit], read)
+}
+
+/// A page of all episodes in the order of their rows, after row `after`.
+pub fn page(tx: &Tx<'_>, after: i64, limit: u32) -> Result<Vec<Stored<Episode>>> {
+    all(tx, &select("WHERE id > ?1 ORDER BY id LIMIT ?2"), params![after, limit], read)
+}
+
+/// The episodes of a turn.
+pub fn of_turn(tx: &Tx<'_>, task: &TaskId, turn: &TurnId) -> Result<Vec<Stored<Episode>>> {
+    let sql = select("WHERE task_id = ?1 AND turn_id = ?2 ORDER BY id");
+    all(tx, &sql, params![task.as_str(), turn.as_str()], read)
+}
+
+/// The episodes directly before and directly after one, in its task.
+pub fn neighbours(tx: &Tx<'_>, episode: &Stored<Episode>) -> Result<Vec<Stored<Episode>>> {
+    let (Some(task), Some(position)) = (&episode.item.task_id, episode.item.position) else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    for rest in [BEFORE, AFTER] {
+        found.extend(first(tx, &select(rest), params![task.as_str(), position, episode.row], read)?);
+    }
+    Ok(found)
+}
+
+pub(crate) const BEFORE: &str =
+    "WHERE task_id = ?1 AND (position, id) < (?2, ?3) ORDER BY position DESC, id DESC LIMIT 1";
+pub(crate) const AFTER: &str =
+    "WHERE task_id = ?1 AND (position, id) > (?2, ?3) ORDER BY position, id LIMIT 1";

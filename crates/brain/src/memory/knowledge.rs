@@ -1,0 +1,192 @@
+//! Knowledge: what holds, since when, and until when. A fact that stopped holding is closed, not deleted.
+
+use super::{Change, PROVENANCE, Provenance, Stored, all, each, first, provenance, time, time_or_none};
+use crate::{Error, Result, Tx};
+use contract::memory::FactType;
+use contract::{FactId, Timestamp};
+use rusqlite::{Row, params};
+
+/// Facts of one subject, or with one hash, that a write is compared with. More would make one write slow;
+/// fewer would let a subject that is talked about a lot collect contradictions.
+pub const COMPARED: u32 = 200;
+
+/// One piece of knowledge. Normalisation and hash are the writer's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fact {
+    /// Its id.
+    pub fact_id: FactId,
+    /// What it is about.
+    pub subject: String,
+    /// The same, normalised: facts of one subject are found by it.
+    pub subject_norm: String,
+    /// What is said.
+    pub content: String,
+    /// fact, rule, preference, procedure.
+    pub kind: FactType,
+    /// Since when it holds.
+    pub valid_from: Timestamp,
+    /// Until when; none = open.
+    pub valid_until: Option<Timestamp>,
+    /// The fact that took its place.
+    pub superseded_by: Option<FactId>,
+    /// Of the normalised text and subject.
+    pub content_hash: String,
+    /// Where it comes from.
+    pub provenance: Provenance,
+}
+
+const COLUMNS: &str =
+    "id, fact_id, subject, subject_norm, content, type, valid_from, valid_until, superseded_by,
+    content_hash";
+
+fn read(row: &Row<'_>) -> Result<Stored<Fact>> {
+    let id: String = row.get(1)?;
+    let kind: String = row.get(5)?;
+    let by: Option<String> = row.get(8)?;
+    let wrong = |column| Error::bad_data(column, &id);
+    Ok(Stored {
+        row: row.get(0)?,
+        item: Fact {
+            fact_id: FactId::parse(&id).map_err(|_| wrong("knowledge_store.fact_id"))?,
+            subject: row.get(2)?,
+            subject_norm: row.get(3)?,
+            content: row.get(4)?,
+            kind: FactType::parse(&kind).ok_or_else(|| wrong("knowledge_store.type"))?,
+            valid_from: time(row, 6)?,
+            valid_until: time_or_none(row, 7)?,
+            superseded_by: by
+                .map(|by| FactId::parse(&by))
+                .transpose()
+                .map_err(|_| wrong("knowledge_store.superseded_by"))?,
+            content_hash: row.get(9)?,
+            provenance: provenance(row, 10)?,
+        },
+    })
+}
+
+fn select(rest: &str) -> String {
+    format!("SELECT {COLUMNS}, {PROVENANCE} FROM knowledge_store {rest}")
+}
+
+/// Stores a new fact and returns its row.
+pub fn insert(tx: &Tx<'_>, fact: &Fact, search_text: &str) -> Result<i64> {
+    let p = &fact.provenance;
+    tx.conn()
+        .prepare_cached(
+            "INSERT INTO knowledge_store (fact_id, subject, subject_norm, content, type, valid_from, valid_until,
+                                          superseded_by, content_hash, confidence, trust, source, rationale,
+                                          last_confirmed_at, created_at, updated_at, search_text)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+        )?
+        .execute(params![
+            fact.fact_id.as_str(),
+            fact.subject,
+            fact.subject_norm,
+            fact.content,
+            fact.kind.as_str(),
+            fact.valid_from.millis(),
+            fact.valid_until.map(Timestamp::millis),
+            fact.superseded_by.as_ref().map(FactId::as_str),
+            fact.content_hash,
+            p.confidence,
+            p.trust.as_str(),
+            p.source,
+            p.rationale,
+            p.last_confirmed_at.millis(),
+            p.created_at.millis(),
+            p.updated_at.millis(),
+            search_text,
+        ])?;
+    Ok(tx.conn().last_insert_rowid())
+}
+
+/// Writes everything of a fact but its id and its age. Another `search_text` drops the vector.
+pub fn replace(tx: &Tx<'_>, fact: &Fact, search_text: &str) -> Result<Change> {
+    let p = &fact.provenance;
+    let rows = tx
+        .conn()
+        .prepare_cached(
+            "UPDATE knowledge_store SET subject = ?2, subject_norm = ?3, content = ?4, type = ?5, valid_from = ?6,
+                    valid_until = ?7, superseded_by = ?8, content_hash = ?9, confidence = ?10, trust = ?11,
+                    source = ?12, rationale = ?13, last_confirmed_at = ?14, updated_at = ?15, search_text = ?16
+             WHERE fact_id = ?1",
+        )?
+        .execute(params![
+            fact.fact_id.as_str(),
+            fact.subject,
+            fact.subject_norm,
+            fact.content,
+            fact.kind.as_str(),
+            fact.valid_from.millis(),
+            fact.valid_until.map(Timestamp::millis),
+            fact.superseded_by.as_ref().map(FactId::as_str),
+            fact.content_hash,
+            p.confidence,
+            p.trust.as_str(),
+            p.source,
+            p.rationale,
+            p.last_confirmed_at.millis(),
+            p.updated_at.millis(),
+            search_text,
+        ])?;
+    Ok(Change::of(rows))
+}
+
+/// Ends the validity of a fact. [`Change::Missing`] also when it has ended by then already.
+pub fn close(
+    tx: &Tx<'_>,
+    id: &FactId,
+    valid_until: Timestamp,
+    superseded_by: Option<&FactId>,
+    now: Timestamp,
+) -> Result<Change> {
+    let rows = tx
+        .conn()
+        .prepare_cached(
+            "UPDATE knowledge_store SET valid_until = ?2, superseded_by = ?3, updated_at = ?4
+             WHERE fact_id = ?1 AND (valid_until IS NULL OR valid_until > ?2)",
+        )?
+        .execute(params![
+            id.as_str(),
+            valid_until.millis(),
+            superseded_by.map(FactId::as_str),
+            now.millis()
+        ])?;
+    Ok(Change::of(rows))
+}
+
+/// One fact.
+pub fn get(tx: &Tx<'_>, id: &FactId) -> Result<Option<Stored<Fact>>> {
+    first(tx, &select("WHERE fact_id = ?1"), [id.as_str()], read)
+}
+
+/// The facts of these rows, in this order; those that are gone are left out.
+pub fn by_rows(tx: &Tx<'_>, rows: &[i64]) -> Result<Vec<Stored<Fact>>> {
+    each(tx, &select("WHERE id = ?1"), rows, read)
+}
+
+/// The facts with this hash, open and closed ones, newest first: at most [`COMPARED`].
+pub fn by_hash(tx: &Tx<'_>, content_hash: &str) -> Result<Vec<Stored<Fact>>> {
+    let sql = select("WHERE content_hash = ?1 ORDER BY id DESC LIMIT ?2");
+    all(tx, &sql, params![content_hash, COMPARED], read)
+}
+
+pub(crate) const OPEN: &str =
+    "WHERE subject_norm = ?1 AND type = ?2 AND (valid_until IS NULL OR valid_until > ?3)
+     ORDER BY id DESC LIMIT ?4";
+
+/// The facts of a subject and type that still hold at `now`, newest first: at most [`COMPARED`].
+pub fn open(tx: &Tx<'_>, subject_norm: &str, kind: FactType, now: Timestamp) -> Result<Vec<Stored<Fact>>> {
+    let parameters = params![subject_norm, kind.as_str(), now.millis(), COMPARED];
+    all(tx, &select(OPEN), parameters, read)
+}
+
+/// The newest first.
+pub fn newest(tx: &Tx<'_>, limit: u32) -> Result<Vec<Stored<Fact>>> {
+    all(tx, &select("ORDER BY created_at DESC, id DESC LIMIT ?1"), [limit], read)
+}
+
+/// A page of all facts in the order of their rows, after row `after`.
+pub fn page(tx: &Tx<'_>, after: i64, limit: u32) -> Result<Vec<Stored<Fact>>> {
+    all(tx, &select("WHERE id > ?1 ORDER BY id LIMIT ?2"), params![after, limit], read)
+}

@@ -1,0 +1,175 @@
+//! Finished turns for the Learning Centre: pending, processed, or given up.
+
+use super::{Change, all, first, time, time_or_none, unsigned};
+use crate::{Error, Result, Tx};
+use contract::memory::Trust;
+use contract::{TaskId, Timestamp, TurnId};
+use rusqlite::{Row, params};
+use serde_json::Value;
+
+/// Column `trajectories.state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Nobody has learned from it yet.
+    Pending,
+    /// Looked at.
+    Processed,
+    /// Given up after several attempts.
+    Failed,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [State; 3] = [State::Pending, State::Processed, State::Failed];
+
+    /// The word in the brain.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            State::Pending => "pending",
+            State::Processed => "processed",
+            State::Failed => "failed",
+        }
+    }
+
+    /// Reads the word back.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+/// A finished turn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct New {
+    /// The turn.
+    pub turn_id: TurnId,
+    /// Its task.
+    pub task_id: TaskId,
+    /// The agent that answered.
+    pub agent: String,
+    /// How it ended.
+    pub outcome: String,
+    /// Message and call ids, tools, durations, tokens.
+    pub trace: Value,
+    /// The least trusted thing it read.
+    pub trust: Trust,
+    /// When it ended.
+    pub at: Timestamp,
+}
+
+/// A stored trajectory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trajectory {
+    /// The turn.
+    pub turn: New,
+    /// Where it stands.
+    pub state: State,
+    /// Batches that failed on it.
+    pub attempts: u32,
+    /// When it was processed or given up.
+    pub processed_at: Option<Timestamp>,
+}
+
+const COLUMNS: &str =
+    "turn_id, task_id, agent, outcome, trace_json, trust, created_at, state, attempts, processed_at";
+
+fn read(row: &Row<'_>) -> Result<Trajectory> {
+    let turn: String = row.get(0)?;
+    let task: String = row.get(1)?;
+    let trace: String = row.get(4)?;
+    let trust: String = row.get(5)?;
+    let state: String = row.get(7)?;
+    let wrong = |column| Error::bad_data(column, &turn);
+    Ok(Trajectory {
+        turn: New {
+            turn_id: TurnId::parse(&turn).map_err(|_| wrong("trajectories.turn_id"))?,
+            task_id: TaskId::parse(&task).map_err(|_| wrong("trajectories.task_id"))?,
+            agent: row.get(2)?,
+            outcome: row.get(3)?,
+            trace: serde_json::from_str(&trace).map_err(|_| wrong("trajectories.trace_json"))?,
+            trust: Trust::parse(&trust).ok_or_else(|| wrong("trajectories.trust"))?,
+            at: time(row, 6)?,
+        },
+        state: State::parse(&state).ok_or_else(|| wrong("trajectories.state"))?,
+        attempts: row.get(8)?,
+        processed_at: time_or_none(row, 9)?,
+    })
+}
+
+/// Stores a finished turn as pending; a second time changes nothing.
+pub fn insert(tx: &Tx<'_>, new: &New) -> Result<()> {
+    tx.conn()
+        .prepare_cached(
+            "INSERT INTO trajectories (turn_id, task_id, agent, outcome, trace_json, trust, state, created_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'pending', ?7) ON CONFLICT (turn_id) DO NOTHING",
+        )?
+        .execute(params![
+            new.turn_id.as_str(),
+            new.task_id.as_str(),
+            new.agent,
+            new.outcome,
+            new.trace.to_string(),
+            new.trust.as_str(),
+            new.at.millis(),
+        ])?;
+    Ok(())
+}
+
+/// One trajectory.
+pub fn get(tx: &Tx<'_>, turn: &TurnId) -> Result<Option<Trajectory>> {
+    first(tx, &format!("SELECT {COLUMNS} FROM trajectories WHERE turn_id = ?1"), [turn.as_str()], read)
+}
+
+pub(crate) const PENDING: &str = "WHERE state = 'pending' ORDER BY created_at, turn_id LIMIT ?1";
+pub(crate) const PENDING_OF_TASK: &str =
+    "WHERE state = 'pending' AND task_id = ?2 ORDER BY created_at, turn_id LIMIT ?1";
+
+/// The oldest pending trajectories, of one task or of all.
+pub fn pending(tx: &Tx<'_>, task: Option<&TaskId>, limit: u32) -> Result<Vec<Trajectory>> {
+    let select = |rest| format!("SELECT {COLUMNS} FROM trajectories {rest}");
+    match task {
+        None => all(tx, &select(PENDING), [limit], read),
+        Some(task) => all(tx, &select(PENDING_OF_TASK), params![limit, task.as_str()], read),
+    }
+}
+
+/// How many are pending.
+pub fn pending_count(tx: &Tx<'_>) -> Result<u64> {
+    let sql = "SELECT count(*) FROM trajectories WHERE state = 'pending'";
+    Ok(first(tx, sql, [], |row| unsigned(row, 0))?.unwrap_or(0))
+}
+
+/// Tasks with pending trajectories, and when the last of these ended, the longest quiet first.
+pub fn quiet_since(tx: &Tx<'_>, limit: u32) -> Result<Vec<(TaskId, Timestamp)>> {
+    let sql = "SELECT task_id, max(created_at) FROM trajectories WHERE state = 'pending'
+               GROUP BY task_id ORDER BY 2, 1 LIMIT ?1";
+    all(tx, sql, [limit], |row| {
+        let task: String = row.get(0)?;
+        let task = TaskId::parse(&task).map_err(|_| Error::bad_data("trajectories.task_id", &task))?;
+        Ok((task, time(row, 1)?))
+    })
+}
+
+/// Notes that a trajectory was learned from. [`Change::Missing`] when it is not pending.
+pub fn processed(tx: &Tx<'_>, turn: &TurnId, now: Timestamp) -> Result<Change> {
+    let rows = tx
+        .conn()
+        .prepare_cached(
+            "UPDATE trajectories SET state = 'processed', processed_at = ?2
+             WHERE turn_id = ?1 AND state = 'pending'",
+        )?
+        .execute(params![turn.as_str(), now.millis()])?;
+    Ok(Change::of(rows))
+}
+
+/// Counts a failed attempt; after `attempts` of them the trajectory is given up. Where it stands then;
+/// `None` when it is not pending.
+pub fn failed(tx: &Tx<'_>, turn: &TurnId, attempts: u32, now: Timestamp) -> Result<Option<State>> {
+    let sql = "UPDATE trajectories SET attempts = attempts + 1,
+                      state = CASE WHEN attempts + 1 >= ?2 THEN 'failed' ELSE state END,
+                      processed_at = CASE WHEN attempts + 1 >= ?2 THEN ?3 END
+               WHERE turn_id = ?1 AND state = 'pending' RETURNING state";
+    first(tx, sql, params![turn.as_str(), attempts, now.millis()], |row| {
+        let state: String = row.get(0)?;
+        State::parse(&state).ok_or_else(|| Error::bad_data("trajectories.state", &state))
+    })
+}

@@ -1,0 +1,165 @@
+//! /memory/*: what is known, what happened, who there is, for people and their applications. (specification 3.6)
+//!
+//! Fields are read in [`read`]; what is kept, merged, closed or forgotten is decided by `crate::memory`. What is written
+//! here is the person's word: trust `user`, source `user:api`.
+//!
+//! The invariant: whatever follows a commit happens even if the caller has hung up.
+
+mod read;
+
+pub(super) use read::refused;
+
+use super::app::App;
+use super::fields::{Fields, InStore, StoreAndId};
+use crate::core::{Core, to_the_end};
+use crate::memory::{End, Item, Origin, Outcome, Patch, Wanted, shown};
+use crate::turn::accept::storage;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use brain::memory::MemoryId;
+use chassis::http::Refusal;
+use contract::memory::Store;
+use contract::{ApiError, ErrorCode, Timestamp};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// Characters of an id that an error repeats.
+const SHOWN_CHARS: usize = 64;
+
+fn missing(id: &str) -> ApiError {
+    let shown: String = id.chars().take(SHOWN_CHARS).collect();
+    ApiError::new(ErrorCode::MemoryNotFound, "there is no such memory").with(json!({"id": shown}))
+}
+
+/// Searches one store, best first.
+pub async fn search(
+    State(app): State<Arc<App>>,
+    InStore(store): InStore,
+    body: Body,
+) -> Result<Json<Value>, Refusal> {
+    let core = app.core()?;
+    let mut fields = Fields::read(body, app.max_body).await?;
+    Ok(Json(found(core, store, &mut fields).await?))
+}
+
+async fn found(core: &Core, store: Store, fields: &mut Fields) -> Result<Value, ApiError> {
+    let ask = read::search(store, fields, Timestamp::now())?;
+    let hits = core.memory.search(ask).await.map_err(|e| storage(&e))?;
+    Ok(hits.iter().map(|hit| shown(&hit.item, Some(hit.score))).collect())
+}
+
+/// The methods of POST /rpc that are about memory; `None` when there is none of this name.
+pub async fn rpc(core: &Core, method: &str, params: Map<String, Value>) -> Option<Result<Value, ApiError>> {
+    let store = match method {
+        "stats" => return Some(core.memory.stats(Timestamp::now()).await.map_err(|e| storage(&e))),
+        "knowledge_search" => Store::Knowledge,
+        "episodes_search" => Store::Episodes,
+        "social_search" => Store::Social,
+        _ => return None,
+    };
+    let items = found(core, store, &mut Fields::of(params)).await;
+    Some(items.map(|items| json!({"items": items})))
+}
+
+/// Writes a fact.
+pub async fn create_fact(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>, Refusal> {
+    let core = app.core()?;
+    let mut fields = Fields::read(body, app.max_body).await?;
+    let (wanted, origin) = read::fact(&mut fields, Timestamp::now())?;
+    Ok(Json(create(core, wanted, origin).await?))
+}
+
+/// Writes an episode.
+pub async fn create_episode(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>, Refusal> {
+    let core = app.core()?;
+    let mut fields = Fields::read(body, app.max_body).await?;
+    let (wanted, origin) = read::episode(&mut fields)?;
+    Ok(Json(create(core, wanted, origin).await?))
+}
+
+/// Writes a person, an organization or something else with a name, and its relations.
+pub async fn create_node(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>, Refusal> {
+    let core = app.core()?;
+    let mut fields = Fields::read(body, app.max_body).await?;
+    let (wanted, origin) = read::node(&mut fields)?;
+    if let Wanted::Node(node) = &wanted {
+        ends_exist(core, node.relations.iter().map(|r| &r.to)).await?;
+    }
+    Ok(Json(create(core, wanted, origin).await?))
+}
+
+/// A relation to an id that is not there says nothing about anybody.
+async fn ends_exist(core: &Core, ends: impl Iterator<Item = &End>) -> Result<(), ApiError> {
+    for (at, end) in ends.enumerate() {
+        let End::Id(id) = end else { continue };
+        let id = MemoryId::Node(id.clone());
+        if core.memory.get(&id).await.map_err(|e| storage(&e))?.is_none() {
+            let field = format!("relationships.{at}.to");
+            let text = "a relation leads to a memory that is not there";
+            return Err(ApiError::new(ErrorCode::MemoryNotFound, text)
+                .with(json!({"id": id.as_str(), "field": field})));
+        }
+    }
+    Ok(())
+}
+
+async fn create(core: &Core, wanted: Wanted, origin: Origin) -> Result<Value, ApiError> {
+    let memory = Arc::clone(&core.memory);
+    let written = to_the_end(async move { memory.write(wanted, origin).await }).await;
+    let written = written.map_err(|e| storage(&e))?;
+    let (Some(item), Outcome::Created | Outcome::Duplicate) = (&written.item, written.outcome) else {
+        // only when a relation's end was forgotten between the check and the commit
+        let text = "nothing was kept, because what it is about was forgotten meanwhile";
+        return Err(ApiError::new(ErrorCode::ValidationError, text));
+    };
+    let closed: Vec<&str> = written.closed.iter().map(MemoryId::as_str).collect();
+    let status = crate::tools::memory::status(written.outcome);
+    Ok(json!({"status": status, "item": shown(item, None), "closed": closed}))
+}
+
+/// The memory that a path names; an id of another store is none of this one.
+fn id_in(store: Store, text: &str) -> Result<MemoryId, ApiError> {
+    MemoryId::parse(text).filter(|id| id.store() == store).ok_or_else(|| missing(text))
+}
+
+/// Edits a memory; what is left out stays.
+pub async fn change(
+    State(app): State<Arc<App>>,
+    StoreAndId(store, id): StoreAndId,
+    body: Body,
+) -> Result<Json<Value>, Refusal> {
+    let core = app.core()?;
+    let mut fields = Fields::read(body, app.max_body).await?;
+    let id = id_in(store, &id)?;
+    let patch = read::patch(&id, &mut fields)?;
+    let present = core.memory.get(&id).await.map_err(|e| storage(&e))?;
+    read::check_validity(&patch, &present.ok_or_else(|| missing(id.as_str()))?, &id)?;
+    if let Patch::Node(node) = &patch {
+        ends_exist(core, node.relations.iter().map(|r| &r.to)).await?;
+    }
+    let (memory, wanted) = (Arc::clone(&core.memory), id.clone());
+    let changed = to_the_end(async move { memory.patch(&wanted, patch).await }).await;
+    let item: Item = changed.map_err(|e| storage(&e))?.ok_or_else(|| missing(id.as_str()))?;
+    Ok(Json(json!({"status": "updated", "item": shown(&item, None)})))
+}
+
+/// Forgets a memory for good, and what rests only on it.
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    StoreAndId(store, id): StoreAndId,
+) -> Result<Json<Value>, Refusal> {
+    let core = app.core()?;
+    let id = id_in(store, &id)?;
+    let (memory, wanted) = (Arc::clone(&core.memory), id.clone());
+    let erased = to_the_end(async move { memory.erase(&wanted).await }).await;
+    let also = erased.map_err(|e| storage(&e))?.ok_or_else(|| missing(id.as_str()))?;
+    let also: Vec<&str> = also.iter().map(MemoryId::as_str).collect();
+    Ok(Json(json!({"status": "deleted", "id": id.as_str(), "also_deleted": also})))
+}
+
+/// How much there is, and how it is embedded.
+pub async fn stats(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal> {
+    let stats = app.core()?.memory.stats(Timestamp::now()).await;
+    Ok(Json(stats.map_err(|e| storage(&e))?))
+}

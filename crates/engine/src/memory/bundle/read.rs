@@ -1,0 +1,257 @@
+//! Reading a bundle: one pass over the bytes, row by row, with the place of whatever is wrong.
+//!
+//! Nothing is kept but the row at hand; who wants more than a look keeps what it needs ([`Rows`]). A bundle is read
+//! twice: once to find everything that is wrong, once to be staged.
+//!
+//! The invariant: what is refused is named by a JSON pointer, and nothing of it has been handed on after that.
+
+use super::check::Wrong;
+use super::rows::Row;
+use serde::de::{DeserializeOwned, DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_path_to_error::{Path, Segment, Track};
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// The only format there is.
+pub const FORMAT: &str = "september-memory/1";
+/// Rows of one list. More would take an import's own books (one id per row) beyond the memory of a small machine; a
+/// bundle of the largest size has fewer real rows.
+const ROWS_MAX: usize = 1_000_000;
+/// Characters of a pointer or of an explanation that an answer repeats.
+const SHOWN_CHARS: usize = 200;
+
+/// Why a document is no bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It is no JSON at all.
+    NotJson(String),
+    /// Something in it is wrong.
+    Refused(Refusal),
+}
+
+/// What is wrong in a bundle, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// JSON pointer.
+    pub pointer: String,
+    /// What would have been right.
+    pub expected: String,
+}
+
+/// Who is shown every row.
+pub trait Rows {
+    /// One row, in the order of the document.
+    fn row(&mut self, row: Row) -> Result<(), Wrong>;
+}
+
+/// Shows every row of a bundle.
+pub fn read(bytes: &[u8], to: &mut impl Rows) -> Result<(), Unreadable> {
+    let mut track = Track::new();
+    let mut wrong = None;
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let whole = Whole { to, wrong: &mut wrong };
+    let read = whole.deserialize(serde_path_to_error::Deserializer::new(&mut json, &mut track));
+    let error = match read.and_then(|()| json.end()) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    if let Some(refusal) = wrong {
+        return Err(Unreadable::Refused(refusal));
+    }
+    let said: String = error.to_string().chars().take(SHOWN_CHARS).collect();
+    if !error.is_data() {
+        return Err(Unreadable::NotJson(said));
+    }
+    Err(Unreadable::Refused(Refusal { pointer: pointer(&track.path()), expected: said }))
+}
+
+fn pointer(path: &Path) -> String {
+    let steps = path.iter().map(|segment| match segment {
+        Segment::Seq { index } => format!("/{index}"),
+        Segment::Map { key } => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
+        Segment::Enum { .. } | Segment::Unknown => String::new(),
+    });
+    steps.collect::<String>().chars().take(SHOWN_CHARS).collect()
+}
+
+/// The document.
+struct Whole<'r, R> {
+    to: &'r mut R,
+    wrong: &'r mut Option<Refusal>,
+}
+
+impl<'de, R: Rows> DeserializeSeed<'de> for Whole<'_, R> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, R: Rows> Visitor<'de> for Whole<'_, R> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a bundle, which is an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Self { to, wrong } = self;
+        let mut seen = BTreeSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let known = match name.as_str() {
+                "format" => {
+                    if map.next_value::<String>()? != FORMAT {
+                        *wrong = Some(refusal("/format", FORMAT));
+                        return Err(A::Error::custom("another format"));
+                    }
+                    true
+                }
+                "soul" => {
+                    if let Some(row) = map.next_value()? {
+                        told(to.row(Row::Soul(row)), "/soul", wrong)?;
+                    }
+                    true
+                }
+                "soul_history" => listed(&mut map, to, wrong, "/soul_history", Row::Version)?,
+                "episodes" => listed(&mut map, to, wrong, "/episodes", Row::Episode)?,
+                "knowledge" => listed(&mut map, to, wrong, "/knowledge", Row::Fact)?,
+                "social" => {
+                    map.next_value_seed(Social { to: &mut *to, wrong: &mut *wrong })?;
+                    true
+                }
+                "skills" => listed(&mut map, to, wrong, "/skills", Row::Skill)?,
+                "signals" => listed(&mut map, to, wrong, "/signals", Row::Signal)?,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    false
+                }
+            };
+            once(known, &mut seen, name, "", wrong)?;
+        }
+        if !seen.contains("format") {
+            *wrong = Some(refusal("/format", FORMAT));
+            return Err(A::Error::custom("no format"));
+        }
+        Ok(())
+    }
+}
+
+fn refusal(pointer: &str, expected: &str) -> Refusal {
+    Refusal { pointer: pointer.to_owned(), expected: expected.to_owned() }
+}
+
+/// A name that stands twice could say two things to two readers.
+fn once<E: Error>(
+    known: bool,
+    seen: &mut BTreeSet<String>,
+    name: String,
+    before: &str,
+    wrong: &mut Option<Refusal>,
+) -> Result<(), E> {
+    if known && !seen.insert(name.clone()) {
+        *wrong = Some(refusal(&format!("{before}/{name}"), "every list once"));
+        return Err(E::custom("a list stands twice"));
+    }
+    Ok(())
+}
+
+/// Keeps the place of what a reader of rows refuses.
+fn told<E: Error>(
+    answer: Result<(), Wrong>,
+    place: &str,
+    wrong: &mut Option<Refusal>,
+) -> Result<(), E> {
+    let Err(Wrong { field, expected }) = answer else { return Ok(()) };
+    let slash = if field.is_empty() { "" } else { "/" };
+    *wrong = Some(Refusal { pointer: format!("{place}{slash}{field}"), expected });
+    Err(E::custom("a row is refused"))
+}
+
+/// Reads the list that is the next value; true, because it is one that is known.
+fn listed<'de, A: MapAccess<'de>, T: DeserializeOwned>(
+    map: &mut A,
+    to: &mut impl Rows,
+    wrong: &mut Option<Refusal>,
+    place: &'static str,
+    row: fn(T) -> Row,
+) -> Result<bool, A::Error> {
+    map.next_value_seed(List { to, wrong, place, row })?;
+    Ok(true)
+}
+
+/// `social`, which holds two lists.
+struct Social<'r, R> {
+    to: &'r mut R,
+    wrong: &'r mut Option<Refusal>,
+}
+
+impl<'de, R: Rows> DeserializeSeed<'de> for Social<'_, R> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, R: Rows> Visitor<'de> for Social<'_, R> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with nodes and edges")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Self { to, wrong } = self;
+        let mut seen = BTreeSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let known = match name.as_str() {
+                "nodes" => listed(&mut map, to, wrong, "/social/nodes", Row::Node)?,
+                "edges" => listed(&mut map, to, wrong, "/social/edges", Row::Edge)?,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    false
+                }
+            };
+            once(known, &mut seen, name, "/social", wrong)?;
+        }
+        Ok(())
+    }
+}
+
+/// A list of rows of one kind.
+struct List<'r, R, T> {
+    to: &'r mut R,
+    wrong: &'r mut Option<Refusal>,
+    place: &'static str,
+    row: fn(T) -> Row,
+}
+
+impl<'de, R: Rows, T: DeserializeOwned> DeserializeSeed<'de> for List<'_, R, T> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de, R: Rows, T: DeserializeOwned> Visitor<'de> for List<'_, R, T> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let mut at = 0;
+        while let Some(item) = seq.next_element::<T>()? {
+            if at == ROWS_MAX {
+                *self.wrong = Some(refusal(self.place, &format!("at most {ROWS_MAX} rows")));
+                return Err(A::Error::custom("too many rows"));
+            }
+            told(self.to.row((self.row)(item)), &format!("{}/{at}", self.place), self.wrong)?;
+            at += 1;
+        }
+        Ok(())
+    }
+}

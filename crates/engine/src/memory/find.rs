@@ -1,0 +1,240 @@
+//! Search (specification 10.5): words and vectors side by side, ranked by the crate `memory`.
+//!
+//! One reading of the brain answers a question, so that what is ranked is what is shown. No model is asked here; the
+//! vector of the question was waited for before, and without it words alone decide.
+//!
+//! The invariant: the same brain, question, vector and time give the same answer, however much of the codes is in RAM
+//! yet, as long as all of it is or no vector was asked about.
+
+use super::item::{Hit, Item};
+use super::mirrors::{MARKED_SEARCHED, Mirrors};
+use ::memory::entity::{self, Names};
+use ::memory::period;
+use ::memory::query;
+use ::memory::retrieval::{
+    Candidate, KEYWORD_CANDIDATES, Question, VECTOR_CANDIDATES, VECTOR_FLOOR, VECTOR_FLOOR_LOCAL, weigh,
+};
+use ::memory::vector::{Code, cosine_to_blob};
+use brain::Tx;
+use brain::memory::vectors::{self, Model};
+use brain::memory::{MemoryId, edges, episodes, knowledge, nodes, search};
+use contract::Timestamp;
+use contract::memory::Store;
+use llm::embeddings::EmbeddingProvider;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// A question, its vector if there is one, and where codes and names are.
+pub(super) struct Asked {
+    pub(super) query: String,
+    pub(super) vector: Option<Arc<[f32]>>,
+    pub(super) floor: f32,
+    pub(super) model: Model,
+    pub(super) mirrors: Arc<Mirrors>,
+    pub(super) now: Timestamp,
+}
+
+/// Least cosine that counts, for vectors of this provider.
+pub(super) fn floor_of(provider: EmbeddingProvider) -> f32 {
+    match provider {
+        EmbeddingProvider::Local => VECTOR_FLOOR_LOCAL,
+        EmbeddingProvider::OpenAi => VECTOR_FLOOR,
+    }
+}
+
+/// What the two searches said of a row.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Scores {
+    keyword: Option<f64>,
+    vector: Option<f32>,
+}
+
+/// Candidates of the ranking and the memories behind them.
+#[derive(Default)]
+struct Found {
+    candidates: Vec<Candidate<MemoryId>>,
+    items: HashMap<MemoryId, Item>,
+}
+
+impl Found {
+    fn add(&mut self, item: Item, scores: Scores, names: u32) {
+        self.candidates.push(candidate(&item, scores, names));
+        self.items.insert(item.id(), item);
+    }
+}
+
+fn candidate(item: &Item, scores: Scores, names: u32) -> Candidate<MemoryId> {
+    let provenance = item.provenance();
+    Candidate {
+        key: item.id(),
+        store: item.store(),
+        keyword: scores.keyword,
+        vector: scores.vector,
+        confidence: provenance.confidence,
+        last_confirmed: provenance.last_confirmed_at,
+        at: item.at(),
+        valid_until: item.valid_until(),
+        names,
+    }
+}
+
+/// The best memories of these stores, best first.
+pub(super) fn find(tx: &Tx<'_>, stores: &[Store], asked: &Asked, limit: usize) -> brain::Result<Vec<Hit>> {
+    let spans = asked.mirrors.known_names(tx, entity::spans(&asked.query))?;
+    let names = Names::in_question(&asked.query, spans);
+    let mut found = Found::default();
+    for store in stores {
+        let scores = scores(tx, *store, asked)?;
+        let rows: Vec<i64> = scores.keys().copied().collect();
+        let texts = texts(tx, *store, &names, &rows)?;
+        for (row, item) in items(tx, *store, &rows)? {
+            let scores = scores.get(&row).copied().unwrap_or_default();
+            found.add(item, scores, named(&names, texts.get(&row)));
+        }
+    }
+    let question = Question { now: asked.now, periods: period::periods(&asked.query, asked.now) };
+    let weighed = weigh(question, std::mem::take(&mut found.candidates));
+    let mut neighbours = Vec::new();
+    for hit in weighed.hits() {
+        let Some(Item::Episode(episode)) = found.items.get(&hit) else { continue };
+        for neighbour in episodes::neighbours(tx, episode)? {
+            let texts = texts(tx, Store::Episodes, &names, &[neighbour.row])?;
+            let count = named(&names, texts.get(&neighbour.row));
+            let item = Item::Episode(neighbour);
+            neighbours.push((hit.clone(), candidate(&item, Scores::default(), count)));
+            found.items.entry(item.id()).or_insert(item);
+        }
+    }
+    let mut hits = Vec::new();
+    for ranked in weighed.with_neighbours(neighbours).ranked().into_iter().take(limit) {
+        if let Some(item) = found.items.remove(&ranked.key) {
+            hits.push(Hit { item: whole(tx, item)?, score: ranked.score });
+        }
+    }
+    Ok(hits)
+}
+
+/// The newest memories of a store, without a score: nothing was asked.
+pub(super) fn newest(tx: &Tx<'_>, store: Store, limit: usize) -> brain::Result<Vec<Hit>> {
+    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    let items: Vec<Item> = match store {
+        Store::Episodes => episodes::newest(tx, limit)?.into_iter().map(Item::Episode).collect(),
+        Store::Knowledge => knowledge::newest(tx, limit)?.into_iter().map(Item::Fact).collect(),
+        Store::Social => nodes::newest(tx, limit)?.into_iter().map(|n| Item::Node(n, Vec::new())).collect(),
+    };
+    items.into_iter().map(|item| Ok(Hit { item: whole(tx, item)?, score: 0.0 })).collect()
+}
+
+/// One memory; of a relation the node it leads away from.
+pub(super) fn get(tx: &Tx<'_>, id: &MemoryId) -> brain::Result<Option<Item>> {
+    let item = match id {
+        MemoryId::Episode(id) => episodes::get(tx, id)?.map(Item::Episode),
+        MemoryId::Fact(id) => knowledge::get(tx, id)?.map(Item::Fact),
+        MemoryId::Node(id) => nodes::get(tx, id)?.map(|n| Item::Node(n, Vec::new())),
+        MemoryId::Edge(id) => match edges::get(tx, id)? {
+            Some(edge) => nodes::get(tx, &edge.item.from)?.map(|n| Item::Node(n, Vec::new())),
+            None => None,
+        },
+    };
+    item.map(|item| whole(tx, item)).transpose()
+}
+
+/// With relations, which are only read for what is shown.
+fn whole(tx: &Tx<'_>, item: Item) -> brain::Result<Item> {
+    Ok(match item {
+        Item::Node(node, _) => {
+            let relations = edges::relations(tx, &node.item.node_id)?;
+            Item::Node(node, relations)
+        }
+        other @ (Item::Episode(_) | Item::Fact(_)) => other,
+    })
+}
+
+fn items(tx: &Tx<'_>, store: Store, rows: &[i64]) -> brain::Result<Vec<(i64, Item)>> {
+    Ok(match store {
+        Store::Episodes => {
+            episodes::by_rows(tx, rows)?.into_iter().map(|e| (e.row, Item::Episode(e))).collect()
+        }
+        Store::Knowledge => {
+            knowledge::by_rows(tx, rows)?.into_iter().map(|f| (f.row, Item::Fact(f))).collect()
+        }
+        Store::Social => {
+            nodes::by_rows(tx, rows)?.into_iter().map(|n| (n.row, Item::Node(n, Vec::new()))).collect()
+        }
+    })
+}
+
+/// The texts in which names are counted; none when the question names nobody.
+fn texts(tx: &Tx<'_>, store: Store, names: &Names, rows: &[i64]) -> brain::Result<HashMap<i64, String>> {
+    if names.is_empty() {
+        return Ok(HashMap::new());
+    }
+    Ok(search::texts(tx, store, rows)?.into_iter().map(|t| (t.row, t.item)).collect())
+}
+
+fn named(names: &Names, text: Option<&String>) -> u32 {
+    text.map_or(0, |text| names.in_text(text))
+}
+
+/// Both searches of one store.
+fn scores(tx: &Tx<'_>, store: Store, asked: &Asked) -> brain::Result<BTreeMap<i64, Scores>> {
+    let mut found: BTreeMap<i64, Scores> = BTreeMap::new();
+    for (row, score) in by_words(tx, store, &asked.query, KEYWORD_CANDIDATES)? {
+        found.entry(row).or_default().keyword = Some(score);
+    }
+    if let Some(vector) = &asked.vector {
+        for (row, cosine) in by_vector(tx, store, asked, vector)? {
+            found.entry(row).or_default().vector = Some(cosine);
+        }
+    }
+    Ok(found)
+}
+
+/// The rows that the rarest words of a text find, best first.
+pub(super) fn by_words(
+    tx: &Tx<'_>,
+    store: Store,
+    text: &str,
+    limit: usize,
+) -> brain::Result<Vec<(i64, f64)>> {
+    let terms = query::terms(text);
+    let stems: Vec<String> = terms.iter().map(|t| t.stem.clone()).collect();
+    let frequencies = search::document_frequencies(tx, store, &stems)?;
+    let rows = search::count(tx, store)?;
+    let rarest = query::rarest(terms, rows, |stem| frequencies.get(stem).copied().unwrap_or(0));
+    let Some(expression) = query::match_expression(&rarest) else { return Ok(Vec::new()) };
+    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    Ok(search::keyword(tx, store, &expression, limit)?.into_iter().map(|k| (k.row, k.item)).collect())
+}
+
+/// The rows nearest to a vector, by exact cosine, best first.
+pub(super) fn by_vector(
+    tx: &Tx<'_>,
+    store: Store,
+    asked: &Asked,
+    vector: &[f32],
+) -> brain::Result<Vec<(i64, f32)>> {
+    let rows = asked.mirrors.near(store, &Code::of(vector), VECTOR_CANDIDATES, MARKED_SEARCHED);
+    let mut near = cosines(tx, store, &asked.model, vector, &rows)?;
+    near.retain(|(_, cosine)| *cosine >= asked.floor);
+    near.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
+    near.truncate(VECTOR_CANDIDATES);
+    Ok(near)
+}
+
+/// The exact cosine of each of these rows that has a vector of this model.
+pub(super) fn cosines(
+    tx: &Tx<'_>,
+    store: Store,
+    model: &Model,
+    vector: &[f32],
+    rows: &[i64],
+) -> brain::Result<Vec<(i64, f32)>> {
+    let mut found = Vec::with_capacity(rows.len());
+    for stored in vectors::of_rows(tx, store, model, rows)? {
+        let cosine = cosine_to_blob(vector, &stored.item)
+            .map_err(|e| brain::Error::bad_data("memory.vector", format!("row {}: {e}", stored.row)))?;
+        found.extend(cosine.map(|cosine| (stored.row, cosine)));
+    }
+    Ok(found)
+}

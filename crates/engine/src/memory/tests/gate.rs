@@ -1,0 +1,221 @@
+//! The write gate against a real brain: new, known, nearly known, an echo, a replacement.
+
+use super::{Place, api, content, fact, ids, note, person, trusted, typed};
+use crate::memory::item::{FactPatch, Intent, NewFact, Origin, Outcome, Patch, Wanted};
+use crate::memory::{Item, Memory};
+use brain::memory::lineage::{self, Parent};
+use brain::memory::{MemoryId, counters};
+use contract::Timestamp;
+use contract::memory::{FactType, ParentKind, Store, Trust};
+
+fn from(kind: ParentKind, id: &str) -> Vec<Parent> {
+    vec![Parent { kind, id: id.into() }]
+}
+
+async fn parents(memory: &Memory, id: &MemoryId) -> Vec<Parent> {
+    let id = id.clone();
+    memory.brain.read("parents", move |tx| lineage::parents(tx, &id)).await.expect("read")
+}
+
+#[tokio::test]
+async fn the_same_said_again_is_confirmed_and_makes_no_row() {
+    let place = Place::new();
+    let memory = place.local();
+    let first = memory.must(fact("Tea", "Ada drinks green tea"), Origin::api(0.5, String::new())).await;
+    let again = memory.must(fact("  tea ", "Ada  drinks GREEN tea"), api()).await;
+    assert_eq!((first.outcome, again.outcome), (Outcome::Created, Outcome::Duplicate));
+    let (first, again) = (first.item.expect("a row"), again.item.expect("a row"));
+    assert_eq!(first.id(), again.id());
+    assert!((again.provenance().confidence - 0.55).abs() < 1e-9);
+    assert_eq!(memory.ask(Store::Knowledge, "tea").await.len(), 1);
+    let stats = memory.stats(Timestamp::now()).await.expect("stats");
+    assert_eq!(stats["stores"]["knowledge"]["duplicate"], 1);
+}
+
+#[tokio::test]
+async fn nearly_the_same_is_merged_but_another_number_or_a_not_is_kept() {
+    let place = Place::new();
+    let memory = place.local();
+    memory.add(fact("deploy", "The deployment of the web shop runs on Friday at 9 in the morning")).await;
+    let near = fact("deploy", "The deployment of the web shop runs on Friday at 9 in the morning!");
+    assert_eq!(memory.must(near, api()).await.outcome, Outcome::Duplicate);
+    memory.add(fact("deploy", "The deployment of the web shop runs on Friday at 10 in the morning")).await;
+    memory
+        .add(fact("deploy", "The deployment of the web shop never runs on Friday at 9 in the morning"))
+        .await;
+}
+
+#[tokio::test]
+async fn what_repeats_a_recalled_item_is_rejected_and_counted() {
+    let place = Place::new();
+    let memory = place.local();
+    let recalled = vec!["The server is called Kestrel and stands in Pune".to_owned()];
+    let origin = Origin { recalled, ..trusted(Trust::Tool) };
+    let written = memory.must(fact("server", "The server stands in Pune"), origin.clone()).await;
+    assert_eq!((written.outcome, written.item), (Outcome::Rejected, None));
+    let episode = memory.must(note("server", "The server is called Kestrel"), origin.clone()).await;
+    assert_eq!(episode.outcome, Outcome::Rejected);
+    assert_eq!(memory.must(Wanted::Node(person("Kestrel")), origin.clone()).await.outcome, Outcome::Rejected);
+    assert_eq!(memory.must(fact("server", "Kestrel has 64 GB"), origin).await.outcome, Outcome::Created);
+    let counted = memory.brain.read("counters", |tx| counters::get(tx, Store::Knowledge)).await;
+    assert_eq!(counted.expect("read").recalled_rejected, 1);
+}
+
+#[tokio::test]
+async fn a_field_that_is_too_long_or_empty_is_rejected_whoever_writes_it() {
+    let place = Place::new();
+    let memory = place.local();
+    for wanted in
+        [fact("", "x"), fact("x", "\u{200b}"), fact("x", &"y".repeat(10_001)), fact(&"x".repeat(201), "y")]
+    {
+        let refused = wanted.clone().checked().expect_err("refused").field();
+        assert!(["subject", "content"].contains(&refused), "{refused}");
+        assert_eq!(memory.must(wanted, api()).await.outcome, Outcome::Rejected);
+    }
+    let origin = Origin { source: String::new(), ..api() };
+    assert_eq!(memory.must(fact("x", "y"), origin).await.outcome, Outcome::Rejected);
+    assert!(memory.ask(Store::Knowledge, "").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_stated_preference_closes_the_one_before_it_and_a_fact_does_not() {
+    let place = Place::new();
+    let memory = place.local();
+    let tea = memory.add(typed("drink", "The user prefers green tea", FactType::Preference)).await;
+    let black = memory.must(typed("drink", "The user prefers black tea", FactType::Preference), api()).await;
+    assert_eq!(black.closed, [tea.clone()]);
+    let Some(Item::Fact(old)) = memory.get(&tea).await.expect("read") else { panic!("a fact") };
+    let Some(Item::Fact(new)) = &black.item else { panic!("a fact") };
+    assert_eq!(old.item.valid_until, Some(new.item.valid_from));
+    assert_eq!(old.item.superseded_by.as_ref(), Some(&new.item.fact_id));
+    let green = memory.must(typed("drink", "The user prefers green tea", FactType::Preference), api()).await;
+    assert_eq!(green.outcome, Outcome::Created, "said again, it is so again");
+    assert_eq!(green.closed, [MemoryId::Fact(new.item.fact_id.clone())]);
+
+    memory.add(fact("city", "The user lives in Pune")).await;
+    assert!(memory.must(fact("city", "The user lives in Berlin"), api()).await.closed.is_empty());
+}
+
+#[tokio::test]
+async fn the_learning_centre_closes_what_it_names_and_nothing_it_may_not() {
+    let place = Place::new();
+    let memory = place.local();
+    let pune = memory.add(fact("city", "The user lives in Pune")).await;
+    let named = |trust| Origin { intent: Intent::Named(vec![pune.as_str().to_owned()]), ..trusted(trust) };
+    let less = memory.must(fact("city", "The user lives in Berlin"), named(Trust::Untrusted)).await;
+    assert!(less.closed.is_empty(), "less trusted");
+    let unsure = Origin { confidence: 0.4, ..named(Trust::User) };
+    assert!(memory.must(fact("city", "The user lives in Rome"), unsure).await.closed.is_empty(), "a guess");
+    let moved = memory.must(fact("city", "The user lives in Oslo"), named(Trust::User)).await;
+    assert_eq!(moved.closed, [pune]);
+}
+
+#[tokio::test]
+async fn a_fact_that_began_earlier_closes_nothing_and_history_merges_only_with_history() {
+    let place = Place::new();
+    let memory = place.local();
+    let tea = typed("drink", "The user prefers green tea", FactType::Preference);
+    memory.add(tea.clone()).await;
+    let at = |days: i64| Timestamp::now().plus_millis(-days * 86_400_000);
+    let Wanted::Fact(new) = typed("drink", "The user prefers black tea", FactType::Preference) else {
+        panic!("a fact")
+    };
+    let early = NewFact { valid_from: Some(at(9)), ..new.clone() };
+    assert!(memory.must(Wanted::Fact(early), api()).await.closed.is_empty());
+    let past = NewFact { valid_from: Some(at(90)), valid_until: Some(at(60)), ..new };
+    let history = memory.must(Wanted::Fact(past.clone()), api()).await;
+    assert_eq!((history.outcome, history.closed.len()), (Outcome::Created, 0));
+    assert_eq!(memory.must(Wanted::Fact(past), api()).await.outcome, Outcome::Duplicate);
+}
+
+#[tokio::test]
+async fn the_very_same_from_a_more_trusted_source_lifts_the_row_and_a_near_one_stands_beside() {
+    let place = Place::new();
+    let memory = place.local();
+    let origin = |trust, parent| Origin {
+        source: format!("message:{parent}"),
+        lineage: from(ParentKind::Message, parent),
+        ..trusted(trust)
+    };
+    let page =
+        memory.must(fact("shop", "The shop opens at nine"), origin(Trust::Untrusted, "msg-page")).await;
+    let id = page.item.expect("a row").id();
+    let said = memory.must(fact("shop", "The shop opens at nine"), origin(Trust::User, "msg-said")).await;
+    let said = said.item.expect("a row");
+    assert_eq!((said.id(), said.provenance().trust), (id.clone(), Trust::User));
+    assert_eq!(said.provenance().source, "message:msg-said");
+    assert_eq!(parents(&memory, &id).await, from(ParentKind::Message, "msg-said"));
+
+    let rumour = memory.must(fact("bank", "The bank opens at ten"), trusted(Trust::Untrusted)).await;
+    let near = memory.must(fact("bank", "The bank opens at ten."), trusted(Trust::User)).await;
+    assert_eq!(near.outcome, Outcome::Created);
+    assert_ne!(near.item.expect("a row").id(), rumour.item.expect("a row").id());
+}
+
+#[tokio::test]
+async fn a_repetition_adds_what_a_row_rests_on_unless_it_rests_on_nothing() {
+    let place = Place::new();
+    let memory = place.local();
+    let from_turn =
+        |turn: &str| Origin { lineage: from(ParentKind::Trajectory, turn), ..trusted(Trust::User) };
+    let learned = memory.must(fact("cat", "The cat is called Nim"), from_turn("turn-1")).await;
+    let id = learned.item.expect("a row").id();
+    memory.must(fact("cat", "The cat is called Nim"), from_turn("turn-2")).await;
+    assert_eq!(parents(&memory, &id).await.len(), 2);
+    memory.must(fact("cat", "The cat is called Nim"), api()).await;
+    assert!(parents(&memory, &id).await.is_empty(), "written for its own sake");
+    memory.must(fact("cat", "The cat is called Nim"), from_turn("turn-3")).await;
+    assert!(parents(&memory, &id).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_person_edits_is_theirs_found_by_its_new_words_and_by_no_old_ones() {
+    let place = Place::new();
+    let memory = place.local();
+    let origin = Origin {
+        source: "trajectory:turn-1".into(),
+        lineage: from(ParentKind::Trajectory, "turn-1"),
+        ..trusted(Trust::Untrusted)
+    };
+    let id = memory.must(fact("cat", "The cat is called Nim"), origin).await.item.expect("a row").id();
+    let patch = FactPatch { content: Some("The dog is called Bob".into()), ..FactPatch::default() };
+    let item = memory.patch(&id, Patch::Fact(patch)).await.expect("patched").expect("there");
+    assert_eq!(content(&item), "The dog is called Bob");
+    assert_eq!((item.provenance().trust, item.provenance().source.as_str()), (Trust::User, "user:api"));
+    assert!(parents(&memory, &id).await.is_empty());
+    assert_eq!(ids(&memory.ask(Store::Knowledge, "bob").await), [id.clone()]);
+    assert_eq!(
+        ids(&memory.ask(Store::Knowledge, "puppy").await),
+        [id.clone()],
+        "the vector is of the new text"
+    );
+    assert!(memory.ask(Store::Knowledge, "nim").await.is_empty());
+    assert_eq!(memory.unembedded().await, 0);
+    let kitten = memory.must(fact("cat", "The cat is called Nim"), api()).await;
+    assert_eq!(kitten.outcome, Outcome::Created, "the hash is of the new text, too");
+
+    let long = FactPatch { content: Some("x".repeat(10_001)), ..FactPatch::default() };
+    assert!(memory.patch(&id, Patch::Fact(long)).await.is_err());
+    let of_another_kind = Patch::Edge(crate::memory::EdgePatch::default());
+    assert_eq!(memory.patch(&id, of_another_kind).await.expect("read"), None);
+    let nobody = MemoryId::parse("fact-none").expect("an id");
+    assert_eq!(memory.patch(&nobody, Patch::Fact(FactPatch::default())).await.expect("read"), None);
+}
+
+#[tokio::test]
+async fn forgetting_takes_what_rests_only_on_it_and_leaves_nothing_to_be_found() {
+    let place = Place::new();
+    let memory = place.local();
+    let source = memory.add(note("trip", "We flew to Lisbon in spring")).await;
+    let derived = |lineage| Origin { lineage, ..trusted(Trust::User) };
+    let on_it = from(ParentKind::Memory, source.as_str());
+    let alone = memory.must(fact("travel", "The user has been to Lisbon"), derived(on_it.clone())).await;
+    let both = [on_it, from(ParentKind::Message, "msg-1")].concat();
+    let kept = memory.must(fact("season", "The user travels in spring"), derived(both)).await;
+    let (alone, kept) = (alone.item.expect("a row").id(), kept.item.expect("a row").id());
+    assert_eq!(memory.erase(&source).await.expect("erased"), Some(vec![alone]));
+    assert_eq!(memory.erase(&source).await.expect("erased"), None, "it is gone");
+    assert!(memory.ask(Store::Episodes, "Lisbon").await.is_empty());
+    assert!(memory.ask(Store::Knowledge, "Lisbon").await.is_empty());
+    assert_eq!(ids(&memory.ask(Store::Knowledge, "spring travels").await), [kept]);
+}

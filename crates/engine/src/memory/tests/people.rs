@@ -1,0 +1,121 @@
+//! Nodes and relations: recognised by name, told apart by trust, searched with their relations.
+
+use super::{Place, api, ids, person, trusted};
+use crate::memory::item::{
+    EdgePatch, End, Intent, NewEdge, NewNode, NewRelation, NodePatch, Origin, Outcome, Patch, Wanted,
+};
+use crate::memory::{Item, shown};
+use brain::memory::MemoryId;
+use contract::memory::{NodeKind, Store, Trust};
+use serde_json::json;
+
+fn manages(name: &str) -> NewRelation {
+    NewRelation { relation: "manager_of".into(), to: End::parse(name), confidence: Some(0.8) }
+}
+
+fn edge(from: &str, relation: &str, to: &str) -> Wanted {
+    Wanted::Edge(NewEdge {
+        from: End::parse(from),
+        relation: relation.into(),
+        to: End::parse(to),
+        valid_from: None,
+    })
+}
+
+#[tokio::test]
+async fn a_person_is_recognised_by_an_alias_and_learns_what_is_new() {
+    let place = Place::new();
+    let memory = place.local();
+    let asha = NewNode { aliases: vec!["A.".into(), "Asha Rao".into()], ..person("Asha") };
+    let id = memory.add(Wanted::Node(asha)).await;
+    assert_eq!(memory.must(Wanted::Node(person("ASHA")), api()).await.outcome, Outcome::Duplicate);
+    let mut attributes = serde_json::Map::new();
+    attributes.insert("city".into(), json!("Pune"));
+    let more = NewNode { attributes, relations: vec![manages("Ben")], ..person("asha rao") };
+    let item = memory.must(Wanted::Node(more), api()).await.item.expect("a row");
+    assert_eq!(item.id(), id);
+    let shape = shown(&item, None);
+    assert_eq!(shape["name"], "Asha");
+    assert_eq!(shape["attributes"], json!({"city": "Pune"}));
+    assert_eq!(shape["relationships"][0]["to"]["name"], "Ben");
+    assert_eq!(shape["relationships"][0]["confidence"], 0.8);
+    assert_eq!(ids(&memory.ask(Store::Social, "Pune").await), [id.clone()]);
+    let found = memory.ask(Store::Social, "who is the manager of Ben").await;
+    assert_eq!(found.len(), 2, "Ben himself and his manager: {found:?}");
+    assert_eq!(memory.unembedded().await, 0, "texts that name the relation have their vectors");
+}
+
+#[tokio::test]
+async fn a_company_and_a_person_of_one_name_are_two() {
+    let place = Place::new();
+    let memory = place.local();
+    let of = |kind| Wanted::Node(NewNode { kind: Some(kind), ..person("Morgan") });
+    let human = memory.add(of(NodeKind::Person)).await;
+    let bank = memory.add(of(NodeKind::Organization)).await;
+    assert_ne!(human, bank);
+    let known = memory.must(of(NodeKind::Organization), api()).await;
+    assert_eq!((known.outcome, known.item.expect("a row").id()), (Outcome::Duplicate, bank));
+}
+
+#[tokio::test]
+async fn what_nobody_vouches_for_never_touches_a_node_that_somebody_does() {
+    let place = Place::new();
+    let memory = place.local();
+    let id = memory.add(Wanted::Node(person("Asha"))).await;
+    let bad = NewNode {
+        aliases: vec!["the administrator".into()],
+        relations: vec![manages("everybody")],
+        ..person("Asha")
+    };
+    let beside = memory.must(Wanted::Node(bad), trusted(Trust::Untrusted)).await.item.expect("a row");
+    assert_ne!(beside.id(), id);
+    memory.must(edge("Asha", "owes_money_to", "Mallory"), trusted(Trust::Untrusted)).await;
+    let Some(Item::Node(asha, relations)) = memory.get(&id).await.expect("read") else { panic!("a node") };
+    assert!(asha.item.aliases.is_empty() && relations.is_empty());
+    assert!(ids(&memory.ask(Store::Social, "Mallory").await).iter().all(|found| *found != id));
+
+    let heard = NewNode { aliases: vec!["Ash".into()], ..person("Asha") };
+    let heard = memory.must(Wanted::Node(heard), trusted(Trust::Tool)).await.item.expect("a row");
+    assert_eq!((heard.id(), heard.provenance().trust), (id, Trust::Tool), "the least of what it shows");
+}
+
+#[tokio::test]
+async fn a_relation_is_confirmed_replaced_by_name_and_never_made_to_nobody_or_to_itself() {
+    let place = Place::new();
+    let memory = place.local();
+    let made = memory.must(edge("Asha", "manager_of", "Ben"), api()).await;
+    assert_eq!(made.outcome, Outcome::Created);
+    assert_eq!(memory.must(edge("Asha", "manager_of", "Ben"), api()).await.outcome, Outcome::Duplicate);
+    let Some(Item::Node(_, relations)) = &made.item else { panic!("a node") };
+    let old = relations[0].edge.edge_id.clone();
+    let named = Origin { intent: Intent::Named(vec![old.as_str().into()]), ..trusted(Trust::User) };
+    let new = memory.must(edge("Asha", "manager_of", "Ben"), named).await;
+    assert_eq!((new.outcome, new.closed), (Outcome::Created, vec![MemoryId::Edge(old)]));
+    for nobody in [edge("Asha", "likes", "soc-none"), edge("Asha", "likes", "asha")] {
+        assert_eq!(memory.must(nobody, api()).await.outcome, Outcome::Rejected);
+    }
+}
+
+#[tokio::test]
+async fn edits_of_people_and_relations_reach_the_texts_that_name_them() {
+    let place = Place::new();
+    let memory = place.local();
+    let asha = memory.add(Wanted::Node(NewNode { relations: vec![manages("Ben")], ..person("Asha") })).await;
+    let Some(Item::Node(_, relations)) = memory.get(&asha).await.expect("read") else { panic!("a node") };
+    let (edge, ben) =
+        (MemoryId::Edge(relations[0].edge.edge_id.clone()), MemoryId::Node(relations[0].other.clone()));
+    let renamed =
+        NodePatch { name: Some("Benjamin".into()), relations: vec![manages("Cleo")], ..NodePatch::default() };
+    memory.patch(&ben, Patch::Node(renamed)).await.expect("patched").expect("there");
+    let found = ids(&memory.ask(Store::Social, "Benjamin").await);
+    assert!(found.contains(&asha) && found.contains(&ben), "{found:?}");
+    let mentor = EdgePatch { relation: Some("mentor_of".into()), ..EdgePatch::default() };
+    let item = memory.patch(&edge, Patch::Edge(mentor)).await.expect("patched").expect("there");
+    assert_eq!(item.id(), asha, "a relation is shown in the node it leads away from");
+    assert_eq!(shown(&item, None)["relationships"][0]["relation"], "mentor_of");
+    assert_eq!(memory.unembedded().await, 0);
+    let also = memory.erase(&ben).await.expect("erased").expect("there");
+    assert!(also.contains(&edge), "{also:?}");
+    assert!(!ids(&memory.ask(Store::Social, "Benjamin").await).contains(&asha), "no text names who is gone");
+    assert_eq!(memory.unembedded().await, 0);
+}

@@ -1,0 +1,180 @@
+//! Whatever was written, edited and erased in whatever order: codes in RAM are those of the stored vectors, and a search
+//! finds what comparing every vector finds.
+
+use super::embedder::Scripted;
+use super::{Place, api, fact, note, person};
+use crate::memory::Memory;
+use crate::memory::find::{Asked, by_vector, floor_of};
+use crate::memory::item::{EpisodePatch, FactPatch, NodePatch, Patch, Wanted};
+use ::memory::vector::{Code, cosine, decode};
+use brain::memory::{MemoryId, vectors};
+use contract::Timestamp;
+use contract::memory::Store;
+use proptest::prelude::*;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Words of which everything here is said, so that much of it is near to each other.
+const WORDS: [&str; 12] = [
+    "car",
+    "automobile",
+    "doctor",
+    "physician",
+    "home",
+    "dwelling",
+    "red",
+    "blue",
+    "friday",
+    "lisbon",
+    "tea",
+    "ada",
+];
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write(Store, String),
+    Edit(usize, String),
+    Erase(usize),
+    Settle,
+    Restart,
+}
+
+fn said() -> impl Strategy<Value = String> {
+    prop::collection::vec(prop::sample::select(WORDS.as_slice()), 1..6).prop_map(|words| words.join(" "))
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let store = prop::sample::select(Store::ALL);
+    prop_oneof![
+        6 => (store, said()).prop_map(|(store, said)| Step::Write(store, said)),
+        2 => (any::<usize>(), said()).prop_map(|(which, said)| Step::Edit(which, said)),
+        2 => any::<usize>().prop_map(Step::Erase),
+        1 => Just(Step::Settle),
+        1 => Just(Step::Restart),
+    ]
+}
+
+async fn write(memory: &Memory, store: Store, said: &str) -> Option<MemoryId> {
+    let wanted = match store {
+        Store::Episodes => note("key", said),
+        Store::Knowledge => fact("subject", said),
+        Store::Social => Wanted::Node(person(said)),
+    };
+    memory.must(wanted, api()).await.item.map(|item| item.id())
+}
+
+async fn edit(memory: &Memory, id: &MemoryId, said: String) {
+    let patch = match id {
+        MemoryId::Episode(_) => {
+            Patch::Episode(EpisodePatch { description: Some(said), ..Default::default() })
+        }
+        MemoryId::Fact(_) => Patch::Fact(FactPatch { content: Some(said), ..Default::default() }),
+        MemoryId::Node(_) | MemoryId::Edge(_) => {
+            Patch::Node(NodePatch { name: Some(said), ..Default::default() })
+        }
+    };
+    memory.patch(id, patch).await.expect("patched");
+}
+
+/// Compares what the searches by vector find with all stored vectors, and codes with them once all is settled.
+async fn compare(memory: &Memory, query: &str) {
+    let vector = memory.queries.get(query, super::PATIENT).await.expect("a vector");
+    let asked = Asked {
+        query: query.into(),
+        vector: None,
+        floor: floor_of(memory.embedder.provider()),
+        model: memory.model.clone(),
+        mirrors: Arc::clone(&memory.mirrors),
+        now: Timestamp::now(),
+    };
+    for store in Store::ALL.iter().copied() {
+        let (dim, model) = (memory.embedder.dim(), memory.model.clone());
+        let stored: Vec<(i64, Vec<f32>)> = memory
+            .brain
+            .read("all vectors", move |tx| vectors::page(tx, store, &model, 0, 10_000))
+            .await
+            .expect("read")
+            .into_iter()
+            .map(|v| (v.row, decode(&v.item, dim).expect("a vector")))
+            .collect();
+        let mut brute: Vec<(i64, f32)> = stored
+            .iter()
+            .filter_map(|(row, v)| Some((*row, cosine(&vector, v)?)))
+            .filter(|(_, cosine)| *cosine >= asked.floor)
+            .collect();
+        brute.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
+        let (of, vector) = (clone_of(&asked), Arc::clone(&vector));
+        let found = memory.brain.read("by vector", move |tx| by_vector(tx, store, &of, &vector)).await;
+        assert_eq!(found.expect("found"), brute, "{store}");
+
+        memory.fill().await.expect("settled");
+        let codes: Vec<(i64, Code)> = stored.iter().map(|(row, v)| (*row, Code::of(v))).collect();
+        assert!(memory.mirrors.holds(store, &codes), "{store}: the codes are not those of the vectors");
+    }
+}
+
+fn clone_of(asked: &Asked) -> Asked {
+    Asked {
+        query: asked.query.clone(),
+        vector: None,
+        floor: asked.floor,
+        model: asked.model.clone(),
+        mirrors: Arc::clone(&asked.mirrors),
+        now: asked.now,
+    }
+}
+
+async fn play(steps: Vec<Step>, question: String) {
+    let place = Place::new();
+    let embedder = Scripted::new("a");
+    let mut memory = place.scripted(&embedder);
+    let mut halt = CancellationToken::new();
+    memory.start(&halt);
+    let mut there: Vec<MemoryId> = Vec::new();
+    for step in steps {
+        match step {
+            Step::Write(store, said) => there.extend(write(&memory, store, &said).await),
+            Step::Edit(which, said) if !there.is_empty() => {
+                edit(&memory, &there[which % there.len()], said).await;
+            }
+            Step::Erase(which) if !there.is_empty() => {
+                let id = there[which % there.len()].clone();
+                memory.erase(&id).await.expect("erased");
+            }
+            Step::Edit(..) | Step::Erase(_) => {}
+            Step::Settle => memory.fill().await.expect("settled"),
+            Step::Restart => {
+                halt.cancel();
+                memory.brain.close();
+                memory = place.scripted(&embedder);
+                halt = CancellationToken::new();
+                memory.fill().await.expect("filled");
+                memory.start(&halt);
+            }
+        }
+    }
+    memory.until_embedded().await;
+    compare(&memory, &question).await;
+    let before = memory.search_all(&question, 100, Timestamp::from_millis(0)).await.expect("found");
+    halt.cancel();
+    memory.brain.close();
+    let again = place.scripted(&embedder);
+    again.fill().await.expect("filled");
+    let after = again.search_all(&question, 100, Timestamp::from_millis(0)).await.expect("found");
+    assert_eq!(before, after, "another process of the same brain answers the same");
+    again.brain.close();
+}
+
+proptest! {
+    // Each case makes a brain on disk and commits some thirty times; more cases would only be slower.
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_search_through_the_codes_finds_what_comparing_every_vector_finds(
+        steps in prop::collection::vec(step(), 1..40),
+        question in said(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(play(steps, question));
+    }
+}

@@ -1,0 +1,204 @@
+//! Which open facts and relations a new one closes.
+//!
+//! Nothing is deleted: what is closed gets the new one's beginning as its end, and stays in the history. Being alike is
+//! not enough; somebody must have meant it as a replacement, and must be trusted as far as who wrote the old one.
+//!
+//! The invariant: nothing of higher trust is ever closed by something of lower trust.
+
+use crate::likeness::stem_jaccard;
+use contract::memory::{FactType, Trust};
+
+/// Least cosine between a fact and the one that replaces it. Lower lets "prefers tea" close "prefers short answers";
+/// higher keeps both "lives in Pune" and "moved to Berlin".
+pub const REPLACES_COSINE: f32 = 0.6;
+/// The same for shared stems, while one of the two has no vector yet.
+pub const REPLACES_STEMS: f64 = 0.4;
+/// A new fact must be at least this part as sure as the old one. Lower lets a guess close what is known; 1 would forbid
+/// the Learning Centre to correct anything a person wrote.
+pub const CONFIDENCE_SHARE: f64 = 0.5;
+
+/// Whether a new fact is meant to replace others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent<'a> {
+    /// The Learning Centre names these ids.
+    Named(&'a [String]),
+    /// Written by knowledge_write or the API: a preference or rule replaces the one before it.
+    Statement,
+    /// Not meant so: turns, imports.
+    None,
+}
+
+/// The fact that is written.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NewFact<'a> {
+    /// The subject, as [`crate::entity::name_norm`] gives it.
+    pub subject_norm: &'a str,
+    /// What it says.
+    pub content: &'a str,
+    /// What it is.
+    pub kind: FactType,
+    /// How far it may be trusted.
+    pub trust: Trust,
+    /// How sure it is.
+    pub confidence: f64,
+}
+
+/// A fact that is open now.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OpenFact<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Its subject, normalised.
+    pub subject_norm: &'a str,
+    /// What it says.
+    pub content: &'a str,
+    /// What it is.
+    pub kind: FactType,
+    /// As stored.
+    pub trust: Trust,
+    /// As stored.
+    pub confidence: f64,
+    /// Its cosine to the new one; None while one of them has no vector.
+    pub cosine: Option<f32>,
+}
+
+/// The ids of the facts that a new one closes, in the order given.
+pub fn closed_facts<'a>(new: &NewFact<'_>, intent: Intent<'_>, open: &[OpenFact<'a>]) -> Vec<&'a str> {
+    open.iter()
+        .filter(|old| old.subject_norm == new.subject_norm && old.kind == new.kind)
+        .filter(|old| match intent {
+            Intent::Named(ids) => ids.iter().any(|id| id == old.id),
+            Intent::Statement => matches!(new.kind, FactType::Preference | FactType::Rule),
+            Intent::None => false,
+        })
+        .filter(|old| match old.cosine {
+            Some(cosine) => cosine >= REPLACES_COSINE,
+            None => {
+                matches!(intent, Intent::Named(_)) || stem_jaccard(old.content, new.content) >= REPLACES_STEMS
+            }
+        })
+        .filter(|old| may_close((new.trust, new.confidence), (old.trust, old.confidence)))
+        .map(|old| old.id)
+        .collect()
+}
+
+/// A relation between two nodes, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Edge<'a> {
+    /// Its id; of a new one whatever it will be.
+    pub id: &'a str,
+    /// From which node.
+    pub from: &'a str,
+    /// To which node.
+    pub to: &'a str,
+    /// How they are related.
+    pub relation: &'a str,
+    /// How far it may be trusted.
+    pub trust: Trust,
+    /// How sure it is.
+    pub confidence: f64,
+}
+
+/// The ids of the relations that a new one closes: same ends, same relation, and named.
+pub fn closed_edges<'a>(new: &Edge<'_>, replaces: &[String], open: &[Edge<'a>]) -> Vec<&'a str> {
+    open.iter()
+        .filter(|old| (old.from, old.to, old.relation) == (new.from, new.to, new.relation))
+        .filter(|old| replaces.iter().any(|id| id == old.id))
+        .filter(|old| may_close((new.trust, new.confidence), (old.trust, old.confidence)))
+        .map(|old| old.id)
+        .collect()
+}
+
+/// Trust and confidence of the new against those of the old.
+fn may_close(new: (Trust, f64), old: (Trust, f64)) -> bool {
+    new.0 >= old.0 && new.1 >= CONFIDENCE_SHARE * old.1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new() -> NewFact<'static> {
+        NewFact {
+            subject_norm: "editor",
+            content: "prefers light mode",
+            kind: FactType::Preference,
+            trust: Trust::User,
+            confidence: 0.9,
+        }
+    }
+
+    fn old() -> OpenFact<'static> {
+        OpenFact {
+            id: "fact-1",
+            subject_norm: "editor",
+            content: "prefers dark mode",
+            kind: FactType::Preference,
+            trust: Trust::User,
+            confidence: 0.9,
+            cosine: Some(0.8),
+        }
+    }
+
+    #[test]
+    fn a_stated_preference_closes_the_one_before_it() {
+        assert_eq!(closed_facts(&new(), Intent::Statement, &[old()]), ["fact-1"]);
+        assert_eq!(closed_facts(&new(), Intent::Named(&["fact-1".into()]), &[old()]), ["fact-1"]);
+    }
+
+    #[test]
+    fn a_fact_is_only_closed_by_one_that_names_it() {
+        let (new, old) =
+            (NewFact { kind: FactType::Fact, ..new() }, OpenFact { kind: FactType::Fact, ..old() });
+        assert!(closed_facts(&new, Intent::Statement, &[old]).is_empty());
+        assert!(closed_facts(&new, Intent::Named(&["fact-2".into()]), &[old]).is_empty());
+        assert_eq!(closed_facts(&new, Intent::Named(&["fact-1".into()]), &[old]), ["fact-1"]);
+        assert!(closed_facts(&new, Intent::None, &[old]).is_empty());
+    }
+
+    #[test]
+    fn what_is_about_something_else_stays() {
+        for other in [
+            OpenFact { subject_norm: "tea", ..old() },
+            OpenFact { kind: FactType::Rule, ..old() },
+            OpenFact { cosine: Some(0.59), ..old() },
+            OpenFact { cosine: None, content: "prefers short answers", ..old() },
+        ] {
+            assert!(closed_facts(&new(), Intent::Statement, &[other]).is_empty(), "{other:?}");
+        }
+        assert_eq!(
+            closed_facts(&new(), Intent::Statement, &[OpenFact { cosine: None, ..old() }]),
+            ["fact-1"]
+        );
+    }
+
+    #[test]
+    fn lower_trust_or_less_than_half_the_confidence_never_closes() {
+        for trust in [Trust::Untrusted, Trust::Tool] {
+            let new = NewFact { trust, ..new() };
+            assert!(closed_facts(&new, Intent::Named(&["fact-1".into()]), &[old()]).is_empty());
+        }
+        let unsure = NewFact { confidence: 0.44, ..new() };
+        assert!(closed_facts(&unsure, Intent::Statement, &[old()]).is_empty());
+        let enough = NewFact { confidence: 0.45, ..new() };
+        assert_eq!(closed_facts(&enough, Intent::Statement, &[old()]), ["fact-1"]);
+    }
+
+    #[test]
+    fn a_relation_is_closed_by_the_same_one_that_names_it() {
+        let edge = |id| Edge {
+            id,
+            from: "soc-1",
+            to: "soc-2",
+            relation: "manager_of",
+            trust: Trust::User,
+            confidence: 0.9,
+        };
+        let named = ["rel-1".to_owned()];
+        assert_eq!(closed_edges(&edge("new"), &named, &[edge("rel-1"), edge("rel-2")]), ["rel-1"]);
+        assert!(closed_edges(&edge("new"), &named, &[Edge { to: "soc-3", ..edge("rel-1") }]).is_empty());
+        assert!(
+            closed_edges(&Edge { trust: Trust::Tool, ..edge("new") }, &named, &[edge("rel-1")]).is_empty()
+        );
+    }
+}

@@ -1,0 +1,190 @@
+//! What is learned without a model: three sentences that say by themselves that they are to be kept.
+//!
+//! Used by the `offline` provider, so that a brain learns the same from the same words. Only the person's own messages
+//! are read, sentence by sentence; a sentence that merely contains such words ("he said: remember that …") is not one.
+//!
+//! The invariant: the same messages give the same items, and each cites its message.
+
+use crate::extraction::{Extraction, Fact, Ground, ITEMS_PER_LIST, Person};
+use crate::field::{self, Field};
+use crate::recall::without_recalled;
+use crate::trajectory::Message;
+use contract::memory::{FactType, NodeKind};
+use std::collections::BTreeMap;
+
+/// How sure a sentence is that says of itself that it is to be kept.
+const CONFIDENCE: f64 = 0.9;
+/// What facts about the person are about.
+pub const ABOUT_THE_PERSON: &str = "user";
+/// Words of the longest name that is believed after "my name is". More takes the rest of a sentence for a name.
+const NAME_WORDS: usize = 4;
+
+/// Words of a subject when no verb is found. More makes the whole sentence its own subject.
+const SUBJECT_WORDS: usize = 4;
+/// Verbs that end the subject of a remembered sentence.
+const VERBS: [&str; 7] = ["is", "are", "was", "has", "have", "likes", "wants"];
+/// Words that may stand before a rule's own.
+const OPENINGS: [&str; 7] = ["please", "and", "also", "hi", "hello", "oh", "ok"];
+
+/// What the person's messages say is to be kept.
+pub fn read(messages: &[Message]) -> Extraction {
+    let mut found = Extraction::default();
+    for message in messages.iter().filter(|m| m.role == "user") {
+        for sentence in sentences(&without_recalled(&message.text)) {
+            sentence_says(sentence, &message.id, &mut found);
+        }
+    }
+    found.dropped.too_many = found.facts.len().saturating_sub(ITEMS_PER_LIST);
+    found.facts.truncate(ITEMS_PER_LIST);
+    found.people.truncate(ITEMS_PER_LIST);
+    found
+}
+
+fn sentence_says(sentence: &str, message: &str, found: &mut Extraction) {
+    let sentence = without_openings(sentence);
+    let ground = |rationale: &str| Ground {
+        evidence: vec![message.to_owned()],
+        confidence: CONFIDENCE,
+        rationale: rationale.to_owned(),
+        replaces: Vec::new(),
+    };
+    let mut fact =
+        |subject: &str, content: String, kind, rationale| match field::text(Field::Content, &content) {
+            Ok(content) => {
+                found.facts.push(Fact {
+                    subject: subject.to_owned(),
+                    content,
+                    kind,
+                    valid_from: None,
+                    ground: ground(rationale),
+                });
+            }
+            Err(_) => found.dropped.malformed += 1,
+        };
+    if let Some(said) = after(sentence, &["remember that", "remember:"]) {
+        fact(&subject_of(said), said.to_owned(), FactType::Fact, "the person asked to remember it");
+    } else if let Some(said) = after(sentence, &["i prefer"]) {
+        fact(
+            ABOUT_THE_PERSON,
+            format!("The user prefers {said}"),
+            FactType::Preference,
+            "the person said what they prefer",
+        );
+    } else if let Some(name) = after(sentence, &["my name is", "my name's"]) {
+        let clause = name.split([',', ';']).next().unwrap_or(name).trim();
+        match field::text(Field::Name, clause) {
+            Ok(name) if name.split(' ').count() <= NAME_WORDS => {
+                let rationale = "the person said their name";
+                fact(ABOUT_THE_PERSON, format!("The user's name is {name}"), FactType::Fact, rationale);
+                found.people.push(Person {
+                    name,
+                    kind: NodeKind::Person,
+                    aliases: Vec::new(),
+                    attributes: BTreeMap::from([("role".to_owned(), "the user".to_owned())]),
+                    ground: ground(rationale),
+                });
+            }
+            Ok(_) | Err(_) => found.dropped.malformed += 1,
+        }
+    }
+}
+
+/// Sentences: up to a full stop, question or exclamation mark before white space, or a line's end. Questions state
+/// nothing and are left out.
+fn sentences(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let mut start = 0;
+        let marks = line.char_indices().filter(|(_, c)| matches!(c, '.' | '!' | '?')).map(|(at, _)| at);
+        let ends: Vec<usize> = marks
+            .map(|at| at + 1)
+            .filter(|end| line[*end..].chars().next().is_none_or(char::is_whitespace))
+            .chain([line.len()])
+            .collect();
+        for end in ends {
+            let sentence = line[start..end].trim();
+            start = end;
+            if !sentence.ends_with('?') {
+                found.push(sentence.trim_end_matches(['.', '!']).trim());
+            }
+        }
+    }
+    found.retain(|sentence| !sentence.is_empty());
+    found
+}
+
+fn without_openings(sentence: &str) -> &str {
+    let mut rest = sentence;
+    while let Some((word, behind)) = rest.split_once([' ', ',']) {
+        if !OPENINGS.iter().any(|opening| word.eq_ignore_ascii_case(opening)) {
+            break;
+        }
+        rest = behind.trim_start_matches([' ', ',']);
+    }
+    rest
+}
+
+/// What stands behind one of these beginnings, if anything does.
+fn after<'a>(sentence: &'a str, beginnings: &[&str]) -> Option<&'a str> {
+    beginnings.iter().find_map(|beginning| {
+        let head = sentence.get(..beginning.len())?;
+        let rest = &sentence[beginning.len()..];
+        let said = rest.trim();
+        (head.eq_ignore_ascii_case(beginning) && rest.starts_with(char::is_whitespace) && !said.is_empty())
+            .then_some(said)
+    })
+}
+
+/// What a remembered sentence is about: the words before its verb. The `offline` provider cuts in the same place when
+/// it writes such a sentence with a tool, so that reading the turn again confirms that fact instead of adding one.
+fn subject_of(said: &str) -> String {
+    let words: Vec<&str> = said.split_whitespace().collect();
+    let verb = words.iter().position(|w| VERBS.contains(w)).filter(|at| *at > 0);
+    let subject = words[..verb.unwrap_or(words.len().min(SUBJECT_WORDS))].join(" ");
+    subject.chars().take(Field::Subject.max_chars()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str) -> Extraction {
+        read(&[Message::new("msg-1", "user", text)])
+    }
+
+    fn contents(found: &Extraction) -> Vec<(&str, &str, FactType)> {
+        found.facts.iter().map(|f| (f.subject.as_str(), f.content.as_str(), f.kind)).collect()
+    }
+
+    #[test]
+    fn three_sentences_are_understood() {
+        let found = said(
+            "Hi, my name is Asha Rao, nice to meet you. I prefer tea!\nPlease remember that the next release is v1.2.",
+        );
+        assert_eq!(
+            contents(&found),
+            [
+                ("user", "The user's name is Asha Rao", FactType::Fact),
+                ("user", "The user prefers tea", FactType::Preference),
+                ("the next release", "the next release is v1.2", FactType::Fact),
+            ]
+        );
+        assert_eq!(found.people.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["Asha Rao"]);
+        assert!(found.facts.iter().all(|f| f.ground.evidence == ["msg-1"]));
+    }
+
+    #[test]
+    fn what_is_asked_quoted_or_recalled_is_not_learned() {
+        for text in [
+            "Do you remember that I prefer tea?",
+            "He said: remember that I owe him",
+            "I preferred tea",
+            "remember that",
+            "<memory>\nI prefer tea\n</memory>",
+        ] {
+            assert_eq!(said(text), Extraction::default(), "{text}");
+        }
+        let assistant = read(&[Message::new("msg-2", "assistant", "I prefer tea")]);
+        assert_eq!(assistant, Extraction::default());
+    }
+}

@@ -1,0 +1,134 @@
+//! From what a person asked to what the full-text index is asked.
+//!
+//! Stop words go, words that are in too many rows go, the rarest stay; what stays is quoted, so that no text of a
+//! person or a page is ever read as an operator of the query language. How common a word is, the caller looks up by
+//! its stem, because the index counts stems.
+//!
+//! The invariant: [`match_expression`] gives a valid FTS5 expression or none, for any text.
+
+use crate::period;
+use crate::retrieval::{COMMON_FROM_ROWS, COMMON_SHARE, QUERY_TERMS};
+use crate::stem::stem;
+use crate::tokens::tokens;
+use std::collections::HashSet;
+
+/// Different words of a query that are looked at. Larger makes a pasted document ask the index for thousands of
+/// frequencies; smaller overlooks the word that matters at the end of a long message.
+pub const QUERY_WORDS_READ: usize = 256;
+
+/// English words that say nothing about what is meant. "may" is not here: it is also a month, see [`terms`].
+/// A word missing here costs a scan of many rows until the store has [`COMMON_FROM_ROWS`]; a word too many can never
+/// be searched for.
+const STOP_WORDS: [&str; 131] = [
+    "a", "about", "above", "after", "again", "against", "all", "am", "an", "and", "any", "are", "as", "at",
+    "be", "because", "been", "before", "being", "below", "between", "both", "but", "by", "can", "could",
+    "did", "do", "does", "doing", "don", "down", "during", "each", "few", "for", "from", "further", "had",
+    "has", "have", "having", "he", "her", "here", "hers", "him", "his", "how", "i", "if", "in", "into", "is",
+    "it", "its", "just", "ll", "m", "me", "might", "more", "most", "must", "my", "no", "nor", "not", "now",
+    "of", "off", "on", "once", "only", "or", "other", "our", "ours", "out", "over", "own", "please", "re",
+    "s", "same", "shall", "she", "should", "so", "some", "such", "t", "than", "that", "the", "their",
+    "theirs", "them", "then", "there", "these", "they", "this", "those", "through", "to", "too", "under",
+    "until", "up", "us", "ve", "very", "was", "we", "were", "what", "when", "where", "which", "while", "who",
+    "whom", "why", "will", "with", "would", "you", "your", "yours", "d",
+];
+
+/// A word of a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Term {
+    /// As it stood there, folded: what goes into the expression.
+    pub word: String,
+    /// What the index counts it under.
+    pub stem: String,
+}
+
+/// The words of a query that mean something, each stem once, in order.
+pub fn terms(query: &str) -> Vec<Term> {
+    let words = tokens(query);
+    let mut seen = HashSet::new();
+    let mut found = Vec::new();
+    for (at, word) in words.iter().enumerate() {
+        if found.len() == QUERY_WORDS_READ {
+            break;
+        }
+        let says_nothing =
+            STOP_WORDS.contains(&word.as_str()) || (word == "may" && !period::is_the_month(&words, at));
+        let stem = stem(word);
+        if !says_nothing && seen.insert(stem.clone()) {
+            found.push(Term { word: word.clone(), stem });
+        }
+    }
+    found
+}
+
+/// The rarest words, at most [`QUERY_TERMS`]. `rows` is the size of the store, `frequency` in how many of its rows a
+/// stem stands (0 when the index does not know it). Words that stand nowhere come last: they find nothing, and must not
+/// take the place of one that does.
+pub fn rarest(terms: Vec<Term>, rows: u64, frequency: impl Fn(&str) -> u64) -> Vec<Term> {
+    let mut counted: Vec<(u64, Term)> = terms.into_iter().map(|term| (frequency(&term.stem), term)).collect();
+    if rows >= COMMON_FROM_ROWS {
+        counted.retain(|(count, _)| *count as f64 <= COMMON_SHARE * rows as f64);
+    }
+    counted.sort_by_key(|(count, _)| (*count == 0, *count));
+    counted.truncate(QUERY_TERMS);
+    counted.into_iter().map(|(_, term)| term).collect()
+}
+
+/// `"deploy" OR "friday"`: what to hand to `MATCH`. None without words: then there is no keyword search.
+pub fn match_expression(terms: &[Term]) -> Option<String> {
+    let quoted: Vec<String> = terms.iter().map(|t| format!("\"{}\"", t.word.replace('"', "\"\""))).collect();
+    if quoted.is_empty() { None } else { Some(quoted.join(" OR ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn words(terms: &[Term]) -> Vec<&str> {
+        terms.iter().map(|t| t.word.as_str()).collect()
+    }
+
+    #[test]
+    fn stop_words_and_repetitions_go() {
+        assert_eq!(words(&terms("What did we say about the deploys, the deploy?")), ["say", "deploys"]);
+    }
+
+    #[test]
+    fn may_is_a_month_only_where_it_is_one() {
+        assert_eq!(words(&terms("may I deploy")), ["deploy"]);
+        assert_eq!(words(&terms("the deploy in May")), ["deploy", "may"]);
+    }
+
+    #[test]
+    fn the_rarest_words_are_kept_and_unknown_ones_take_no_place() {
+        let many: String = (0..20).map(|i| format!("word{i} ")).collect();
+        let frequency: HashMap<String, u64> = (0..20).map(|i| (format!("word{i}"), i % 20)).collect();
+        let kept = rarest(terms(&many), 1000, |stem| frequency.get(stem).copied().unwrap_or(0));
+        let expected: Vec<String> = (1..13).map(|i| format!("word{i}")).collect();
+        assert_eq!(words(&kept), expected);
+    }
+
+    #[test]
+    fn a_word_in_more_than_a_fifth_of_the_rows_goes_once_there_are_fifty() {
+        let count =
+            |rows, n: u64| rarest(terms("project alpha"), rows, |s| if s == "alpha" { n } else { 1 }).len();
+        assert_eq!(count(50, 10), 2);
+        assert_eq!(count(50, 11), 1);
+        assert_eq!(count(49, 49), 2);
+    }
+
+    #[test]
+    fn an_expression_quotes_every_word() {
+        assert_eq!(
+            match_expression(&terms("NEAR(a b) deploy*")).as_deref(),
+            Some("\"near\" OR \"b\" OR \"deploy\"")
+        );
+        assert_eq!(match_expression(&terms("the of and")), None);
+    }
+
+    #[test]
+    fn the_stop_words_are_each_there_once() {
+        let unique: HashSet<_> = STOP_WORDS.into_iter().collect();
+        assert_eq!(unique.len(), STOP_WORDS.len());
+    }
+}
