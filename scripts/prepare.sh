@@ -17,11 +17,12 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 # runs_as FILE PROGRAM: true while the process whose number FILE holds is that program. A file that a killed process left
 # is nobody's address: somebody else may listen there by now, and would be sent a key. The system knows a program by the
-# first 15 characters of its name.
+# first 15 characters of its name, and lists one that ended until its parent has asked how.
 runs_as() {
     [ -s "$1" ] || return 1
     pid=$(head -n 1 "$1")
-    [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$(printf '%.15s' "$2")" ]
+    status=$(sed -n 's/^Name:[[:space:]]*//p; s/^State:[[:space:]]*Z.*/ended/p' "/proc/$pid/status" 2>/dev/null) || return 1
+    [ "$status" = "$(printf '%.15s' "$2")" ]
 }
 
 # port_is_free PORT: true when nothing listens there on 127.0.0.1; 7 is curl's word for "refused".

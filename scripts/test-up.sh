@@ -69,7 +69,8 @@ done
 say "the printed line shows the fleet, and so do other commands with its file"
 status=$(sed -n 's/^ *\(.*--env-file .*\) status$/\1/p' "$work/out" | head -n 1)
 for command in status "engines list" "explain demo/demo-user-001" doctor; do
-    sh -c "$status $command" > "$work/told" 2>&1 || fail "$command: $(cat "$work/told")"
+    # ORCH_PORT is a variable of the script, not of the program.
+    env -u ORCH_PORT sh -c "$status $command" > "$work/told" 2>&1 || fail "$command: $(cat "$work/told")"
 done
 ! grep -q '^! .*\(ORCH_\|LLM_\)' "$work/told" || fail "doctor warns of what up itself has set: $(cat "$work/told")"
 [ -z "$(find "$work" -maxdepth 1 -name admitted.json)" ] || fail "a key lies outside the data directory"

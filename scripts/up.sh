@@ -29,5 +29,7 @@ internal=$(free_port 8090)
 [ -n "${ORCH_INTERNAL_BIND:-}" ] || { ORCH_INTERNAL_BIND=127.0.0.1:$internal; export ORCH_INTERNAL_BIND; }
 
 set -- up --data-dir "$data" --port "$port"
+# A word of this script; the program would say that it knows none of that name.
+unset ORCH_PORT
 [ -z "$bin" ] || set -- "$@" --postgres-bin "$bin"
 exec "$target/release/bap-engine" "$@"

@@ -185,6 +185,7 @@ async fn live(
     app.set_life(Life::Ready);
     core.pump();
     core.memory.start(&core.halt);
+    crate::http::bundle::resume(&core);
     announce(&core, local, open);
     tokio::spawn(note_sandbox(Arc::clone(&core)));
     let keepers = [

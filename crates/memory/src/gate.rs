@@ -7,7 +7,7 @@
 //! The invariant: asked again with its own result in place, a gate that inserted now confirms.
 
 use crate::confidence::confirmed;
-use crate::likeness::{content_hash, differ_in_substance, trigram_jaccard, word_overlap};
+use crate::likeness::{adds_a_word, content_hash, differ_in_substance, trigram_jaccard, word_overlap};
 use contract::memory::Trust;
 
 /// From this overlap on, a candidate is an echo of a recalled item. Lower drops new statements about a known subject;
@@ -161,7 +161,8 @@ fn nearness<K>(candidate: &Candidate<'_>, row: &Neighbour<'_, K>) -> Option<f64>
     let (a, b) = (whole(candidate.key, candidate.text), whole(row.key, row.text));
     let near = match row.cosine {
         Some(cosine) => Some(f64::from(cosine)).filter(|_| cosine >= NEAR_COSINE),
-        None => Some(trigram_jaccard(&a, &b)).filter(|share| *share >= NEAR_TRIGRAMS),
+        // Letters cannot tell a long text from the same one with another weekday; its words can.
+        None => Some(trigram_jaccard(&a, &b)).filter(|share| *share >= NEAR_TRIGRAMS && !adds_a_word(&a, &b)),
     };
     near.filter(|_| !differ_in_substance(&a, &b))
 }

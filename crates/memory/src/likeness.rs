@@ -116,6 +116,13 @@ pub fn differ_in_substance(a: &str, b: &str) -> bool {
     substance(a) != substance(b)
 }
 
+/// True when a text has a word, up to its ending, that another has not: then it says something that the other does not
+/// say, however alike their letters are.
+pub fn adds_a_word(text: &str, other: &str) -> bool {
+    let there: HashSet<String> = tokens(other).iter().map(|word| stem(word)).collect();
+    tokens(text).iter().any(|word| !there.contains(&stem(word)))
+}
+
 fn trigrams(text: &str) -> HashSet<[char; 3]> {
     let chars: Vec<char> = std::iter::once(' ')
         .chain(normalised(text).chars().take(COMPARED_CHARS))
@@ -179,6 +186,16 @@ mod tests {
         assert!(!differ_in_substance("the port is 8080", "The port: 8080"));
     }
 
+    #[test]
+    fn one_other_word_in_a_long_text_adds_a_word_and_an_ending_does_not() {
+        let monday =
+            "The weekly meeting of the platform team is held in the large room of the old house on Monday";
+        let friday = monday.replace("Monday", "Friday");
+        assert!(trigram_jaccard(monday, &friday) >= 0.85 && adds_a_word(&friday, monday));
+        assert!(!adds_a_word(&monday.replace("meeting", "meetings"), monday));
+        assert!(!adds_a_word("the large room", monday));
+    }
+
     proptest! {
         #[test]
         fn likeness_is_symmetric_and_whole_for_itself(a in any::<String>(), b in any::<String>()) {
@@ -187,6 +204,7 @@ mod tests {
             prop_assert_eq!(stem_jaccard(&a, &b), stem_jaccard(&b, &a));
             prop_assert!((0.0..=1.0).contains(&word_overlap(&a, &b)));
             prop_assert!(!differ_in_substance(&a, &a));
+            prop_assert!(!adds_a_word(&a, &a));
         }
     }
 }

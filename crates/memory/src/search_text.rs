@@ -15,6 +15,14 @@ pub fn written_out(at: Timestamp) -> String {
     time.format("%Y-%m-%d %A %B %Y").to_string()
 }
 
+/// What of a search text is embedded: all but the written-out date. The date is there for words; to an embedder it makes
+/// all memories of a day alike.
+pub fn embedded(search_text: &str) -> &str {
+    let Some((said, last)) = search_text.rsplit_once('\n') else { return search_text };
+    let date = last.get(..10).and_then(|day| Timestamp::parse(&format!("{day}T00:00:00.000Z")));
+    if date.is_some_and(|at| written_out(at) == last) { said } else { search_text }
+}
+
 /// The search text of an episode.
 pub fn episode(key: &str, description: &str, value: Option<&str>, occurred_at: Timestamp) -> String {
     lines([key, description, value.unwrap_or_default(), &written_out(occurred_at)])
@@ -78,6 +86,16 @@ mod tests {
     #[test]
     fn the_date_is_written_out() {
         assert_eq!(written_out(at()), "2026-04-27 Monday April 2026");
+    }
+
+    #[test]
+    fn the_date_and_nothing_else_is_left_out_of_what_is_embedded() {
+        assert_eq!(embedded(&fact("testing", "Run it", at())), "testing\nRun it");
+        for whole in
+            ["", "Asha", "due\n2026-04-27", "due\n2026-04-27 Friday April 2026", "due\n☕☕☕☕☕☕☕☕☕☕"]
+        {
+            assert_eq!(embedded(whole), whole);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::{Exit, emit, emit_json};
 use crate::config::{self, Config};
 use brain::backup::{self, BackupError, OnExisting, Reason};
 use brain::lock::{self, LockGuard};
+use brain::memory::index;
 use brain::retention::{self, Policy};
 use brain::{
     Brain, MigrationMode, OpenError, OpenOptions, migrate as migration, restore as restoration,
@@ -187,8 +188,8 @@ fn told(report: &migration::Report, verb: &str, json: bool) -> Exit {
     emit(&text)
 }
 
-/// `vacuum`.
-pub fn vacuum(config: &Config, json: bool) -> Exit {
+/// `vacuum [--rebuild-fts]`.
+pub fn vacuum(config: &Config, rebuild_fts: bool, json: bool) -> Exit {
     if let Err(exit) = there_is_a_brain(config) {
         return exit;
     }
@@ -211,24 +212,29 @@ pub fn vacuum(config: &Config, json: bool) -> Exit {
     };
     let done = runtime.block_on(async {
         let removed = retention::run_once(&brain, Timestamp::now(), policy).await?;
+        let rebuilt = match rebuild_fts {
+            true => index::rebuild(&brain).await?,
+            false => Vec::new(),
+        };
         brain.vacuum().await?;
-        Ok::<_, brain::Error>(removed)
+        Ok::<_, brain::Error>((removed, rebuilt))
     });
     brain.close();
     let (after, _) = brain.file_sizes();
     match done {
-        Ok(removed) if json => {
-            emit_json(&json!({"removed": removed, "bytes_before": before, "bytes_after": after}))
-        }
-        Ok(removed) => emit(&format!(
-            "{} → {}\nremoved {} events, {} notes, {} observability events, {} blobs; summed {} usage rows\n",
+        Ok((removed, rebuilt)) if json => emit_json(
+            &json!({"removed": removed, "rebuilt": rebuilt, "bytes_before": before, "bytes_after": after}),
+        ),
+        Ok((removed, rebuilt)) => emit(&format!(
+            "{} → {}\nremoved {} events, {} notes, {} observability events, {} blobs; summed {} usage rows\n{}",
             terminal::bytes(before),
             terminal::bytes(after),
             removed.events,
             removed.working_memory,
             removed.observability_events,
             removed.blobs,
-            removed.usage_rows_summed
+            removed.usage_rows_summed,
+            rebuilt.iter().map(|index| format!("made anew: {index}\n")).collect::<String>()
         )),
         Err(error) => Exit::fail(&error.to_string()),
     }

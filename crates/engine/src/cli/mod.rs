@@ -8,6 +8,7 @@
 //! says what to do.
 
 mod brain_commands;
+mod memory;
 mod rekey;
 mod chat;
 mod doctor;
@@ -185,9 +186,21 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look into long-term memory, forget, export and import (Engine stopped)
+    #[command(
+        subcommand,
+        after_help = "Beside a running Engine its API does the same.\n\n\
+        Examples:\n  september-engine memory search 'who is Asha'\n  \
+        september-engine memory export ada.json\n  \
+        september-engine --brain ./new.sqlite memory import ada.json --mode replace"
+    )]
+    Memory(memory::Command),
     /// Remove what is past its time and rewrite the file without free space (Engine stopped)
-    #[command(after_help = "Example:\n  september-engine vacuum")]
+    #[command(after_help = "Example:\n  september-engine vacuum --rebuild-fts")]
     Vacuum {
+        /// Make the full-text indexes of memory anew from their tables
+        #[arg(long)]
+        rebuild_fts: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -291,7 +304,10 @@ fn run(cli: Cli) -> Exit {
             with_config(&source, |c| brain_commands::migrate(c, json))
         }
         Command::Rekey { json } => with_config(&source, |c| rekey::rekey(c, json)),
-        Command::Vacuum { json } => with_config(&source, |c| brain_commands::vacuum(c, json)),
+        Command::Memory(command) => with_config(&source, |c| memory::run(c, command)),
+        Command::Vacuum { rebuild_fts, json } => {
+            with_config(&source, |c| brain_commands::vacuum(c, rebuild_fts, json))
+        }
         Command::Health { url, json } => small::health(url, &source, json),
         Command::Openapi | Command::Version { .. } | Command::HashKey { .. } | Command::Reference { .. } => {
             unreachable!("answered above, without configuration")

@@ -127,7 +127,7 @@ pub const VARS: &[Var] = &[
     Var::new(TOOLS, "TOOL_OUTPUT_MAX_BYTES", Text("65536"), int(1_024, 10_485_760), "Cap of a tool's output; head and tail are kept. Larger fills the context window, smaller hides results."),
     Var::new(TOOLS, "TOOL_SLOW_MS", Text("10000"), int(1, 3_600_000), "A call slower than this writes an observability event."),
     Var::new(TOOLS, "SANDBOX_CPU_S", Text("300"), int(1, MAX_LIMIT), "CPU seconds of one subprocess before it is killed."),
-    Var::new(TOOLS, "SANDBOX_MEMORY_MB", Text("2048"), int(1, MAX_LIMIT), "Address space of one subprocess. Smaller breaks runtimes that reserve much, larger can starve the Engine."),
+    Var::new(TOOLS, "SANDBOX_MEMORY_MB", Text("2048"), int(1, MAX_LIMIT), "Memory one subprocess may write to, and all it started may hold together. Smaller breaks builds and runtimes, larger can starve the Engine."),
     Var::new(TOOLS, "SANDBOX_MAX_PROCESSES", Text("256"), int(1, MAX_LIMIT), "Processes a subprocess may have. Larger lets a fork bomb hurt, smaller breaks builds."),
     Var::new(TOOLS, "SANDBOX_MAX_FILE_MB", Text("1024"), int(1, MAX_LIMIT), "Largest file a subprocess may write. Larger can fill the disk of the brain."),
     Var::new(TOOLS, "AD_ENCRYPTION_KEY", None, Kind::List(&Kind::Base64Key32), "Fernet keys for connector credentials: the first encrypts, all decrypt.").secret(),

@@ -16,6 +16,7 @@ pub mod skills;
 pub mod rpc;
 pub mod assets;
 pub mod memory;
+pub mod bundle;
 pub mod soul;
 pub mod admin;
 pub mod health;

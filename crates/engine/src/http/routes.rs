@@ -2,7 +2,9 @@
 //! answers, the exemptions from the key and the OpenAPI document are all made from it.
 
 use super::app::App;
-use super::{admin, assets, catalog, docs, execute, health, hitl, memory, openapi, rpc, skills, soul, tasks};
+use super::{
+    admin, assets, bundle, catalog, docs, execute, health, hitl, memory, openapi, rpc, skills, soul, tasks,
+};
 use axum::Router;
 use axum::extract::Request;
 use axum::handler::Handler;
@@ -260,6 +262,18 @@ pub const OPERATIONS: &[Operation] = &[
         ..op("PUT", "/memory/soul", "Write the soul; fields left out stay", "SoulFull")
     },
     op("GET", "/memory/stats", "How much there is in long-term memory", "MemoryStats"),
+    op("GET", "/memory/export", "Everything in long-term memory as one bundle, streamed", "application/json"),
+    Operation {
+        parameters: &[(
+            "mode",
+            "query",
+            "string",
+            "merge (default): add to what is there; replace: take its place",
+        )],
+        body: Some("MemoryBundle"),
+        codes: &[C::ValidationError, C::PayloadTooLarge, C::EngineBusy, C::Draining],
+        ..op("POST", "/memory/import", "Import a bundle; answers when it is complete", "MemoryImported")
+    },
     op("GET", "/agents", "Agents", "AgentList"),
     op("GET", "/tools", "Tools", "ToolList"),
     Operation {
@@ -338,6 +352,8 @@ fn handler(operation: &Operation, app: &Arc<App>) -> MethodRouter {
         ("GET", "/memory/soul/full") => with(filter, soul::full, app),
         ("PUT", "/memory/soul") => with(filter, soul::put, app),
         ("GET", "/memory/stats") => with(filter, memory::stats, app),
+        ("GET", "/memory/export") => with(filter, bundle::export, app),
+        ("POST", "/memory/import") => with(filter, bundle::import, app),
         ("GET", "/agents") => with(filter, catalog::agents, app),
         ("GET", "/tools") => with(filter, catalog::tools, app),
         ("GET", "/usage") => with(filter, catalog::usage, app),

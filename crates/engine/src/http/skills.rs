@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 /// Custom skills of one brain. Each is offered to the model by every agent with `*`, so more would fill its
 /// context with descriptions; and prompts are kept in memory.
-const CUSTOM_MAX: u64 = 500;
+pub(crate) const CUSTOM_MAX: u64 = 500;
 
 /// Every skill, by name.
 pub async fn list(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal> {

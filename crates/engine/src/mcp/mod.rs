@@ -15,13 +15,15 @@ pub use source::ConnectorTool;
 use crate::config::Config;
 use crate::core::Core;
 use crate::http::execute::observe;
+use crate::secrets::Known;
 use crate::tools::tool::Tool;
+use brain::Brain;
 use chassis::config::{Source, Values};
 use chassis::seal::MasterKeys;
 use connectors::directory::{CONNECT_MAX, Directory, Offered, Settings};
 use connectors::oauth::Nature;
 use connectors::server::{Auth, Entry};
-use connectors::{BooksError, connection};
+use connectors::{BooksError, connection, credentials};
 use launch::SandboxLaunch;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -39,6 +41,17 @@ pub const CLIENT_DOCUMENT_PATH: &str = "/assets/oauth/client.json";
 /// The keys of AD_ENCRYPTION_KEY; the configuration has checked them.
 pub fn keys_of(config: &Config) -> Option<MasterKeys> {
     config.ad_encryption_key.as_ref().and_then(|list| MasterKeys::parse(list.expose()).ok())
+}
+
+/// Learns the stored credentials, for what leaves as a whole: those that were not used yet count as well.
+pub async fn learn_stored(config: &Config, brain: &Brain, known: &Arc<Known>) {
+    let Some(keys) = keys_of(config) else { return };
+    let books = BrainBooks::new(brain.clone(), Arc::clone(known));
+    let known = Arc::clone(known);
+    let learn: credentials::Learn = Arc::new(move |secret| known.learn(secret));
+    if let Err(error) = credentials::learn_stored(&books, &keys, learn).await {
+        tracing::error!(code = "INTERNAL", error = %error, "The stored credentials could not be read");
+    }
 }
 
 /// Opens the directory on an open brain. Nobody's server is called.

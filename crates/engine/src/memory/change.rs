@@ -108,8 +108,8 @@ impl Edit<'_> {
         self.provenance(&mut e.provenance, p.confidence, p.rationale);
         let text = search_text::episode(&e.key, &e.description, e.value.as_deref(), e.occurred_at);
         episodes::replace(self.tx, e, &text)?;
-        self.vectors.store(self.tx, Store::Episodes, row.row, &text, self.now)?;
-        Ok(Some(Touched::default().row(Store::Episodes, row.row)))
+        let stored = self.vectors.store(self.tx, Store::Episodes, row.row, &text, self.now)?;
+        Ok(Some(Touched::of([(Store::Episodes, row.row)], stored)))
     }
 
     fn fact(&self, id: &FactId, p: FactPatch) -> brain::Result<Option<Touched>> {
@@ -128,8 +128,8 @@ impl Edit<'_> {
         self.provenance(&mut f.provenance, p.confidence, p.rationale);
         let text = search_text::fact(&f.subject, &f.content, f.valid_from);
         knowledge::replace(self.tx, f, &text)?;
-        self.vectors.store(self.tx, Store::Knowledge, row.row, &text, self.now)?;
-        Ok(Some(Touched::default().row(Store::Knowledge, row.row)))
+        let stored = self.vectors.store(self.tx, Store::Knowledge, row.row, &text, self.now)?;
+        Ok(Some(Touched::of([(Store::Knowledge, row.row)], stored)))
     }
 
     fn node(&self, id: &NodeId, p: NodePatch) -> brain::Result<Option<Touched>> {
@@ -145,14 +145,15 @@ impl Edit<'_> {
         self.provenance(&mut n.provenance, p.confidence, p.rationale);
         let confidence = n.provenance.confidence;
         let rows = nodes::replace(self.tx, n, &node_text)?.unwrap_or_default();
-        embed_nodes(self.tx, self.vectors, &rows, self.now)?;
+        let stored = embed_nodes(self.tx, self.vectors, &rows, self.now)?;
         let origin = Origin::api(confidence, String::new());
         let touched = Touched::default();
         let mut writing =
             Writing { tx: self.tx, origin: &origin, vectors: self.vectors, now: self.now, touched };
         social::relate(&mut writing, id, p.relations)?;
-        let touched = rows.into_iter().fold(writing.touched, |t, row| t.row(Store::Social, row));
-        Ok(Some(touched.row(Store::Social, row.row)))
+        // The node itself also when its text is the same: names are looked up in RAM, too.
+        let rows = rows.into_iter().chain([row.row]).map(|row| (Store::Social, row));
+        Ok(Some(writing.touched.and(Touched::of(rows, stored))))
     }
 
     fn edge(&self, id: &EdgeId, p: EdgePatch) -> brain::Result<Option<Touched>> {
@@ -163,8 +164,8 @@ impl Edit<'_> {
         set(&mut e.valid_until, p.valid_until);
         self.provenance(&mut e.provenance, p.confidence, p.rationale);
         let rows = edges::replace(self.tx, e, &node_text)?.unwrap_or_default();
-        embed_nodes(self.tx, self.vectors, &rows, self.now)?;
-        Ok(Some(rows.into_iter().fold(Touched::default(), |t, row| t.row(Store::Social, row))))
+        let stored = embed_nodes(self.tx, self.vectors, &rows, self.now)?;
+        Ok(Some(Touched::of(rows.into_iter().map(|row| (Store::Social, row)), stored)))
     }
 
     fn provenance(&self, p: &mut Provenance, confidence: Option<f64>, rationale: Option<String>) {
@@ -191,8 +192,8 @@ pub(super) fn erase(
     now: Timestamp,
 ) -> brain::Result<Option<(Vec<MemoryId>, Touched)>> {
     let Some(erased) = erase::erase(tx, id, &node_text)? else { return Ok(None) };
-    embed_nodes(tx, vectors, &erased.rewritten, now)?;
-    let touched = Touched::erased(&erased);
+    let stored = embed_nodes(tx, vectors, &erased.rewritten, now)?;
+    let touched = Touched { unembedded: !stored, ..Touched::erased(&erased) };
     let also = erased.gone.into_iter().map(|g| g.item).filter(|gone| gone != id).collect();
     Ok(Some((also, touched)))
 }

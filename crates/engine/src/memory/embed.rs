@@ -7,6 +7,7 @@
 //! The invariant: a vector is stored for the text it was made of, or not at all.
 
 use super::mirrors::Mirrors;
+use ::memory::search_text::embedded;
 use ::memory::vector;
 use brain::memory::jobs::{self, Kind};
 use brain::memory::vectors::{self, Model};
@@ -149,7 +150,7 @@ impl Worker {
                 .read("memory.unembedded", move |tx| vectors::unembedded(tx, store, &model))
                 .await?;
             if !batch.is_empty() {
-                let texts: Vec<String> = batch.iter().map(|row| row.item.clone()).collect();
+                let texts: Vec<String> = batch.iter().map(|row| embedded(&row.item).to_owned()).collect();
                 let found = self.vectors_of(&texts).await?;
                 self.keep(store, batch, found).await?;
                 return Ok(true);

@@ -162,6 +162,11 @@ impl Writing<'_> {
         Ok(rows.into_iter().collect())
     }
 
+    /// A cosine as far as it may decide what is the same; where it may not, letters do.
+    pub(super) fn nearness(&self, cosine: Option<&f32>) -> Option<f32> {
+        cosine.copied().filter(|_| self.vectors.tells_sameness())
+    }
+
     /// The cosines of rows to a text; none while the text has no vector, or where nothing is asked about nearness.
     pub(super) fn cosines(
         &self,
@@ -234,14 +239,14 @@ impl Writing<'_> {
         text: &str,
     ) -> brain::Result<()> {
         self.rests_on(id)?;
-        self.vectors.store(self.tx, store, row, text, self.now)?;
+        self.touched.unembedded |= !self.vectors.store(self.tx, store, row, text, self.now)?;
         self.touch(store, row);
         Ok(())
     }
 
     /// Nodes whose text has changed: their vectors are gone and come back where that costs nothing.
     pub(super) fn rewritten(&mut self, rows: Vec<i64>) -> brain::Result<()> {
-        embed_nodes(self.tx, self.vectors, &rows, self.now)?;
+        self.touched.unembedded |= !embed_nodes(self.tx, self.vectors, &rows, self.now)?;
         self.touched.rows.extend(rows.into_iter().map(|row| (Store::Social, row)));
         Ok(())
     }
@@ -257,15 +262,16 @@ impl Writing<'_> {
     }
 }
 
-/// Stores the vectors of nodes whose text has changed, as far as they are known.
+/// Stores the vectors of nodes whose text has changed, as far as they are known; false when one is not.
 pub(super) fn embed_nodes(
     tx: &Tx<'_>,
     vectors: &Prepared,
     rows: &[i64],
     now: Timestamp,
-) -> brain::Result<()> {
+) -> brain::Result<bool> {
+    let mut all = true;
     for text in search::texts(tx, Store::Social, rows)? {
-        vectors.store(tx, Store::Social, text.row, &text.item, now)?;
+        all &= vectors.store(tx, Store::Social, text.row, &text.item, now)?;
     }
-    Ok(())
+    Ok(all)
 }

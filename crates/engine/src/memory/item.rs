@@ -362,19 +362,28 @@ pub struct Written {
 pub struct Touched {
     pub(super) rows: Vec<(Store, i64)>,
     pub(super) rejected: Vec<&'static str>,
+    /// Whether a row may have no vector: then the background has something to do.
+    pub(super) unembedded: bool,
 }
 
 impl Touched {
+    /// These rows; `embedded` says that all have their vectors.
+    pub(super) fn of(rows: impl IntoIterator<Item = (Store, i64)>, embedded: bool) -> Self {
+        Self { rows: rows.into_iter().collect(), rejected: Vec::new(), unembedded: !embedded }
+    }
+
     /// Both.
     pub fn and(mut self, other: Touched) -> Self {
         self.rows.extend(other.rows);
         self.rejected.extend(other.rejected);
+        self.unembedded |= other.unembedded;
         self
     }
 
-    /// One more row.
+    /// One more row, that may have no vector.
     pub fn row(mut self, store: Store, row: i64) -> Self {
         self.rows.push((store, row));
+        self.unembedded = true;
         self
     }
 
@@ -385,7 +394,7 @@ impl Touched {
             .map(|g| (g.item.store(), g.row))
             .chain(erased.rewritten.iter().map(|row| (Store::Social, *row)))
             .collect();
-        Self { rows, rejected: Vec::new() }
+        Self { rows, rejected: Vec::new(), unembedded: !erased.rewritten.is_empty() }
     }
 
     /// True when there is nothing to tell.

@@ -5,7 +5,8 @@
 //! so commits told out of order still end in the present state. Until then a marked row takes part in every search by
 //! itself: it is compared exactly, whatever its code says.
 //!
-//! The invariant: a row that is neither marked nor still to be filled has exactly the code of its stored vector.
+//! The invariant: once its commit has been told, a row that is neither marked nor still to be filled has exactly the code
+//! of its stored vector.
 
 use ::memory::mirror::Mirror;
 use ::memory::vector::Code;

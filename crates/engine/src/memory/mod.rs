@@ -3,7 +3,8 @@
 //! In reading order: [`item`] what is handed in and out; [`gate`] the one way in ([`write_in`]), used by people, tools, the
 //! end of a turn, the Learning Centre and imports, with [`write`] for episodes and facts and [`social`] for people;
 //! [`change`] edits and forgetting; [`find`] search; [`shape`] the JSON of the API; [`vectors`] vectors known before a write
-//! and [`embed`] those made later; [`mirrors`] the sign codes in RAM. The rules themselves are in the crate `memory`, the
+//! and [`embed`] those made later; [`mirrors`] the sign codes in RAM;
+//! [`bundle`] export and import. The rules themselves are in the crate `memory`, the
 //! rows in `brain::memory`; here the two meet.
 //!
 //! The invariant: text is committed first and found by its words at once. Whatever happens to an embedder or to what is
@@ -19,6 +20,7 @@ mod change;
 mod mirrors;
 mod find;
 mod embed;
+pub mod bundle;
 #[cfg(test)]
 mod tests;
 
@@ -184,8 +186,7 @@ impl Memory {
         if self.embedder.at_once("").is_some() {
             return prepared;
         }
-        let now = Timestamp::now();
-        let texts: Vec<String> = wanted.iter().filter_map(|w| searched(w, now)).take(PREPARED).collect();
+        let texts: Vec<String> = wanted.iter().filter_map(said).take(PREPARED).collect();
         let found = join_all(texts.iter().map(|text| self.queries.get(text, self.deadline))).await;
         for (text, vector) in texts.into_iter().zip(found) {
             if let Some(vector) = vector {
@@ -308,20 +309,20 @@ fn tell(mirrors: &Mirrors, worker: &Worker, touched: &Touched) {
     for reason in &touched.rejected {
         metrics::counter!("engine_memory_rejected_total", "reason" => *reason).increment(1);
     }
-    if !touched.rows.is_empty() {
-        mirrors.mark(&touched.rows);
+    mirrors.mark(&touched.rows);
+    if touched.unembedded {
         worker.wake.notify_one();
     }
 }
 
-/// The text under which something new will be found, where that is known before it is written.
-fn searched(wanted: &Wanted, now: Timestamp) -> Option<String> {
-    match wanted.clone().checked().ok()? {
-        Wanted::Episode(e) => {
-            let at = e.occurred_at.unwrap_or(now);
-            Some(search_text::episode(&e.key, &e.description, e.value.as_deref(), at))
-        }
-        Wanted::Fact(f) => Some(search_text::fact(&f.subject, &f.content, f.valid_from.unwrap_or(now))),
-        Wanted::Node(_) | Wanted::Edge(_) => None,
-    }
+/// What of something new will be embedded, where that is known before it is written.
+fn said(wanted: &Wanted) -> Option<String> {
+    // The date is not embedded, so any will do.
+    let at = Timestamp::from_millis(0);
+    let text = match wanted.clone().checked().ok()? {
+        Wanted::Episode(e) => search_text::episode(&e.key, &e.description, e.value.as_deref(), at),
+        Wanted::Fact(f) => search_text::fact(&f.subject, &f.content, at),
+        Wanted::Node(_) | Wanted::Edge(_) => return None,
+    };
+    Some(search_text::embedded(&text).to_owned())
 }

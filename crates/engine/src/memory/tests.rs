@@ -1,7 +1,6 @@
 //! The memory of a real brain with an embedder that does as it is told.
 
 mod embedder;
-mod probe;
 mod gate;
 mod people;
 mod search;

@@ -6,12 +6,13 @@
 //! The invariant: no transaction ever waits for an embedder.
 
 use super::mirrors::Mirrors;
+use ::memory::search_text::embedded;
 use ::memory::vector;
 use brain::Tx;
 use brain::memory::vectors::{self, Model};
 use contract::Timestamp;
 use contract::memory::Store;
-use llm::embeddings::Embedder;
+use llm::embeddings::{Embedder, EmbeddingProvider};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -44,8 +45,18 @@ impl Prepared {
         &self.mirrors
     }
 
-    /// The vector of a text; `None` when it has to be waited for.
-    pub(super) fn vector(&self, text: &str) -> Option<Arc<[f32]>> {
+    /// Whether nearness alone may say that two memories are the same. The built-in table knows words, not statements: to
+    /// it "wants short answers" and "wants long answers" are 0.97 alike, and the newer one would be lost.
+    pub(super) fn tells_sameness(&self) -> bool {
+        match self.embedder.provider() {
+            EmbeddingProvider::Local => false,
+            EmbeddingProvider::OpenAi => true,
+        }
+    }
+
+    /// The vector of a search text; `None` when it has to be waited for.
+    pub(super) fn vector(&self, search_text: &str) -> Option<Arc<[f32]>> {
+        let text = embedded(search_text);
         let found = match self.known.get(text) {
             Some(known) => Some(Arc::clone(known)),
             None => self.embedder.at_once(text).map(Into::into),
@@ -53,7 +64,7 @@ impl Prepared {
         found.filter(|v| vector::check(v, self.embedder.dim()).is_ok())
     }
 
-    /// Stores the vector of a row's text, if it is known.
+    /// Stores the vector of a row's text, if it is known; false when it is not.
     pub(super) fn store(
         &self,
         tx: &Tx<'_>,
@@ -61,11 +72,9 @@ impl Prepared {
         row: i64,
         text: &str,
         now: Timestamp,
-    ) -> brain::Result<()> {
-        if let Some(vector) = self.vector(text) {
-            vectors::put(tx, store, row, text, &self.model, &vector::encode(&vector), now)?;
-        }
-        Ok(())
+    ) -> brain::Result<bool> {
+        let Some(vector) = self.vector(text) else { return Ok(false) };
+        vectors::put(tx, store, row, text, &self.model, &vector::encode(&vector), now)
     }
 }
 

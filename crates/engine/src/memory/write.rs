@@ -34,7 +34,7 @@ pub(super) fn episode(writing: &mut Writing<'_>, new: NewEpisode) -> brain::Resu
             id: MemoryId::Episode(e.item.episode_id),
             key: e.item.key,
             text: compared(&e.item.description, e.item.value.as_deref()),
-            cosine: cosines.get(&e.row).copied(),
+            cosine: writing.nearness(cosines.get(&e.row)),
             provenance: e.item.provenance,
             open: true,
         })
@@ -79,7 +79,7 @@ pub(super) fn compared(description: &str, value: Option<&str>) -> String {
     }
 }
 
-fn lift_episode(writing: &Writing<'_>, id: &EpisodeId) -> brain::Result<()> {
+pub(super) fn lift_episode(writing: &Writing<'_>, id: &EpisodeId) -> brain::Result<()> {
     let Some(mut row) = episodes::get(writing.tx, id)? else { return Ok(()) };
     writing.lift(&mut row.item.provenance);
     let e = &row.item;
@@ -110,7 +110,7 @@ pub(super) fn fact(writing: &mut Writing<'_>, new: NewFact) -> brain::Result<Wri
             id: MemoryId::Fact(f.item.fact_id),
             key: f.item.subject,
             text: f.item.content,
-            cosine: cosines.get(&f.row).copied(),
+            cosine: writing.nearness(cosines.get(&f.row)),
             provenance: f.item.provenance,
             open: has_ended(f.item.valid_until, now) == is_past,
         })
@@ -198,7 +198,7 @@ fn close(
     Ok(closed)
 }
 
-fn lift_fact(writing: &Writing<'_>, id: &FactId) -> brain::Result<()> {
+pub(super) fn lift_fact(writing: &Writing<'_>, id: &FactId) -> brain::Result<()> {
     let Some(mut row) = knowledge::get(writing.tx, id)? else { return Ok(()) };
     writing.lift(&mut row.item.provenance);
     let f = &row.item;

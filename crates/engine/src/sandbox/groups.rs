@@ -19,7 +19,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 /// A search is over when nothing was found this often in a row: a process that goes on in a child again and
@@ -78,6 +79,11 @@ impl Group {
     /// Where process 1 of the sandbox speaks.
     pub(super) fn words(&self) -> Option<&OwnedFd> {
         self.words.as_ref()
+    }
+
+    /// Whether a control group bounds memory and processes of the launch.
+    pub(super) fn has_cgroup(&self) -> bool {
+        self.cgroup.is_some()
     }
 
     /// Keeps the way to the proxy open for as long as the group is held.
@@ -143,12 +149,33 @@ pub struct ProcessGroups {
     held: Mutex<Vec<Arc<Group>>>,
     /// Locked while everything is killed, true from then on.
     ended: Mutex<bool>,
+    /// Somebody looks after what has left its launch.
+    strays: AtomicBool,
 }
 
 impl ProcessGroups {
     /// For a turn whose children have `task_tmp` as TMPDIR (a canonical path).
     pub fn new(task_tmp: impl Into<PathBuf>) -> Self {
-        Self { mark: task_tmp.into(), held: Mutex::new(Vec::new()), ended: Mutex::new(false) }
+        let (held, ended, strays) = (Mutex::default(), Mutex::default(), AtomicBool::default());
+        Self { mark: task_tmp.into(), held, ended, strays }
+    }
+
+    /// True once everything is killed, and while it is.
+    pub(super) fn is_ended(&self) -> bool {
+        match self.ended.try_lock() {
+            Ok(ended) => *ended,
+            Err(TryLockError::WouldBlock) => true,
+            Err(TryLockError::Poisoned(ended)) => *ended.into_inner(),
+        }
+    }
+
+    /// True for the one who looks after strays from now on.
+    pub(super) fn take_strays(&self) -> bool {
+        !self.strays.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn leave_strays(&self) {
+        self.strays.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn hold(&self, group: Arc<Group>) {
@@ -229,10 +256,25 @@ pub fn kill_orphan_group(pgid: i32, tmp_base: &Path) -> bool {
     ours
 }
 
-/// How many processes carry this task's mark, and may therefore be counted against its limit.
-pub(super) fn count(task_tmp: &Path) -> usize {
+/// A process of a task, and its session: that of its launch, as long as it has not left it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Member {
+    pub pid: i32,
+    pub session: i32,
+}
+
+/// The processes that carry this task's mark, and may therefore be counted against its limits.
+pub(super) fn members(task_tmp: &Path) -> Vec<Member> {
     let mark = Mark::of_task(task_tmp);
-    process_ids().filter(|&pid| Mark::of_process(pid) == Some(mark)).count()
+    let ours = process_ids().filter(|&pid| Mark::of_process(pid) == Some(mark));
+    ours.filter_map(|pid| Some(Member { pid, session: session_of(pid)? })).collect()
+}
+
+/// Kills every process with this task's mark that is in none of these sessions.
+pub(super) fn kill_all_but(task_tmp: &Path, sessions: &[i32]) {
+    let mark = Mark::of_task(task_tmp);
+    let spared = |pid| session_of(pid).is_some_and(|session| sessions.contains(&session));
+    kill_all_of(|pid| Mark::of_process(pid) == Some(mark) && !spared(pid));
 }
 
 fn is_below(pid: i32, tmp_base: &Path) -> bool {
@@ -318,6 +360,11 @@ fn process_ids() -> impl Iterator<Item = i32> {
 fn group_of(pid: i32) -> Option<i32> {
     let (state, _, pgid) = stat_of(pid)?;
     (state != "Z" && state != "X").then(|| pgid.parse().ok()).flatten()
+}
+
+fn session_of(pid: i32) -> Option<i32> {
+    let pid = rustix::process::Pid::from_raw(pid)?;
+    rustix::process::getsid(Some(pid)).ok().map(|session| session.as_raw_nonzero().get())
 }
 
 /// State, parent and group.

@@ -40,6 +40,11 @@ use tokio::sync::oneshot;
 /// this is not enough answers with a failed launch instead of hanging.
 const WRAP_MAX: Duration = Duration::from_secs(20);
 
+const MB: u64 = 1024 * 1024;
+/// Address space a process may reserve. Smaller than some TiB and runtimes that reserve much do not start (V8 with
+/// its cage takes 1 TiB); larger and the tables alone for pages that are only read can fill the machine's memory.
+const ADDRESS_SPACE_BYTES: u64 = 4 << 40;
+
 /// Ready to be forked.
 struct Prepared {
     command: std::process::Command,
@@ -333,16 +338,18 @@ impl Launcher {
         let group = Arc::new(spawned.group);
         groups.hold(Arc::clone(&group));
         let limits = self.config.limits;
-        let uncounted = self.cgroups.is_none() && rustix::process::geteuid().is_root();
+        let alone = !group.has_cgroup();
+        let uncounted = alone && rustix::process::geteuid().is_root();
         let bounds = Bounds {
             scratch_bytes: limits.scratch_bytes,
             processes: uncounted.then_some(limits.max_processes),
+            memory_bytes: alone.then(|| limits.memory_mb.saturating_mul(MB)),
         };
         let mut running = Running {
             stdin: spawned.stdin.map(ChildStdin::from_std).transpose().map_err(LaunchError::Start)?,
             stdout: spawned.stdout.map(ChildStdout::from_std).transpose().map_err(LaunchError::Start)?,
             stderr: spawned.stderr.map(ChildStderr::from_std).transpose().map_err(LaunchError::Start)?,
-            reason: watch::start(&group, workspace, bounds),
+            reason: watch::start(&group, groups, workspace, bounds),
             group,
             groups: Arc::clone(groups),
             care,
@@ -450,11 +457,14 @@ fn not_started(error: io::Error) -> LaunchError {
     }
 }
 
+/// Memory is bounded by what a process may write to. Address space is not memory: V8 reserves 10 GiB of it for every
+/// WebAssembly memory, the JVM its whole heap (`docs/decisions/018-reserved-is-not-used.md`).
 fn rlimits(limits: Limits) -> Vec<(libc::__rlimit_resource_t, u64)> {
-    const MB: u64 = 1024 * 1024;
+    let memory = limits.memory_mb.saturating_mul(MB);
     vec![
         (libc::RLIMIT_CPU, limits.cpu_s),
-        (libc::RLIMIT_AS, limits.memory_mb.saturating_mul(MB)),
+        (libc::RLIMIT_DATA, memory),
+        (libc::RLIMIT_AS, memory.max(ADDRESS_SPACE_BYTES)),
         (libc::RLIMIT_NPROC, limits.max_processes),
         (libc::RLIMIT_FSIZE, limits.max_file_mb.saturating_mul(MB)),
         (libc::RLIMIT_CORE, 0),

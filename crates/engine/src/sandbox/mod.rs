@@ -29,6 +29,8 @@ pub mod mark;
 pub mod capture;
 pub mod groups;
 mod watch;
+mod memory;
+mod memory_watch;
 mod keeper;
 mod running;
 mod probe;
@@ -54,7 +56,7 @@ pub use workspace::{Place, Workspace};
 pub struct Limits {
     /// SANDBOX_CPU_S: processor seconds of one process.
     pub cpu_s: u64,
-    /// SANDBOX_MEMORY_MB: address space of one process.
+    /// SANDBOX_MEMORY_MB: memory of one launch together; what one process may write to is held by the kernel.
     pub memory_mb: u64,
     /// SANDBOX_MAX_PROCESSES: processes of the user. The kernel counts per user id, not per call, and does
     /// not apply it to root at all: there, the processes of a task are counted instead.

@@ -1,13 +1,14 @@
 //! A bound on what running commands pile up together, where the kernel only bounds each process.
 //!
-//! While a command of a task runs, the sum of its scratch directory, the free space of the disks it may write
-//! and, for a root Engine, the number of its processes are looked at again and again; beyond a limit its group
-//! is killed and told why. Where control groups are delegated, they bound memory and processes exactly; this
-//! is for everywhere else.
+//! While a command of a task runs, the sum of its scratch directory and the free space of the disks it may write
+//! are looked at again and again; beyond a limit its group is killed and told why. Memory and processes, which
+//! control groups bound exactly where they are delegated, are looked at in [`super::memory_watch`] everywhere
+//! else.
 //!
 //! The invariant: a command that adds nothing is never killed here, so that cleaning up stays possible.
 
-use super::groups::{self, Group};
+use super::groups::{Group, ProcessGroups};
+use super::memory_watch;
 use super::workspace::Workspace;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -35,25 +36,34 @@ pub(super) struct Bounds {
     pub scratch_bytes: u64,
     /// SANDBOX_MAX_PROCESSES where the kernel does not apply it (a root Engine).
     pub processes: Option<u64>,
+    /// SANDBOX_MEMORY_MB in bytes, where no control group applies it.
+    pub memory_bytes: Option<u64>,
 }
 
 /// Why a group was ended, for the person who reads its output.
 pub(super) type Reason = Arc<Mutex<Option<String>>>;
 
 /// Watches a group until it has ended. Cheap until the first look.
-pub(super) fn start(group: &Arc<Group>, workspace: &Workspace, bounds: Bounds) -> Reason {
+pub(super) fn start(
+    group: &Arc<Group>,
+    groups: &Arc<ProcessGroups>,
+    workspace: &Workspace,
+    bounds: Bounds,
+) -> Reason {
     let reason = Reason::default();
     let Some(scratch) = workspace.scratch().map(Path::to_owned) else { return reason };
+    if bounds.processes.is_some() || bounds.memory_bytes.is_some() {
+        memory_watch::start(group, groups, scratch.clone(), bounds, &reason);
+    }
     let roots: Vec<PathBuf> = workspace.writable().map(Path::to_owned).collect();
     let (group, told) = (Arc::downgrade(group), Arc::clone(&reason));
     tokio::spawn(async move {
         let mut start = None;
         loop {
             let (dir, places) = (scratch.clone(), roots.clone());
-            let looked =
-                tokio::task::spawn_blocking(move || (look(&dir, &places), groups::count(&dir))).await;
-            let Ok((now, processes)) = looked else { return };
-            if let Some(text) = excess(*start.get_or_insert(now), now, processes, bounds)
+            let looked = tokio::task::spawn_blocking(move || look(&dir, &places)).await;
+            let Ok(now) = looked else { return };
+            if let Some(text) = excess(*start.get_or_insert(now), now, bounds)
                 && let Some(group) = group.upgrade()
             {
                 *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
@@ -80,7 +90,7 @@ struct Look {
     free: u64,
 }
 
-fn excess(start: Look, now: Look, processes: usize, bounds: Bounds) -> Option<String> {
+fn excess(start: Look, now: Look, bounds: Bounds) -> Option<String> {
     const MB: u64 = 1 << 20;
     if now.bytes > bounds.scratch_bytes && now.bytes > start.bytes {
         return Some(format!(
@@ -94,10 +104,7 @@ fn excess(start: Look, now: Look, processes: usize, bounds: Bounds) -> Option<St
     if now.free < FREE_MIN_BYTES && now.free < start.free {
         return Some(format!("the disk has less than {} MB left", FREE_MIN_BYTES / MB));
     }
-    match bounds.processes {
-        Some(most) if processes as u64 > most => Some(format!("it has more than {most} processes")),
-        Some(_) | None => None,
-    }
+    None
 }
 
 fn look(scratch: &Path, roots: &[PathBuf]) -> Look {
@@ -130,7 +137,7 @@ fn free(roots: &[PathBuf]) -> u64 {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { scratch_bytes: 1000, processes: Some(3) };
+    const BOUNDS: Bounds = Bounds { scratch_bytes: 1000, processes: None, memory_bytes: None };
 
     fn at(bytes: u64, free: u64) -> Look {
         Look { bytes, entries: 1, free }
@@ -139,13 +146,12 @@ mod tests {
     #[test]
     fn only_what_a_command_adds_is_held_against_it() {
         let plenty = FREE_MIN_BYTES * 2;
-        let verdict = |start, now, processes| excess(start, now, processes, BOUNDS).is_some();
-        assert!(verdict(at(0, plenty), at(1001, plenty), 1));
-        assert!(!verdict(at(0, plenty), at(1000, plenty), 3));
-        assert!(!verdict(at(2000, plenty), at(1500, plenty), 1), "it is cleaning up");
-        assert!(verdict(at(0, plenty), at(0, FREE_MIN_BYTES - 1), 1));
-        assert!(!verdict(at(0, 10), at(0, 10), 1), "the disk was full before");
-        assert!(verdict(at(0, plenty), at(0, plenty), 4));
+        let verdict = |start, now| excess(start, now, BOUNDS).is_some();
+        assert!(verdict(at(0, plenty), at(1001, plenty)));
+        assert!(!verdict(at(0, plenty), at(1000, plenty)));
+        assert!(!verdict(at(2000, plenty), at(1500, plenty)), "it is cleaning up");
+        assert!(verdict(at(0, plenty), at(0, FREE_MIN_BYTES - 1)));
+        assert!(!verdict(at(0, 10), at(0, 10)), "the disk was full before");
     }
 
     #[test]

@@ -131,9 +131,22 @@ impl Tool for Search {
                 () = call.cancel.cancelled() => return Err(Failure::cancelled()),
                 found = found => found?,
             };
-            Ok(Output::json(found.iter().map(|hit| shown(&hit.item, Some(hit.score))).collect()))
+            let items = found.iter().map(|hit| shown(&hit.item, Some(hit.score))).collect();
+            Ok(Output::json(Value::Array(fitting(items, call.output_max))))
         })
     }
+}
+
+/// The best items that fit into one output, each whole: half a list is no list. The first is always there.
+fn fitting(mut items: Vec<Value>, output_max: usize) -> Vec<Value> {
+    let mut bytes = 0_usize;
+    let fit = items.iter().take_while(|item| {
+        bytes = bytes.saturating_add(item.to_string().len() + 1);
+        bytes <= output_max
+    });
+    let count = fit.count().max(1);
+    items.truncate(count);
+    items
 }
 
 struct KnowledgeWrite {
@@ -292,5 +305,29 @@ pub const fn status(outcome: Outcome) -> &'static str {
         Outcome::Created => "created",
         Outcome::Duplicate => "duplicate",
         Outcome::Rejected => "rejected",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_does_not_fit_loses_its_last_items_and_never_its_first() {
+        let items: Vec<Value> = ["a", "b", "c"].iter().map(|text| json!(text.repeat(10))).collect();
+        assert_eq!(fitting(items.clone(), 1000), items);
+        assert_eq!(fitting(items.clone(), 26), items[..2]);
+        assert_eq!(fitting(items.clone(), 25), items[..1]);
+        assert_eq!(fitting(items.clone(), 1), items[..1]);
+        assert_eq!(fitting(Vec::new(), 1), Vec::<Value>::new());
+    }
+
+    #[test]
+    fn only_an_output_with_an_untrusted_item_holds_somebody_else_s_words() {
+        let search = Search::new(Store::Knowledge, "knowledge_search", KNOWLEDGE);
+        let of = |trusts: &[&str]| trusts.iter().map(|trust| json!({"trust": trust})).collect::<Value>();
+        assert!(!search.holds_untrusted(&of(&["user", "tool"])));
+        assert!(!search.holds_untrusted(&json!([])));
+        assert!(search.holds_untrusted(&of(&["user", "untrusted", "tool"])));
     }
 }

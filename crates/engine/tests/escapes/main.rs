@@ -9,6 +9,7 @@
 mod attempt;
 mod calls;
 mod files;
+mod memory;
 mod network;
 mod resources;
 mod world;
@@ -57,7 +58,12 @@ fn copy_self(to: &Path) -> std::io::Result<()> {
 }
 
 fn attempts() -> impl Iterator<Item = &'static Attempt> {
-    files::ATTEMPTS.iter().chain(calls::ATTEMPTS).chain(network::ATTEMPTS).chain(resources::ATTEMPTS)
+    files::ATTEMPTS.iter().chain(calls::ATTEMPTS).chain(network::ATTEMPTS).chain(greedy())
+}
+
+/// Those that take what others need, and so run alone.
+fn greedy() -> impl Iterator<Item = &'static Attempt> {
+    resources::ATTEMPTS.iter().chain(memory::ATTEMPTS)
 }
 
 fn main() -> ExitCode {
@@ -266,7 +272,7 @@ async fn column(mode: &Mode) -> Column {
     let (mut column, mut tasks) = (Column::new(), JoinSet::new());
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let neighbour = Arc::new(Neighbour::start(&launcher).await.expect("a command starts in every mode"));
-    let alone = |attempt: &Attempt| resources::ATTEMPTS.iter().any(|greedy| greedy.name == attempt.name);
+    let alone = |attempt: &Attempt| greedy().any(|greedy| greedy.name == attempt.name);
     for attempt in attempts().filter(|a| !alone(a)) {
         if without && attempt.control == Control::No {
             column.insert(attempt.name, Cell::NotTried);
@@ -284,8 +290,7 @@ async fn column(mode: &Mode) -> Column {
         let (attempt, outcome) = done.expect("no attempt panics");
         column.insert(attempt.name, cell(mode, attempt, outcome));
     }
-    // These take what others need.
-    for attempt in resources::ATTEMPTS {
+    for attempt in greedy() {
         let outcome = if without { None } else { Some(run(&launcher, attempt, &neighbour).await) };
         column.insert(attempt.name, outcome.map_or(Cell::NotTried, |outcome| cell(mode, attempt, outcome)));
         // The dead count as processes of this user until process 1 has let them go.

@@ -1,4 +1,4 @@
-//! Attempts to take more than was given: processes, memory, disk, time after the turn.
+//! Attempts to take more than was given: processes, disk, time after the turn. Memory is in [`super::memory`].
 
 use super::attempt::{Attempt, Control, Network, Outcome, Promise, Root, Scene};
 use super::calls::call;
@@ -75,13 +75,6 @@ fn leave(role: &str, scene: &Scene) -> Outcome {
 }
 
 pub const ATTEMPTS: &[Attempt] = &[
-    greedy("memory bomb", |_| {
-        let mut held = Vec::<u8>::new();
-        match held.try_reserve_exact(1 << 30) {
-            Ok(()) => Outcome::Did("1 GiB".into()),
-            Err(_) => Outcome::Refused,
-        }
-    }),
     greedy("one huge file", |s| {
         // SAFETY: a plain call; the default would end this program, which counts as refused as well.
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };

@@ -30,12 +30,12 @@ pub struct Said {
 
 impl Said {
     #[track_caller]
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {} {}", self.out, self.err))
     }
 
     #[track_caller]
-    fn expect(self, code: i32) -> Self {
+    pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
         self
     }
@@ -109,7 +109,7 @@ impl Place {
     }
 
     /// With a brain of the newest schema.
-    fn with_brain(self) -> Self {
+    pub fn with_brain(self) -> Self {
         self.run(&["migrate"]).expect(0);
         self
     }
@@ -146,7 +146,7 @@ fn a_valid_configuration_is_shown_with_where_it_comes_from() {
     };
     assert_eq!(
         (&row("LLM_PROVIDER")["value"], &row("LLM_PROVIDER")["source"]),
-        (&"offline".into(), &".env".into())
+        (&"offline".into(), &"--env-file".into())
     );
     assert_eq!(row("SQLITE_DB_PATH")["source"], "environment");
     assert_eq!(row("ENGINE_PORT")["source"], "default");

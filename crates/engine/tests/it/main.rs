@@ -1,8 +1,10 @@
 //! The Engine from outside: one binary for all integration tests, because linking is what costs.
 
 mod assets;
+mod bundle;
 mod catalog;
 mod cli;
+mod cli_memory;
 mod credentials;
 mod delegate;
 mod client_document;
@@ -15,12 +17,14 @@ mod lifecycle;
 mod limits;
 mod planner;
 mod memory;
+mod memory_service;
 mod mutations;
 mod regressions;
 mod replay;
 mod rpc;
 mod sandbox;
 mod sandbox_layers;
+mod sandbox_memory;
 mod skills;
 mod support;
 mod tasks;

@@ -310,6 +310,24 @@ async fn the_soul_has_versions_and_belongs_to_who_wrote_it_last() {
 }
 
 #[tokio::test]
+async fn the_same_write_many_times_at_once_is_kept_once() {
+    let engine = Setup::offline().start().await;
+    let body = json!({"subject": "tides", "content": "High tide comes twice a day", "type": "rule"});
+    let writes = (0..20).map(|_| engine.post("/memory/knowledge", body.clone()));
+    let mut created = 0;
+    for answer in futures::future::join_all(writes).await {
+        created += usize::from(answer.ok().await["status"] == "created");
+    }
+    assert_eq!((created, found(&engine, "knowledge", "").await.len()), (1, 1));
+    // two who forget the same thing: one of them is told that it is gone
+    let target = format!("/memory/knowledge/{}", id(&found(&engine, "knowledge", "").await[0]));
+    let (one, other) = futures::join!(engine.send(Ask::delete(&target)), engine.send(Ask::delete(&target)));
+    let mut statuses = [one.status, other.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 404]);
+}
+
+#[tokio::test]
 async fn the_statistics_count_what_there_is() {
     let engine = Setup::offline().start().await;
     let zero =

@@ -330,7 +330,7 @@ mod tests {
     #[test]
     fn a_failure_says_what_to_do() {
         let down = Failure::Down { url: "http://127.0.0.1:8000".into(), why: "Connection refused".into() };
-        assert!(down.advice().contains("september-engine serve"));
+        assert!(down.advice().contains(&format!("{} serve\n", crate::cli::called())));
         let key = Failure::Refused(ApiError::new(ErrorCode::InvalidKey, "no"));
         assert!(key.advice().contains("ENGINE_API_KEY") && !key.may_pass());
     }

@@ -139,7 +139,7 @@ fn bodies() -> [(&'static str, Value); 6] {
     ]
 }
 
-fn answers() -> [(&'static str, Value); 7] {
+fn answers() -> [(&'static str, Value); 9] {
     let text = json!({"type": "string"});
     let number = json!({"type": "integer", "minimum": 0});
     let item = reference("MemoryItem");
@@ -182,8 +182,39 @@ fn answers() -> [(&'static str, Value); 7] {
         ),
         ("Soul", object(soul, &parts[..3])),
         ("SoulFull", object(full, &[&parts[..], &["updated_at", "history"]].concat())),
+        ("MemoryBundle", bundle()),
+        ("MemoryImported", imported()),
         ("MemoryStats", object(json!({"stores": stores, "embedding": embedding}), &["stores", "embedding"])),
     ]
+}
+
+/// Opaque to clients: the rows are the Engine's.
+fn bundle() -> Value {
+    let rows = json!({"type": "array", "items": {"type": "object"}});
+    let text = json!({"type": "string"});
+    object(
+        json!({
+            "format": {"type": "string", "const": crate::memory::bundle::FORMAT}, "engine_version": text,
+            "exported_at": time(), "soul": maybe(&json!({"type": "object"})), "soul_history": rows, "episodes": rows,
+            "knowledge": rows, "social": object(json!({"nodes": rows, "edges": rows}), &[]), "skills": rows,
+            "signals": rows,
+        }),
+        &["format"],
+    )
+}
+
+fn imported() -> Value {
+    let number = json!({"type": "integer", "minimum": 0});
+    let counts = json!({"episodes": number, "knowledge": number, "social": number, "skills": number});
+    let counts = object(counts, &["episodes", "knowledge", "social", "skills"]);
+    object(
+        json!({
+            "status": {"type": "string", "enum": ["imported"]},
+            "mode": {"type": "string", "enum": ["merge", "replace"]}, "counts": counts,
+            "skipped_duplicates": number,
+        }),
+        &["status", "mode", "counts", "skipped_duplicates"],
+    )
 }
 
 /// Every schema of this file.

@@ -17,9 +17,9 @@ use brain::soul::Source;
 use contract::memory::{EpisodeKind, ParentKind, Trust};
 
 /// Characters of a comment on an answer. (specification 3.8)
-const COMMENT_CHARS: usize = 10_000;
+pub(super) const COMMENT_CHARS: usize = 10_000;
 /// Characters of a corrected answer. (specification 3.8)
-const CORRECTED_CHARS: usize = 100_000;
+pub(super) const CORRECTED_CHARS: usize = 100_000;
 /// Characters of what a memory stems from: an id of ours, or the name of a bundle.
 const PARENT_CHARS: usize = 300;
 /// Characters of why there is a version of the soul: what was learned names every turn it was seen in.
@@ -149,7 +149,8 @@ fn skill(mut row: SkillRow, bundle: &str) -> Result<SkillRow, Wrong> {
     }
     row.description = long("description", Some(row.description), DESCRIPTION_MAX)?.unwrap_or_default();
     row.category = long("category", Some(row.category), CATEGORY_MAX)?.unwrap_or_default();
-    row.prompt_template = row.prompt_template.map(|p| crate::http::sanitise::text(&p)).filter(|p| !p.is_empty());
+    row.prompt_template =
+        row.prompt_template.map(|p| crate::http::sanitise::text(&p)).filter(|p| !p.is_empty());
     if row.prompt_template.as_ref().is_some_and(|prompt| prompt.len() > PROMPT_MAX) {
         return Err(Wrong::new("prompt_template", format!("at most {PROMPT_MAX} bytes")));
     }
@@ -186,7 +187,10 @@ fn signal(mut row: SignalRow) -> Result<SignalRow, Wrong> {
     Ok(row)
 }
 
-fn soul_lines(name: &'static str, raw: &Few<String, { 4 * ::memory::soul::LINES }>) -> Result<Vec<String>, Wrong> {
+fn soul_lines(
+    name: &'static str,
+    raw: &Few<String, { 4 * ::memory::soul::LINES }>,
+) -> Result<Vec<String>, Wrong> {
     lines(name, &raw.0).map_err(|refused| Wrong::named(name, &refused))
 }
 

@@ -15,7 +15,7 @@ use std::marker::PhantomData;
 const WRITTEN_BYTES: usize = 8 * ATTRIBUTES_BYTES;
 
 /// A list of at most `MAX` entries.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Few<T, const MAX: usize>(pub Vec<T>);
 
 impl<T, const MAX: usize> Default for Few<T, MAX> {

@@ -17,6 +17,8 @@ pub const FORMAT: &str = "september-memory/1";
 /// Rows of one list. More would take an import's own books (one id per row) beyond the memory of a small machine; a
 /// bundle of the largest size has fewer real rows.
 const ROWS_MAX: usize = 1_000_000;
+/// Levels of the document, as of any body. (specification 14.6)
+const DEPTH_MAX: usize = 128;
 /// Characters of a pointer or of an explanation that an answer repeats.
 const SHOWN_CHARS: usize = 200;
 
@@ -42,6 +44,26 @@ pub struct Refusal {
 pub trait Rows {
     /// One row, in the order of the document.
     fn row(&mut self, row: Row) -> Result<(), Wrong>;
+}
+
+/// Whether brackets stand inside each other deeper than any document of ours: what is passed over unread is not counted
+/// by the parser.
+pub fn is_too_deep(bytes: &[u8]) -> bool {
+    let (mut depth, mut in_text, mut escaped) = (0usize, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'[' | b'{' if !in_text => depth += 1,
+            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH_MAX {
+            return true;
+        }
+    }
+    false
 }
 
 /// Shows every row of a bundle.
@@ -157,11 +179,7 @@ fn once<E: Error>(
 }
 
 /// Keeps the place of what a reader of rows refuses.
-fn told<E: Error>(
-    answer: Result<(), Wrong>,
-    place: &str,
-    wrong: &mut Option<Refusal>,
-) -> Result<(), E> {
+fn told<E: Error>(answer: Result<(), Wrong>, place: &str, wrong: &mut Option<Refusal>) -> Result<(), E> {
     let Err(Wrong { field, expected }) = answer else { return Ok(()) };
     let slash = if field.is_empty() { "" } else { "/" };
     *wrong = Some(Refusal { pointer: format!("{place}{slash}{field}"), expected });

@@ -10,9 +10,7 @@ use ::memory::field::ALIASES;
 use ::memory::soul::LINES;
 use brain::memory::lineage::Parent;
 use contract::memory::{EpisodeKind, FactType, NodeKind, ParentKind, Rating, Trust};
-use contract::{
-    EdgeId, EpisodeId, FactId, MessageId, NodeId, SignalId, TaskId, Timestamp, TurnId,
-};
+use contract::{EdgeId, EpisodeId, FactId, MessageId, NodeId, SignalId, TaskId, Timestamp, TurnId};
 use serde::{Deserialize, Serialize};
 
 /// Parents of one memory. More makes one row of a hostile bundle thousands of rows of the brain; fewer refuses what was

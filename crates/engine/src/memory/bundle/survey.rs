@@ -7,7 +7,7 @@
 //! The invariant: what is staged after this look refers to nothing outside the bundle.
 
 use super::check::{Wrong, checked};
-use super::read::{Refusal, Rows, Unreadable, read};
+use super::read::{Refusal, Rows, Unreadable, is_too_deep, read};
 use super::rows::{FactRow, ParentRow, Row};
 use contract::memory::ParentKind;
 use contract::{FactId, NodeId};
@@ -29,6 +29,9 @@ pub struct Survey {
 impl Survey {
     /// Looks at a whole bundle. `bundle` is its name.
     pub fn of(bytes: &[u8], bundle: &str) -> Result<Self, Unreadable> {
+        if is_too_deep(bytes) {
+            return Err(Unreadable::NotJson("it is nested too deeply".to_owned()));
+        }
         let mut survey = Self { bundle: bundle.to_owned(), ..Self::default() };
         read(bytes, &mut survey)?;
         for (at, from, to) in std::mem::take(&mut survey.ends) {
@@ -189,7 +192,10 @@ mod tests {
     fn what_is_wrong_is_named_by_its_place() {
         let mut wrong = fact("fact-1", None);
         wrong["content"] = json!(7);
-        assert_eq!(refused(&bundle("knowledge", json!([fact("fact-0", None), wrong]))).pointer, "/knowledge/1/content");
+        assert_eq!(
+            refused(&bundle("knowledge", json!([fact("fact-0", None), wrong]))).pointer,
+            "/knowledge/1/content"
+        );
         let mut long = fact("fact-1", None);
         long["subject"] = json!("x".repeat(201));
         assert_eq!(refused(&bundle("knowledge", json!([long]))).pointer, "/knowledge/0/subject");
@@ -219,7 +225,8 @@ mod tests {
             assert!(matches!(Survey::of(text.as_bytes(), "t"), Err(Unreadable::NotJson(_))), "{text}");
         }
         assert!(matches!(Survey::of(b"[]", "t"), Err(Unreadable::Refused(_))));
-        let deep = format!("{{\"format\":\"september-memory/1\",\"x\":{}1{}}}", "[".repeat(500), "]".repeat(500));
+        let deep =
+            format!("{{\"format\":\"september-memory/1\",\"x\":{}1{}}}", "[".repeat(500), "]".repeat(500));
         assert!(matches!(Survey::of(deep.as_bytes(), "t"), Err(Unreadable::NotJson(_))));
         let twice = br#"{"format":"september-memory/1","episodes":[],"episodes":[]}"#;
         assert!(matches!(Survey::of(twice, "t"), Err(Unreadable::Refused(_))));

@@ -68,9 +68,7 @@ impl Scripted {
 
     fn vector(&self, text: &str) -> Vec<f32> {
         let mut vector = vec![0.0f32; DIM];
-        // The written-out date of a memory is no part of what it says.
-        let said: Vec<&str> = text.lines().filter(|line| !line.starts_with("20")).collect();
-        for word in said.join(" ").split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()) {
+        for word in text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()) {
             let word = word.to_lowercase();
             let concept = CONCEPTS.iter().find(|(w, _)| *w == word).map_or(word.as_str(), |(_, c)| c);
             let seed = format!("{}:{concept}", self.model);

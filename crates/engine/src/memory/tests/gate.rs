@@ -1,5 +1,6 @@
 //! The write gate against a real brain: new, known, nearly known, an echo, a replacement.
 
+use super::embedder::Scripted;
 use super::{Place, api, content, fact, ids, note, person, trusted, typed};
 use crate::memory::item::{FactPatch, Intent, NewFact, Origin, Outcome, Patch, Wanted};
 use crate::memory::{Item, Memory};
@@ -46,6 +47,27 @@ async fn nearly_the_same_is_merged_but_another_number_or_a_not_is_kept() {
 }
 
 #[tokio::test]
+async fn one_word_that_changes_the_meaning_is_a_new_memory_to_the_built_in_table() {
+    let place = Place::new();
+    let memory = place.local();
+    for said in ["The user wants short answers in English", "The user wants long answers in English"] {
+        memory.add(fact("style", said)).await;
+    }
+    let long = "The weekly meeting of the platform team is held in the large room of the old house on Monday";
+    memory.add(fact("meeting", long)).await;
+    memory.add(fact("meeting", &long.replace("Monday", "Friday"))).await;
+}
+
+#[tokio::test]
+async fn a_model_of_statements_merges_the_same_in_other_words() {
+    let place = Place::new();
+    let memory = place.scripted(&Scripted::new("a"));
+    memory.add(fact("travel", "Ada has a red car and a large home")).await;
+    let other_words = fact("travel", "Ada has a red automobile and a large dwelling");
+    assert_eq!(memory.must(other_words, api()).await.outcome, Outcome::Duplicate);
+}
+
+#[tokio::test]
 async fn what_repeats_a_recalled_item_is_rejected_and_counted() {
     let place = Place::new();
     let memory = place.local();
@@ -83,7 +105,7 @@ async fn a_stated_preference_closes_the_one_before_it_and_a_fact_does_not() {
     let memory = place.local();
     let tea = memory.add(typed("drink", "The user prefers green tea", FactType::Preference)).await;
     let black = memory.must(typed("drink", "The user prefers black tea", FactType::Preference), api()).await;
-    assert_eq!(black.closed, [tea.clone()]);
+    assert_eq!(black.closed, std::slice::from_ref(&tea));
     let Some(Item::Fact(old)) = memory.get(&tea).await.expect("read") else { panic!("a fact") };
     let Some(Item::Fact(new)) = &black.item else { panic!("a fact") };
     assert_eq!(old.item.valid_until, Some(new.item.valid_from));
@@ -183,10 +205,10 @@ async fn what_a_person_edits_is_theirs_found_by_its_new_words_and_by_no_old_ones
     assert_eq!(content(&item), "The dog is called Bob");
     assert_eq!((item.provenance().trust, item.provenance().source.as_str()), (Trust::User, "user:api"));
     assert!(parents(&memory, &id).await.is_empty());
-    assert_eq!(ids(&memory.ask(Store::Knowledge, "bob").await), [id.clone()]);
+    assert_eq!(ids(&memory.ask(Store::Knowledge, "bob").await), std::slice::from_ref(&id));
     assert_eq!(
         ids(&memory.ask(Store::Knowledge, "puppy").await),
-        [id.clone()],
+        std::slice::from_ref(&id),
         "the vector is of the new text"
     );
     assert!(memory.ask(Store::Knowledge, "nim").await.is_empty());

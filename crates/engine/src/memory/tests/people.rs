@@ -39,7 +39,7 @@ async fn a_person_is_recognised_by_an_alias_and_learns_what_is_new() {
     assert_eq!(shape["attributes"], json!({"city": "Pune"}));
     assert_eq!(shape["relationships"][0]["to"]["name"], "Ben");
     assert_eq!(shape["relationships"][0]["confidence"], 0.8);
-    assert_eq!(ids(&memory.ask(Store::Social, "Pune").await), [id.clone()]);
+    assert_eq!(ids(&memory.ask(Store::Social, "Pune").await), std::slice::from_ref(&id));
     let found = memory.ask(Store::Social, "who is the manager of Ben").await;
     assert_eq!(found.len(), 2, "Ben himself and his manager: {found:?}");
     assert_eq!(memory.unembedded().await, 0, "texts that name the relation have their vectors");

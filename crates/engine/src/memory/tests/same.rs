@@ -154,6 +154,8 @@ async fn play(steps: Vec<Step>, question: String) {
         }
     }
     memory.until_embedded().await;
+    // The vectors can be read an instant before their commit is told of; the next commit comes after that.
+    memory.brain.write("after the worker", |_| Ok(())).await.expect("written");
     compare(&memory, &question).await;
     let before = memory.search_all(&question, 100, Timestamp::from_millis(0)).await.expect("found");
     halt.cancel();

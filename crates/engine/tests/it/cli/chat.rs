@@ -147,7 +147,7 @@ fn a_question_nobody_can_answer_ends_the_script_and_not_the_turn() {
         _ => None,
     });
     let said = chat(&engine, "delete the old one\n").expect(1);
-    assert!(said.err.contains("chat --task t"), "{}", said.err);
+    assert!(said.err.contains(&format!("chat --url {} --task t", engine.url())), "{}", said.err);
     assert!(engine.seen_at("/execute/cancel").is_empty());
 }
 

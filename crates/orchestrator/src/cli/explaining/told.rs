@@ -14,24 +14,22 @@ use std::time::Duration;
 pub(super) fn health(status: Status, since: Timestamp, vitals: &Vitals) -> String {
     // What answered before the present start or wake was another process, or one before its sleep.
     let fresh = vitals.last_probe_at.is_some_and(|at| at >= since);
-    let last = |at: Option<Timestamp>| match at {
-        Some(at) => format!("last healthy {at}"),
-        None => "never healthy yet".to_owned(),
-    };
+    // Nothing is said when no probe has counted it: its start was healthy all the same.
+    let last = |at: Option<Timestamp>| at.map_or(String::new(), |at| format!(", last healthy {at}"));
     match status {
         Status::Running if !fresh => format!("healthy at its start {since}, not probed since"),
         Status::Running if vitals.health_failures > 0 => {
             let healthy = vitals.last_health_at.map_or(since, |at| at.max(since));
-            format!("{} failed in a row, {}", probes(vitals.health_failures), last(Some(healthy)))
+            format!("{} failed in a row{}", probes(vitals.health_failures), last(Some(healthy)))
         }
         Status::Running => {
-            format!("{} healthy in a row, {}", probes(vitals.healthy_streak), last(vitals.last_health_at))
+            format!("{} healthy in a row{}", probes(vitals.healthy_streak), last(vitals.last_health_at))
         }
         Status::Failed if vitals.health_failures > 0 => {
-            format!("{} failed in a row, {}", probes(vitals.health_failures), last(vitals.last_health_at))
+            format!("{} failed in a row{}", probes(vitals.health_failures), last(vitals.last_health_at))
         }
         Status::Provisioning | Status::Sleeping | Status::Stopped | Status::Failed | Status::Destroying => {
-            format!("not probed while {status}, {}", last(vitals.last_health_at))
+            format!("not probed while {status}{}", last(vitals.last_health_at))
         }
     }
 }
@@ -68,10 +66,16 @@ pub(super) fn sleep(
     if let Some(at) = idle_since {
         text.push_str(&format!("; idle since {at}"));
     }
-    let reasons: Vec<String> = blocked.iter().filter_map(|&blocker| reason(blocker, lease_until)).collect();
+    // Silence keeps awake what would sleep; it is no use of what never does.
+    let silent = |blocker: Blocker| blocker == Blocker::NoActivityReport && idle_after.is_none();
+    let reasons: Vec<String> = blocked
+        .iter()
+        .filter(|&&blocker| !silent(blocker))
+        .filter_map(|&blocker| reason(blocker, lease_until))
+        .collect();
     if !reasons.is_empty() {
-        let lead = if idle_after.is_some() { "kept awake by" } else { "in use:" };
-        text.push_str(&format!("; {lead} {}", reasons.join(", ")));
+        let lead = if idle_after.is_some() { "kept awake by" } else { "in use" };
+        text.push_str(&format!("; {lead}: {}", reasons.join(", ")));
     }
     text
 }
@@ -85,10 +89,10 @@ fn reason(blocker: Blocker, lease_until: Option<Timestamp>) -> Option<String> {
             None => "an admission".to_owned(),
         },
         Blocker::Operation => "an operation under way".to_owned(),
-        Blocker::NoActivityReport => "its silence about what it does".to_owned(),
+        Blocker::NoActivityReport => "no report of its activity yet".to_owned(),
         Blocker::InFlightTurns => "turns in flight".to_owned(),
         Blocker::OpenStreams => "open streams".to_owned(),
-        Blocker::Scheduled => "planned work that is near".to_owned(),
+        Blocker::Scheduled => "planned work soon".to_owned(),
         Blocker::RecentlyActive => "recent use".to_owned(),
     })
 }
@@ -134,10 +138,7 @@ mod tests {
             health(Status::Failed, at(50), &vitals(3, 0, Some(10), Some(50))),
             "3 probes failed in a row, last healthy 2026-04-27T10:00:10.000Z"
         );
-        assert_eq!(
-            health(Status::Stopped, at(50), &vitals(0, 0, None, None)),
-            "not probed while stopped, never healthy yet"
-        );
+        assert_eq!(health(Status::Stopped, at(50), &vitals(0, 0, None, None)), "not probed while stopped");
     }
 
     #[test]
@@ -150,7 +151,7 @@ mod tests {
     fn what_keeps_it_awake_is_told_in_words() {
         let day = Some(Duration::from_secs(900));
         assert_eq!(
-            sleep(None, None, Some(at(20)), &[Blocker::Disabled, Blocker::Lease]),
+            sleep(None, None, Some(at(20)), &[Blocker::Disabled, Blocker::Lease, Blocker::NoActivityReport]),
             "never by itself (idle sleep is off); in use: an admission until 2026-04-27T10:00:20.000Z"
         );
         assert_eq!(
@@ -159,7 +160,7 @@ mod tests {
         );
         assert_eq!(
             sleep(day, Some(at(5)), Some(at(5)), &[Blocker::RecentlyActive]),
-            "after 900 s idle; idle since 2026-04-27T10:00:05.000Z; kept awake by recent use"
+            "after 900 s idle; idle since 2026-04-27T10:00:05.000Z; kept awake by: recent use"
         );
         for &blocker in Blocker::ALL {
             let told = reason(blocker, Some(at(1)));

@@ -279,7 +279,7 @@ async fn up_works_without_network_docker_or_keys() {
         ("status", "1"),
         ("engines list", "demo-user-001"),
         ("explain demo/demo-user-001", "running"),
-        ("doctor", "subprocess"),
+        ("doctor", "is served by this fleet"),
         ("products list", "demo"),
     ] {
         let told = shell(laptop.folder.path(), &format!("{asked} {command}"));
@@ -305,6 +305,7 @@ async fn up_works_without_network_docker_or_keys() {
     let (status, said) = up.interrupted().await;
     assert_eq!(status.code(), Some(0));
     assert_eq!(laptop.alive(), [0; 0], "Ctrl-C stops everything");
+    assert!(!data.join("api.url").exists(), "others may listen there by now");
     assert!(said.contains("nothing of this fleet runs any more"), "{said}");
 }
 

@@ -1,0 +1,510 @@
+//! One step of an import: rows through the write gate until the time of a step is over.
+//!
+//! A row keeps its id, its times, its trust and what it stems from. In `merge`, a row whose id is there already is
+//! passed over, and every other one is compared with what was there before the import, as any write is: what says the
+//! same confirms that and gets no row. It is not compared with rows of its own bundle, because those were told apart
+//! once before. In `replace` nothing is compared; a row whose id is there is rewritten in place.
+//!
+//! An import ends no fact: whatever contradicted another when the bundle was made has ended it there.
+//!
+//! The invariant: rows and the note of how far the import is are one transaction.
+
+use super::super::gate::{Fate, Like, Writing};
+use super::super::item::{Intent, NewNode, Origin, Touched};
+use super::super::shape::node_text;
+use super::super::vectors::Prepared;
+use super::super::{social, write};
+use super::progress::{Mode, Progress};
+use super::rows::{
+    EdgeRow, EpisodeRow, FactRow, NodeRow, ParentRow, SignalRow, SkillRow, SoulRow, VersionRow,
+};
+use super::stage::Staged;
+use ::memory::entity::name_norm;
+use ::memory::gate::{Candidate, Comparison};
+use ::memory::search_text;
+use brain::Tx;
+use brain::memory::counters::{self, Counters};
+use brain::memory::edges::{self, Edge};
+use brain::memory::episodes::{self, Episode};
+use brain::memory::erase;
+use brain::memory::knowledge::{self, Fact};
+use brain::memory::lineage::{self, Parent};
+use brain::memory::nodes::{self, Node};
+use brain::memory::signals::{self, Signal};
+use brain::memory::{MemoryId, Provenance, Stored};
+use brain::skills::{self, Skill};
+use brain::soul::{self, Soul, Source};
+use contract::memory::{EpisodeKind, NodeKind, Store, Trust};
+use contract::{NodeId, Timestamp};
+use std::time::{Duration, Instant};
+
+/// Longest work of one transaction. Longer keeps turns and SIGTERM waiting beyond 50 ms; shorter spends an fsync on fewer
+/// rows.
+pub const STEP: Duration = Duration::from_millis(20);
+/// Custom skills of one brain: the same number as over HTTP.
+pub const SKILLS_MAX: u64 = crate::http::skills::CUSTOM_MAX;
+/// Why there is a version of the soul that the history of a bundle does not explain.
+const SOUL_REASON: &str = "taken over from a bundle";
+
+/// What an import knows of the rest of the Engine.
+pub struct Ground<'g> {
+    /// Vectors that cost nothing.
+    pub vectors: &'g Prepared,
+    /// Names of skills that the catalog has.
+    pub is_platform_skill: &'g (dyn Fn(&str) -> bool + Send + Sync),
+}
+
+/// What a step did besides its rows.
+#[derive(Default)]
+pub struct Done {
+    /// For the codes in RAM.
+    pub touched: Touched,
+    /// Whether the skills are others now.
+    pub skills: bool,
+}
+
+/// Applies rows from `progress.row` on, as many as there is time for.
+pub fn step(
+    tx: &Tx<'_>,
+    progress: &mut Progress,
+    rows: &[Staged],
+    ground: &Ground<'_>,
+    now: Timestamp,
+) -> brain::Result<Done> {
+    let started = Instant::now();
+    let mut done = Done::default();
+    while progress.row < rows.len() {
+        let row = &rows[progress.row];
+        let mut applying = Applying { tx, progress, ground, now, done };
+        applying.row(row)?;
+        done = applying.done;
+        progress.row += 1;
+        if started.elapsed() >= STEP {
+            break;
+        }
+    }
+    Ok(done)
+}
+
+struct Applying<'a> {
+    tx: &'a Tx<'a>,
+    progress: &'a mut Progress,
+    ground: &'a Ground<'a>,
+    now: Timestamp,
+    done: Done,
+}
+
+/// Where a row comes from; a macro, because the rows have no type in common.
+macro_rules! provenance {
+    ($row:expr) => {
+        Provenance {
+            confidence: $row.confidence.0,
+            trust: $row.trust,
+            source: $row.source.clone().unwrap_or_default(),
+            rationale: $row.rationale.clone(),
+            last_confirmed_at: $row.last_confirmed_at.unwrap_or($row.created_at),
+            created_at: $row.created_at,
+            updated_at: $row.updated_at.unwrap_or($row.created_at),
+        }
+    };
+}
+
+fn parents(rows: &[ParentRow]) -> Vec<Parent> {
+    rows.iter().map(|row| Parent { kind: row.kind, id: row.id.clone() }).collect()
+}
+
+fn origin(provenance: &Provenance, lineage: &[ParentRow]) -> Origin {
+    Origin {
+        source: provenance.source.clone(),
+        trust: provenance.trust,
+        rationale: provenance.rationale.clone(),
+        confidence: provenance.confidence,
+        lineage: parents(lineage),
+        intent: Intent::None,
+        recalled: Vec::new(),
+    }
+}
+
+impl<'a> Applying<'a> {
+    fn row(&mut self, row: &Staged) -> brain::Result<()> {
+        match row {
+            Staged::Episode(row) => self.episode(row),
+            Staged::Fact(row) => self.fact(row),
+            Staged::Node(row) => self.node(row),
+            Staged::Edge { row, from_name, to_name } => self.edge(row, from_name, to_name),
+            Staged::Skill(row) => self.skill(row),
+            Staged::Signal(row) => self.signal(row),
+            Staged::Version(row) => self.version(row),
+            Staged::Soul(row) => self.soul(row),
+        }
+    }
+
+    fn replaces(&self) -> bool {
+        self.progress.mode == Mode::Replace
+    }
+
+    fn skip(&mut self, store: Store) -> brain::Result<()> {
+        self.progress.skipped += 1;
+        counters::add(self.tx, store, Counters { duplicate: 1, ..Counters::default() })
+    }
+
+    /// Works with the write gate and keeps what it touched.
+    fn with<T>(
+        &mut self,
+        origin: &Origin,
+        work: impl FnOnce(&mut Writing<'_>) -> brain::Result<T>,
+    ) -> brain::Result<T> {
+        let touched = std::mem::take(&mut self.done.touched);
+        let vectors = self.ground.vectors;
+        let mut writing = Writing { tx: self.tx, origin, vectors, now: self.now, touched };
+        let value = work(&mut writing)?;
+        self.done.touched = writing.touched;
+        Ok(value)
+    }
+
+    fn episode(&mut self, row: &EpisodeRow) -> brain::Result<()> {
+        let tx = self.tx;
+        let provenance = provenance!(row);
+        let origin = origin(&provenance, &row.lineage.0);
+        let text = write::compared(&row.description, row.value.as_deref());
+        let comparison = match row.kind {
+            EpisodeKind::Turn => Comparison::ExactOnly,
+            EpisodeKind::Event | EpisodeKind::Note => Comparison::ExactAndNear,
+        };
+        let candidate = Candidate { key: &row.key, text: &text, trust: row.trust, comparison };
+        let searched =
+            search_text::episode(&row.key, &row.description, row.value.as_deref(), row.occurred_at);
+        let episode = Episode {
+            episode_id: row.id.clone(),
+            kind: row.kind,
+            key: row.key.clone(),
+            description: row.description.clone(),
+            value: row.value.clone(),
+            task_id: row.task_id.clone(),
+            turn_id: row.turn_id.clone(),
+            position: row.position,
+            occurred_at: row.occurred_at,
+            content_hash: candidate.hash(),
+            provenance,
+        };
+        let id = MemoryId::Episode(row.id.clone());
+        if let Some(old) = episodes::get(tx, &row.id)? {
+            if !self.replaces() {
+                return self.skip(Store::Episodes);
+            }
+            episodes::replace(tx, &episode, &searched)?;
+            self.progress.counts.episodes += 1;
+            return self.rewritten(Store::Episodes, old.row, &id, &origin, &searched);
+        }
+        let mark = self.progress.marks.episodes;
+        if !self.replaces() && mark > 0 {
+            let known = self.with(&origin, |writing| {
+                let mut there: Vec<Stored<Episode>> =
+                    episodes::by_hash(tx, &episode.content_hash)?.into_iter().collect();
+                there.extend(episodes::by_rows(tx, &writing.near(Store::Episodes, comparison, &searched)?)?);
+                there.retain(|e| e.row <= mark);
+                let rows = there.iter().map(|e| e.row);
+                let cosines = writing.cosines(Store::Episodes, comparison, &searched, rows)?;
+                let like: Vec<Like> = there
+                    .into_iter()
+                    .map(|e| Like {
+                        id: MemoryId::Episode(e.item.episode_id),
+                        key: e.item.key,
+                        text: write::compared(&e.item.description, e.item.value.as_deref()),
+                        cosine: cosines.get(&e.row).copied(),
+                        provenance: e.item.provenance,
+                        open: true,
+                    })
+                    .collect();
+                known(writing, &candidate, &like)
+            })?;
+            if known {
+                return self.skip(Store::Episodes);
+            }
+        }
+        let stored = episodes::insert(tx, &episode, &searched)?;
+        self.progress.counts.episodes += 1;
+        self.with(&origin, |writing| writing.inserted(Store::Episodes, stored, &id, &searched))
+    }
+
+    fn fact(&mut self, row: &FactRow) -> brain::Result<()> {
+        let (tx, now) = (self.tx, self.now);
+        let provenance = provenance!(row);
+        let origin = origin(&provenance, &row.lineage.0);
+        let is_past = write::has_ended(row.valid_until, now);
+        let comparison = if is_past { Comparison::ExactOnly } else { Comparison::ExactAndNear };
+        let candidate = Candidate { key: &row.subject, text: &row.content, trust: row.trust, comparison };
+        let searched = search_text::fact(&row.subject, &row.content, row.valid_from);
+        let fact = Fact {
+            fact_id: row.id.clone(),
+            subject: row.subject.clone(),
+            subject_norm: name_norm(&row.subject),
+            content: row.content.clone(),
+            kind: row.kind,
+            valid_from: row.valid_from,
+            valid_until: row.valid_until,
+            superseded_by: row.superseded_by.clone(),
+            content_hash: candidate.hash(),
+            provenance,
+        };
+        let id = MemoryId::Fact(row.id.clone());
+        if let Some(old) = knowledge::get(tx, &row.id)? {
+            if !self.replaces() {
+                return self.skip(Store::Knowledge);
+            }
+            knowledge::replace(tx, &fact, &searched)?;
+            self.progress.counts.knowledge += 1;
+            return self.rewritten(Store::Knowledge, old.row, &id, &origin, &searched);
+        }
+        let mark = self.progress.marks.facts;
+        if !self.replaces() && mark > 0 {
+            let known = self.with(&origin, |writing| {
+                let mut there = knowledge::by_hash(tx, &fact.content_hash)?;
+                let near = writing.near(Store::Knowledge, comparison, &searched)?;
+                there.extend(knowledge::by_rows(tx, &near)?);
+                there.retain(|f| f.row <= mark);
+                let rows = there.iter().map(|f| f.row);
+                let cosines = writing.cosines(Store::Knowledge, comparison, &searched, rows)?;
+                let like: Vec<Like> = there
+                    .into_iter()
+                    .map(|f| Like {
+                        id: MemoryId::Fact(f.item.fact_id),
+                        key: f.item.subject,
+                        text: f.item.content,
+                        cosine: cosines.get(&f.row).copied(),
+                        provenance: f.item.provenance,
+                        open: write::has_ended(f.item.valid_until, now) == is_past,
+                    })
+                    .collect();
+                known(writing, &candidate, &like)
+            })?;
+            if known {
+                return self.skip(Store::Knowledge);
+            }
+        }
+        let stored = knowledge::insert(tx, &fact, &searched)?;
+        self.progress.counts.knowledge += 1;
+        self.with(&origin, |writing| writing.inserted(Store::Knowledge, stored, &id, &searched))
+    }
+
+    fn node(&mut self, row: &NodeRow) -> brain::Result<()> {
+        let tx = self.tx;
+        let provenance = provenance!(row);
+        let origin = origin(&provenance, &row.lineage.0);
+        let node = Node {
+            node_id: row.id.clone(),
+            name: row.name.clone(),
+            name_norm: name_norm(&row.name),
+            kind: row.kind,
+            aliases_norm: social::norms(&row.aliases.0),
+            aliases: row.aliases.0.clone(),
+            attributes: row.attributes.0.clone(),
+            provenance,
+        };
+        let id = MemoryId::Node(row.id.clone());
+        if let Some(old) = nodes::get(tx, &row.id)? {
+            if !self.replaces() {
+                return self.skip(Store::Social);
+            }
+            let rewritten = nodes::replace(tx, &node, &node_text)?.unwrap_or_default();
+            lineage::replace(tx, &id, &origin.lineage)?;
+            self.progress.counts.social += 1;
+            return self.with(&origin, |writing| {
+                writing.touch(Store::Social, old.row);
+                writing.rewritten(rewritten)
+            });
+        }
+        if !self.replaces() && self.namesake(&row.name, row.trust, Some(row.kind))?.is_some() {
+            let new = NewNode {
+                name: row.name.clone(),
+                kind: Some(row.kind),
+                aliases: row.aliases.0.clone(),
+                attributes: row.attributes.0.clone(),
+                relations: Vec::new(),
+            };
+            self.with(&origin, |writing| social::node(writing, new).map(drop))?;
+            return self.skip(Store::Social);
+        }
+        let stored = nodes::insert(tx, &node, &node_text)?;
+        self.progress.counts.social += 1;
+        let text = node_text(&node, &[]);
+        self.with(&origin, |writing| writing.inserted(Store::Social, stored, &id, &text))
+    }
+
+    /// The node there was before the import that a node of this name would be merged into.
+    fn namesake(&self, name: &str, trust: Trust, kind: Option<NodeKind>) -> brain::Result<Option<NodeId>> {
+        let mark = self.progress.marks.nodes;
+        if mark == 0 {
+            return Ok(None);
+        }
+        let vouched = |trust: Trust| trust != Trust::Untrusted;
+        let open = |kind: NodeKind| kind == NodeKind::Other;
+        let fits = |row: &Stored<Node>| {
+            row.row <= mark
+                && vouched(row.item.provenance.trust) == vouched(trust)
+                && kind.is_none_or(|kind| kind == row.item.kind || open(kind) || open(row.item.kind))
+        };
+        Ok(nodes::by_name(self.tx, &name_norm(name))?.into_iter().find(fits).map(|row| row.item.node_id))
+    }
+
+    /// The node at an end of a relation: that of the bundle, or the one it was merged into.
+    fn end(&self, id: &NodeId, name: &str, trust: Trust) -> brain::Result<Option<NodeId>> {
+        match nodes::get(self.tx, id)? {
+            Some(node) => Ok(Some(node.item.node_id)),
+            None => self.namesake(name, trust, None),
+        }
+    }
+
+    fn edge(&mut self, row: &EdgeRow, from_name: &str, to_name: &str) -> brain::Result<()> {
+        let (tx, now) = (self.tx, self.now);
+        let provenance = provenance!(row);
+        let origin = origin(&provenance, &row.lineage.0);
+        let ends = (self.end(&row.from, from_name, row.trust)?, self.end(&row.to, to_name, row.trust)?);
+        let (Some(from), Some(to)) = ends else { return self.skip(Store::Social) };
+        if from == to {
+            return self.skip(Store::Social);
+        }
+        let edge = Edge {
+            edge_id: row.id.clone(),
+            from,
+            to,
+            relation: row.relation.clone(),
+            valid_from: row.valid_from,
+            valid_until: row.valid_until,
+            provenance,
+        };
+        let id = MemoryId::Edge(row.id.clone());
+        if let Some(old) = edges::get(tx, &row.id)? {
+            if !self.replaces() {
+                return self.skip(Store::Social);
+            }
+            if (&old.item.from, &old.item.to) == (&edge.from, &edge.to) {
+                let rewritten = edges::replace(tx, &edge, &node_text)?.unwrap_or_default();
+                lineage::replace(tx, &id, &origin.lineage)?;
+                return self.with(&origin, |writing| writing.rewritten(rewritten));
+            }
+            if let Some(erased) = erase::erase(tx, &id, &node_text)? {
+                let touched = std::mem::take(&mut self.done.touched);
+                self.done.touched = touched.and(Touched::erased(&erased));
+            }
+        }
+        let is_past = write::has_ended(row.valid_until, now);
+        if !self.replaces() && !is_past {
+            let open = edges::open(tx, &edge.from, &edge.to, &edge.relation, now)?;
+            if let Some(old) = open.filter(|old| old.row <= self.progress.marks.edges) {
+                let (known, trust) = (MemoryId::Edge(old.item.edge_id), old.item.provenance.trust);
+                self.with(&origin, |writing| writing.confirm(&known, trust, trust).map(drop))?;
+                return self.skip(Store::Social);
+            }
+        }
+        let rewritten = edges::insert(tx, &edge, &node_text)?;
+        self.with(&origin, |writing| {
+            writing.rests_on(&id)?;
+            writing.rewritten(rewritten)
+        })
+    }
+
+    /// What belongs to a row that was rewritten in place.
+    fn rewritten(
+        &mut self,
+        store: Store,
+        row: i64,
+        id: &MemoryId,
+        origin: &Origin,
+        text: &str,
+    ) -> brain::Result<()> {
+        lineage::replace(self.tx, id, &[])?;
+        self.with(origin, |writing| writing.inserted(store, row, id, text))
+    }
+
+    fn skill(&mut self, row: &SkillRow) -> brain::Result<()> {
+        let skill = Skill {
+            name: row.name.clone(),
+            description: row.description.clone(),
+            category: row.category.clone(),
+            prompt_template: row.prompt_template.clone(),
+            scripts: row.scripts.0.iter().map(|s| s.name.clone()).collect(),
+            capabilities: row.capabilities.0.clone(),
+            confidence: row.confidence.0,
+            source: row.source.clone().unwrap_or_default(),
+            trust: row.trust.as_str().to_owned(),
+        };
+        let scripts = row.scripts.0.iter().map(|s| (s.name.clone(), s.content.clone())).collect();
+        let is_there = skills::get(self.tx, &row.name)?.is_some();
+        let is_full = !self.replaces() && skills::count(self.tx)? >= SKILLS_MAX;
+        if (self.ground.is_platform_skill)(&row.name) || (!self.replaces() && (is_there || is_full)) {
+            self.progress.skipped += 1;
+            return Ok(());
+        }
+        match is_there {
+            true => skills::replace(self.tx, &skill, &scripts, self.now)?,
+            false => skills::create(self.tx, &skill, &scripts, self.now)?,
+        };
+        self.progress.counts.skills += 1;
+        self.done.skills = true;
+        Ok(())
+    }
+
+    fn signal(&mut self, row: &SignalRow) -> brain::Result<()> {
+        if signals::get(self.tx, &row.id)?.is_some() {
+            return Ok(());
+        }
+        signals::insert(
+            self.tx,
+            &Signal {
+                signal_id: row.id.clone(),
+                message_id: row.message_id.clone(),
+                turn_id: row.turn_id.clone(),
+                rating: row.rating,
+                comment: row.comment.clone(),
+                corrected: row.corrected.clone(),
+                created_at: row.created_at,
+                processed_at: row.processed_at,
+            },
+        )
+    }
+
+    fn version(&mut self, row: &VersionRow) -> brain::Result<()> {
+        let soul = Soul {
+            identity: row.identity.clone(),
+            values: row.values.0.clone(),
+            patterns: row.patterns.0.clone(),
+        };
+        self.say(&soul, &row.source, &row.rationale, row.created_at)
+    }
+
+    fn soul(&mut self, row: &SoulRow) -> brain::Result<()> {
+        let soul = Soul {
+            identity: row.identity.clone(),
+            values: row.values.0.clone(),
+            patterns: row.patterns.0.clone(),
+        };
+        self.say(&soul, &row.source, SOUL_REASON, row.updated_at)
+    }
+
+    /// Writes a version of the soul, unless it is the present one.
+    fn say(&mut self, soul: &Soul, source: &str, rationale: &str, at: Timestamp) -> brain::Result<()> {
+        if !self.progress.takes_soul {
+            return Ok(());
+        }
+        let source = Source::parse(source).unwrap_or(Source::User);
+        let present = soul::get(self.tx)?.filter(|there| there.soul == *soul && there.source == source);
+        let version = match present {
+            Some(there) => there.version,
+            None => soul::set(self.tx, soul, source, rationale, at)?,
+        };
+        self.progress.first_version.get_or_insert(version);
+        Ok(())
+    }
+}
+
+/// Whether the gate finds that a row says so already; then that is confirmed.
+fn known(writing: &mut Writing<'_>, candidate: &Candidate<'_>, like: &[Like]) -> brain::Result<bool> {
+    let Fate::Known { id, lifted } = writing.fate(candidate, like)? else { return Ok(false) };
+    match &id {
+        MemoryId::Episode(id) if lifted => write::lift_episode(writing, id)?,
+        MemoryId::Fact(id) if lifted => write::lift_fact(writing, id)?,
+        MemoryId::Episode(_) | MemoryId::Fact(_) | MemoryId::Node(_) | MemoryId::Edge(_) => {}
+    }
+    Ok(true)
+}

@@ -1,0 +1,90 @@
+//! `september-engine memory …`: long-term memory from the command line, beside nobody and beside a running Engine.
+
+use crate::bundle::{bundle, fact};
+use crate::cli::Place;
+use crate::support::Setup;
+use serde_json::json;
+
+#[test]
+fn memories_are_imported_found_forgotten_and_exported_without_an_engine() {
+    let place = Place::new().with("LLM_API_KEY", "canary-llm-0001").with_brain();
+    let mut rows: Vec<_> = (0..3).map(fact).collect();
+    rows[1]["content"] = json!("The kitchen lamp is \u{1b}[31mbroken");
+    rows[2]["content"] = json!("the key canary-llm-0001 opens it");
+    std::fs::write(place.path("in.json"), bundle(rows).to_string()).expect("written");
+    let imported = place.run(&["memory", "import", "in.json", "--json"]).expect(0).json();
+    assert_eq!(imported["counts"]["knowledge"], 3, "{imported}");
+    let said = place.run(&["memory", "import", "in.json"]).expect(0);
+    assert!(said.out.contains("3 were there already"), "{}", said.out);
+
+    let listed = place.run(&["memory", "list"]).expect(0).out;
+    assert_eq!(listed.lines().count(), 3, "{listed}");
+    assert!(!listed.contains('\u{1b}'), "{listed:?}");
+    let found = place
+        .run(&["memory", "search", "which lamp is broken", "--store", "knowledge", "--json"])
+        .expect(0)
+        .json();
+    assert_eq!(found[0]["subject"], "subject 1", "{found}");
+    assert!(found[0]["score"].as_f64().is_some_and(|score| score > 0.0));
+
+    let id = found[0]["id"].as_str().expect("an id").to_owned();
+    let gone = place.run(&["memory", "forget", &id, "--json"]).expect(0).json();
+    assert_eq!((&gone["status"], &gone["id"]), (&json!("deleted"), &json!(id)));
+    assert!(place.run(&["memory", "forget", &id]).expect(1).err.contains("no memory"));
+    assert!(place.run(&["memory", "forget", "x y"]).expect(2).err.contains("no id"));
+
+    place.run(&["memory", "export", "out.json"]).expect(0);
+    let written = std::fs::read_to_string(place.path("out.json")).expect("a bundle");
+    assert!(!written.contains("canary-llm-0001"), "{written}");
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(place.path("out.json")).expect("a file").permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(place.run(&["memory", "export", "out.json"]).expect(1).err.contains("there already"));
+    let printed = place.run(&["memory", "export"]).expect(0).json();
+    assert_eq!(printed["knowledge"].as_array().map(Vec::len), Some(2), "{printed}");
+}
+
+#[test]
+fn a_bundle_that_is_wrong_changes_nothing_and_says_where() {
+    let place = Place::new().with_brain();
+    let mut wrong = fact(1);
+    wrong["trust"] = json!("holy");
+    let said =
+        place.run_with(&["memory", "import", "-"], &bundle(vec![fact(0), wrong]).to_string()).expect(1);
+    assert!(said.err.contains("/knowledge/1/trust"), "{}", said.err);
+    assert_eq!(place.run(&["memory", "list", "--json"]).expect(0).json(), json!([]));
+    assert!(place.run(&["memory", "import", "missing.json"]).expect(1).err.contains("missing.json"));
+    place.run(&["memory", "import", "-", "--mode", "destroy"]).expect(2);
+}
+
+#[test]
+fn without_a_brain_there_is_nothing_to_look_into_and_none_is_made() {
+    let place = Place::new();
+    assert!(place.run(&["memory", "list"]).expect(1).err.contains("no brain"));
+    assert!(!place.path("brain.sqlite").exists());
+}
+
+#[test]
+fn vacuum_makes_the_indexes_anew_when_asked() {
+    let place = Place::new().with_brain();
+    let report = place.run(&["vacuum", "--rebuild-fts", "--json"]).expect(0).json();
+    assert_eq!(report["rebuilt"].as_array().map(Vec::len), Some(4), "{report}");
+    assert_eq!(place.run(&["vacuum", "--json"]).expect(0).json()["rebuilt"], json!([]));
+    place.run(&["verify"]).expect(0);
+}
+
+#[tokio::test]
+async fn beside_a_running_engine_the_command_names_its_api() {
+    let engine = Setup::offline().start().await;
+    for (args, operation) in [
+        (&["memory", "export"][..], "GET /memory/export"),
+        (&["memory", "search", "tea"], "POST /memory/{store}/search"),
+        (&["memory", "forget", "fact-1"], "DELETE /memory/{store}/{id}"),
+    ] {
+        let said = engine.setup.command(args).output().expect("runs");
+        let err = String::from_utf8_lossy(&said.stderr);
+        assert_eq!(said.status.code(), Some(4), "{err}");
+        assert!(err.contains(operation), "{err}");
+    }
+}
