@@ -148,8 +148,7 @@ impl Bubblewrap {
             handed_over,
         };
         confinement.install(&mut command);
-        let mut child = command.spawn()?;
-        let _waited_for = groups::Waited::new(child.id());
+        let (mut child, _waited_for) = groups::spawn(&mut command)?;
         // With it goes our copy of the writing end.
         drop(command);
         let outcome = first_word(&words);

@@ -41,9 +41,9 @@ static LEADERS: LazyLock<Mutex<HashSet<i32>>> = LazyLock::new(Mutex::default);
 pub(super) struct Waited(i32);
 
 impl Waited {
-    pub(super) fn new(pid: u32) -> Self {
-        lock(&LEADERS).insert(pid.cast_signed());
-        Self(pid.cast_signed())
+    /// Leaves the child to its group, which gives the number back when it has waited.
+    fn hand_over(self) {
+        std::mem::forget(self);
     }
 }
 
@@ -51,6 +51,17 @@ impl Drop for Waited {
     fn drop(&mut self) {
         lock(&LEADERS).remove(&self.0);
     }
+}
+
+/// Starts a child that whoever reaps orphans leaves alone: from before it exists until it is waited for. Also one
+/// that never becomes a program: the standard library waits for that itself, and panics when it is gone.
+pub(super) fn spawn(command: &mut std::process::Command) -> std::io::Result<(Child, Waited)> {
+    let mut leaders = lock(&LEADERS);
+    let child = command.spawn()?;
+    let pid = child.id().cast_signed();
+    leaders.insert(pid);
+    drop(leaders);
+    Ok((child, Waited(pid)))
 }
 
 /// One child and the process group it leads.
@@ -69,9 +80,9 @@ pub struct Group {
 }
 
 impl Group {
-    pub(super) fn new(leader: Child, words: Option<OwnedFd>, cgroup: Option<Cgroup>) -> Self {
+    pub(super) fn new(leader: Child, waited: Waited, words: Option<OwnedFd>, cgroup: Option<Cgroup>) -> Self {
         let pgid = leader.id().cast_signed();
-        lock(&LEADERS).insert(pgid);
+        waited.hand_over();
         let (leader, told, gate) = (Mutex::new(Some(leader)), Mutex::default(), Mutex::default());
         Self { pgid, leader, words, told, cgroup, gate }
     }

@@ -474,11 +474,11 @@ fn rlimits(limits: Limits) -> Vec<(libc::__rlimit_resource_t, u64)> {
 fn serve(inbox: &mpsc::Receiver<SpawnRequest>) {
     while let Ok(SpawnRequest { prepared, reply }) = inbox.recv() {
         let Prepared { mut command, words, cgroup, door } = prepared;
-        let spawned = command.spawn().map(|mut child| Spawned {
+        let spawned = groups::spawn(&mut command).map(|(mut child, waited)| Spawned {
             stdin: child.stdin.take(),
             stdout: child.stdout.take(),
             stderr: child.stderr.take(),
-            group: Group::new(child, words, cgroup),
+            group: Group::new(child, waited, words, cgroup),
             door,
         });
         // With the command go our copies of what it handed over; before the caller waits for its words.

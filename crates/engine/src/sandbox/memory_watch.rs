@@ -5,7 +5,8 @@
 //! pages made read-only after they were written, nor the sum over processes. So what the processes of a
 //! launch hold is looked at again and again, sooner when the machine's free memory falls; beyond the bound all of
 //! them are killed and the reason is told. Processes that have left the launch's session count against every
-//! launch of their task, and are looked at until they have ended or the turn has.
+//! launch of their task, and are looked at until they have ended or the turn has. Where a launch is within the
+//! bound without them, only they are killed: nobody pays for what another command left behind.
 //!
 //! The invariant: nothing is killed for memory that a second look does not find.
 
@@ -55,6 +56,8 @@ enum Found {
     Nobody,
     Fine,
     TooMuchMemory,
+    /// The launch alone holds less; what has left its session, or another's, is too much.
+    StraysHoldTooMuch,
     TooManyProcesses,
 }
 
@@ -75,8 +78,20 @@ async fn watch(launch: Arc<Launch>, reason: Reason) {
         let why = match found {
             Found::Nobody => return,
             Found::Fine => None,
-            Found::TooMuchMemory if !suspected => {
+            Found::TooMuchMemory | Found::StraysHoldTooMuch if !suspected => {
                 suspected = true;
+                continue;
+            }
+            Found::StraysHoldTooMuch => {
+                tracing::warn!(
+                    group = launch.pgid,
+                    "Processes that left their command were ended: {}",
+                    too_much_memory(launch.bounds)
+                );
+                suspected = false;
+                let here = Arc::clone(&launch);
+                // If it panics the end of the turn kills them.
+                let _ = tokio::task::spawn_blocking(move || here.end_strays()).await;
                 continue;
             }
             Found::TooMuchMemory => Some(too_much_memory(launch.bounds)),
@@ -147,7 +162,22 @@ impl Launch {
         if over && ours.is_empty() {
             return Found::Nobody;
         }
-        judge(self.bounds, all.len(), memory::at_most(&ours), || memory::exact(&ours))
+        let found = judge(self.bounds, all.len(), memory::at_most(&ours), || memory::exact(&ours));
+        if found != Found::TooMuchMemory || over {
+            return found;
+        }
+        let stayed: Vec<i32> = all.iter().filter(|m| m.session == self.pgid).map(|m| m.pid).collect();
+        match self.bounds.memory_bytes {
+            Some(most) if memory::exact(&stayed) <= most => Found::StraysHoldTooMuch,
+            Some(_) | None => found,
+        }
+    }
+
+    /// Ends what is in no launch's session.
+    fn end_strays(&self) {
+        let mut spared = self.others();
+        spared.push(self.pgid);
+        groups::kill_all_but(&self.scratch, &spared);
     }
 
     fn end(&self) {

@@ -3,7 +3,7 @@
 //! The invariant: nothing is ever run; the child's program does not exist.
 
 use super::child::{Confinement, FILE_WORK};
-use super::{door, syscalls};
+use super::{door, groups, syscalls};
 use seccompiler::BpfProgram;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -34,5 +34,5 @@ fn loads(programs: &[BpfProgram], asks: Option<(BpfProgram, OwnedFd)>) -> bool {
         handed_over: Vec::new(),
     };
     confinement.install(&mut probe);
-    probe.spawn().is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+    groups::spawn(&mut probe).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }

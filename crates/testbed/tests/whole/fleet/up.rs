@@ -224,7 +224,17 @@ impl Up {
 
     /// Waits until it has said this so often.
     async fn says(&self, words: &str, times: usize) {
-        process::until(words, async || self.said().matches(words).count() >= times).await;
+        let enough = || self.said().matches(words).count() >= times;
+        if tokio::time::timeout(process::PATIENCE, async {
+            while !enough() {
+                tokio::time::sleep(process::LOOK).await;
+            }
+        })
+        .await
+        .is_err()
+        {
+            panic!("it never said {words:?}, only:\n{}", self.said());
+        }
     }
 
     /// How it ended without being asked, with everything it said.
