@@ -38,6 +38,19 @@ pub async fn within(limit: Duration, what: &str, holds: impl AsyncFn() -> bool) 
     began.elapsed()
 }
 
+/// The child of a process whose title has this word.
+pub fn child(parent: i32, word: &str) -> i32 {
+    let is_it = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let of = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<i32>().ok());
+        let title = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        of == Some(parent) && String::from_utf8_lossy(&title).contains(word)
+    };
+    let all = fs::read_dir("/proc").expect("there is /proc").flatten();
+    let mut pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(is_it).unwrap_or_else(|| panic!("{parent} has no child {word}"))
+}
+
 /// Sends a signal to a process of this test.
 pub fn signal(pid: i32, signal: Signal) {
     let pid = Pid::from_raw(pid).expect("a pid is positive");

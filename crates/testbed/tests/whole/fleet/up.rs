@@ -382,8 +382,9 @@ async fn ctrl_c_before_the_database_is_reached_stops_the_engines_of_a_killed_up(
     laptop.engine().await.turn("thread-1", "hello").await;
     let serving = laptop.serving();
     assert_eq!(serving.len(), 1, "{serving:?}");
-    let server = laptop.postmaster();
-    // It is told to stop when `up` dies, and cannot.
+    // It is told to stop when `up` dies, and cannot without its last checkpoint. The server itself would not stay
+    // frozen: the kernel continues a stopped group that loses its parent.
+    let server = process::child(laptop.postmaster(), "checkpointer");
     signal(server, Signal::STOP);
     up.kill().await;
     let mut kept = laptop.command();
