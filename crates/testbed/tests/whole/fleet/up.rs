@@ -479,13 +479,14 @@ async fn up_waits_for_the_postgres_of_a_killed_up() {
     let laptop = Laptop::new();
     let up = laptop.up().await;
     let server = laptop.postmaster();
-    // It is told to stop when `up` dies, and cannot: as if its last checkpoint took long.
-    signal(server, Signal::STOP);
+    // It is told to stop when `up` dies, and cannot: its last checkpoint takes long.
+    let checkpointer = process::child(server, "checkpointer");
+    signal(checkpointer, Signal::STOP);
     up.kill().await;
     let mut next = laptop.begin();
     next.says("of an earlier `up` still stops", 1).await;
     assert_eq!(next.child.try_wait().expect("our own child"), None);
-    signal(server, Signal::CONT);
+    signal(checkpointer, Signal::CONT);
     next.says("Operators look at the fleet", 1).await;
     assert_ne!(laptop.postmaster(), server);
     assert_eq!(next.interrupt().await.code(), Some(0));
