@@ -10,6 +10,7 @@
 mod history;
 mod machine;
 mod process;
+mod release;
 mod spawn;
 mod table;
 mod wire;
@@ -66,7 +67,7 @@ fn main() {
     let parts: Vec<&str> = words.iter().map(String::as_str).filter(|w| !w.starts_with("--")).collect();
     let wanted = |part: &str| parts.is_empty() || parts.contains(&part);
     let given = words.iter().find_map(|w| w.strip_prefix("--program="));
-    let program = given.map_or_else(process::program, PathBuf::from);
+    let program = given.map_or_else(release::september_engine, PathBuf::from);
     // on the disk the program was built on: where /tmp is memory, a flush would cost nothing
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");

@@ -2,7 +2,7 @@
 
 use crate::wire::{self, Connection};
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -28,20 +28,6 @@ pub struct Memory {
     pub resident: f64,
     /// The part that is its own: heap and stacks.
     pub anonymous: f64,
-}
-
-/// Finds the release program, building it when needed.
-pub fn program() -> PathBuf {
-    let built = Command::new(env!("CARGO"))
-        // the whole workspace: one package alone would resolve other features and build everything again
-        .args(["build", "--release", "--workspace", "--bins"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .expect("cargo runs");
-    assert!(built.success(), "the release build failed");
-    let bench = std::env::current_exe().expect("a path");
-    // <target>/release/deps/engine-… → <target>/release/september-engine
-    bench.ancestors().nth(2).expect("a target folder").join("september-engine")
 }
 
 /// Starts the program on the brain at `brain` and waits until it is ready.

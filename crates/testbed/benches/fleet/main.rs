@@ -9,6 +9,8 @@
 #[path = "../engine/machine.rs"]
 #[allow(dead_code, reason = "shared with the engine's bench, which uses more of it")]
 mod machine;
+#[path = "../engine/release.rs"]
+mod release;
 #[path = "../engine/table.rs"]
 mod table;
 

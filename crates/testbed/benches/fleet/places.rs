@@ -2,26 +2,9 @@
 
 use crate::replica::Deployment;
 use crate::table::{Aim, Sample};
-use crate::{Bench, CRASHES, PROVISIONS};
+use crate::{Bench, CRASHES, PROVISIONS, release};
 use serde_json::{Value, json};
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
-
-/// Finds the release program of the Engine, building it when needed.
-fn program() -> PathBuf {
-    let built = Command::new(env!("CARGO"))
-        // As `make up` builds it, without what only tests switch on. `cargo bench -p testbed` resolves the same features,
-        // so that only the program itself is built here; `cargo bench --workspace` takes the tests' features of every
-        // crate in, and everything would be built twice.
-        .args(["build", "--release", "--workspace", "--bins"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .expect("cargo runs");
-    assert!(built.success(), "the release build failed");
-    let bench = std::env::current_exe().expect("a path");
-    bench.ancestors().nth(2).expect("a target folder").join("september-engine")
-}
 
 /// Provisions engines one after the other: whole time, boot as measured by the orchestrator, and the rest.
 fn provisions(bench: &mut Bench, deployment: &Deployment, key: &str, what: &str, aim: f64) {
@@ -63,7 +46,7 @@ async fn destroy_all(deployment: &Deployment, key: &str) {
 
 /// Real Engines as processes.
 pub fn subprocess(bench: &mut Bench) {
-    let program = program();
+    let program = release::september_engine();
     let root = tempfile::tempdir().expect("a directory");
     let variables = [
         ("ORCH_ENGINE_BACKEND", "subprocess"),
@@ -108,7 +91,7 @@ pub fn docker(bench: &mut Bench) {
 
 /// From `kill -9` of an engine to its answer, with a back-off of 10 ms instead of 5 s.
 pub fn crash(bench: &mut Bench) {
-    let program = program();
+    let program = release::september_engine();
     let root = tempfile::tempdir().expect("a directory");
     let variables = [
         ("ORCH_ENGINE_BACKEND", "subprocess"),
