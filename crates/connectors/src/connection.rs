@@ -6,6 +6,7 @@
 use crate::ask::Ask;
 use crate::books::Books;
 use crate::breaker::{Breaker, Restarts};
+use crate::ceilings::{Ledger, QUESTIONS_AT_ONCE};
 use crate::handler::{Call, Calls, Changed, Handler};
 use crate::result::Answer;
 use crate::server::Transport;
@@ -20,11 +21,12 @@ use rmcp::model::{
 use rmcp::service::{PeerRequestOptions, RunningService};
 use serde_json::Value;
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// How often progress may prolong one request, in multiples of its time limit.
@@ -33,6 +35,12 @@ pub const PROLONGED_MAX: u32 = 10;
 pub const ROUNDS_MAX: usize = 10;
 /// Slices of one tool list. More lets a server that never ends its list hold us for ever.
 pub const SLICES_MAX: usize = 64;
+/// Bytes of one tool list, all slices together. More lets a server fill the memory with descriptions; less refuses
+/// servers with hundreds of tools.
+pub const LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long telling a server that a request is not wanted any more may take. Longer keeps a cancelled turn waiting
+/// for a server that does not read; shorter leaves servers working for nobody.
+const CANCEL_MAX: Duration = Duration::from_millis(500);
 /// How long an orderly close may take; after it the child is killed all the same.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 
@@ -85,6 +93,7 @@ pub(crate) struct Line {
 struct Live {
     service: RunningService<RoleClient, Handler>,
     calls: Arc<Calls>,
+    ledger: Arc<Ledger>,
     used: Mutex<Instant>,
     busy: AtomicUsize,
     listening: Option<AbortHandle>,
@@ -213,7 +222,13 @@ impl Line {
         }
         let calls = Arc::new(Calls::default());
         let server = self.server_name.as_str().into();
-        let handler = Handler { server, calls: Arc::clone(&calls), changed: self.changed.clone() };
+        let ledger = Arc::new(Ledger::default());
+        let handler = Handler {
+            server,
+            calls: Arc::clone(&calls),
+            changed: self.changed.clone(),
+            ledger: Arc::clone(&ledger),
+        };
         let remembered = *lock(&self.era);
         let Opened { service, era, process } = self.opener.open(&handler, remembered).await?;
         if remembered != Some(era) {
@@ -221,7 +236,7 @@ impl Line {
         }
         let listening = (era == Era::Modern).then(|| self.listen(&service)).flatten();
         let (used, busy) = (Mutex::new(Instant::now()), AtomicUsize::new(0));
-        let live = Arc::new(Live { service, calls, used, busy, listening, _process: process });
+        let live = Arc::new(Live { service, calls, ledger, used, busy, listening, _process: process });
         if stdio {
             tokio::spawn(stop_when_idle(Arc::downgrade(self), Arc::downgrade(&live), self.limits.idle_stop));
         }
@@ -260,6 +275,8 @@ impl Line {
     async fn list_slices(self: &Arc<Self>) -> Result<Listing, Trouble> {
         let busy = Busy::with(self.live().await?);
         let (mut tools, mut cursor, mut holds) = (Vec::new(), None, None::<Duration>);
+        let mut bytes = 0_usize;
+        let mut seen = BTreeSet::new();
         for _ in 0..SLICES_MAX {
             let request = ClientRequest::ListToolsRequest(ListToolsRequest {
                 method: Default::default(),
@@ -272,14 +289,18 @@ impl Line {
                 return Err(Trouble::Garbage("an answer of the wrong kind".into()));
             };
             for tool in &slice.tools {
-                tools.push(
-                    serde_json::to_value(tool).map_err(|_| Trouble::Garbage("a tool that is none".into()))?,
-                );
+                let none = |_| Trouble::Garbage("a tool that is none".into());
+                bytes += serde_json::to_string(tool).map_err(none)?.len();
+                if bytes > LIST_BYTES_MAX {
+                    return Err(Trouble::Garbage("a list of tools that is too large".into()));
+                }
+                tools.push(serde_json::to_value(tool).map_err(none)?);
             }
             if let Some(ttl) = slice.ttl_ms.map(Duration::from_millis) {
                 holds = Some(holds.map_or(ttl, |before| before.min(ttl)));
             }
-            cursor = slice.next_cursor;
+            // an empty cursor and one that comes again lead nowhere
+            cursor = slice.next_cursor.filter(|next| !next.is_empty() && seen.insert(next.clone()));
             if cursor.is_none() || tools.len() >= 2 * crate::tools::TOOLS_MAX {
                 break;
             }
@@ -308,7 +329,11 @@ impl Line {
                 (ServerResult::InputRequiredResult(wanted), call) => {
                     let InputRequiredResult { input_requests, request_state, .. } = wanted;
                     let mut responses = BTreeMap::new();
-                    for (key, request) in input_requests.unwrap_or_default() {
+                    let wanted = input_requests.unwrap_or_default();
+                    if wanted.len() > QUESTIONS_AT_ONCE {
+                        return Err(Trouble::Garbage("it asks too many questions at once".into()));
+                    }
+                    for (key, request) in wanted {
                         let InputRequest::Elicitation(request) = request else {
                             return Err(Trouble::Garbage("it asks for what is not offered".into()));
                         };
@@ -338,11 +363,29 @@ impl Line {
         request: ClientRequest,
         options: &CallOptions,
     ) -> Result<(ServerResult, Arc<Call>), Trouble> {
+        let done = self.ask_and_wait(live, request, options).await;
+        done.map_err(|trouble| match (live.ledger.why(), &trouble) {
+            (Some(why), Trouble::Unreachable(_) | Trouble::Garbage(_)) => Trouble::Cut(why),
+            _ => trouble,
+        })
+    }
+
+    async fn ask_and_wait(
+        &self,
+        live: &Arc<Live>,
+        request: ClientRequest,
+        options: &CallOptions,
+    ) -> Result<(ServerResult, Arc<Call>), Trouble> {
         let peer = live.service.peer();
-        let sent = peer.send_cancellable_request(request, PeerRequestOptions::no_options()).await;
+        let limit = self.limits.call_timeout;
+        let sent = tokio::select! {
+            biased;
+            () = options.cancel.cancelled() => return Err(Trouble::Cancelled),
+            sent = peer.send_cancellable_request(request, PeerRequestOptions::no_options()) => sent,
+            () = tokio::time::sleep(limit) => return Err(Trouble::TimedOut(limit)),
+        };
         let mut handle = sent.map_err(|error| Trouble::of_request(&error))?;
         let begun = live.calls.begin(handle.id.clone(), handle.progress_token.clone(), options.ask.clone());
-        let limit = self.limits.call_timeout;
         let mut idle = tokio::time::Instant::now() + limit;
         let mut last = tokio::time::Instant::now() + limit * PROLONGED_MAX;
         loop {
@@ -354,7 +397,7 @@ impl Line {
                     return Ok((answer, Arc::clone(&begun.call)));
                 }
                 () = options.cancel.cancelled() => {
-                    let _ = handle.cancel(Some("cancelled by the person".into())).await;
+                    let _ = timeout(CANCEL_MAX, handle.cancel(Some("cancelled by the person".into()))).await;
                     return Err(Trouble::Cancelled);
                 }
                 () = begun.call.progress.notified() => idle = tokio::time::Instant::now() + limit,
@@ -364,7 +407,7 @@ impl Line {
                         last = idle + limit * (PROLONGED_MAX - 1);
                         continue;
                     }
-                    let _ = handle.cancel(Some("no answer in time".into())).await;
+                    let _ = timeout(CANCEL_MAX, handle.cancel(Some("no answer in time".into()))).await;
                     return Err(Trouble::TimedOut(limit));
                 }
             }

@@ -4,6 +4,7 @@
 //! belongs to; without a call it is cancelled.
 
 use crate::ask::{self, Ask, Reply};
+use crate::ceilings::{Ledger, QUESTIONS_AT_ONCE};
 use contract::ConnectionId;
 use rmcp::model::{
     ClientCapabilities, ClientConfig, ElicitRequestParams, ElicitResult, ElicitationAction,
@@ -78,6 +79,11 @@ impl Calls {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Questions to the person that wait, of all calls.
+    fn asking(&self) -> usize {
+        self.lock().iter().map(|call| call.asking.load(Ordering::SeqCst)).sum()
+    }
+
     fn by_token(&self, token: &ProgressToken) -> Option<Arc<Call>> {
         self.lock().iter().find(|call| call.token == *token).cloned()
     }
@@ -114,6 +120,7 @@ pub(crate) struct Handler {
     pub server: Arc<str>,
     pub calls: Arc<Calls>,
     pub changed: Changed,
+    pub ledger: Arc<Ledger>,
 }
 
 /// Tells the directory that a server's tools have changed.
@@ -149,6 +156,9 @@ impl ClientHandler for Handler {
         let Some(call) = self.calls.behind(context.extensions.get::<InboundStreamOrigin>()) else {
             return Ok(ask::result(&ask::Wants::Visit(String::new()), Reply::Cancelled));
         };
+        if self.calls.asking() >= QUESTIONS_AT_ONCE {
+            return Ok(ElicitResult::new(ElicitationAction::Cancel));
+        }
         tokio::select! {
             result = call.ask(&self.server, &request) => Ok(result),
             () = context.ct.cancelled() => Ok(ElicitResult::new(ElicitationAction::Cancel)),

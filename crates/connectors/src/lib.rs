@@ -19,6 +19,7 @@ pub mod ask;
 
 // One line to one server.
 pub mod trouble;
+pub mod ceilings;
 mod passes;
 mod handler;
 pub mod transport;

@@ -4,15 +4,18 @@
 //! when that is refused too, the event stream of 2024-11-05. What worked is tried first the next time, and when
 //! it stops fitting everything is tried again.
 
+pub(crate) mod bounded;
 pub(crate) mod http;
 pub(crate) mod probe;
 pub(crate) mod sse;
 
+use crate::ceilings::Ledger;
 use crate::handler::Handler;
 use crate::launch::{Launch, Program};
 use crate::passes::Passes;
 use crate::server::Transport;
 use crate::trouble::Trouble;
+use bounded::{Bounded, Metered};
 use contract::ConnectionId;
 use futures::future::BoxFuture;
 use http::Door;
@@ -120,7 +123,8 @@ impl Opener {
         let mut first = None;
         for attempt in attempts(&self.transport, remembered) {
             let tried = tokio::time::timeout(GREETING_MAX, self.attempt(attempt, handler.clone())).await;
-            match tried.unwrap_or(Err(Trouble::TimedOut(GREETING_MAX))) {
+            let tried = tried.unwrap_or(Err(Trouble::TimedOut(GREETING_MAX)));
+            match tried.map_err(|trouble| handler.ledger.why().map_or(trouble, Trouble::Cut)) {
                 Ok(opened) => return Ok(opened),
                 // only an answer that does not fit says that another way may
                 Err(trouble) if trouble.is_protocol() => {
@@ -142,27 +146,34 @@ impl Opener {
                     network: network.clone(),
                 };
                 let pipes = self.launch.launch(program).await.map_err(Trouble::Unreachable)?;
-                let lines = AsyncRwTransport::new(pipes.output, pipes.input);
-                let mut opened = serve(handler, probe::Probe::new(lines), lifecycle(attempt)).await?;
+                let ledger = Arc::clone(&handler.ledger);
+                let output = Metered::new(pipes.output, Arc::clone(&ledger));
+                let lines = AsyncRwTransport::new(output, pipes.input).with_max_line_length(LINE_MAX_BYTES);
+                let line = Bounded::judging(probe::Probe::new(lines), ledger);
+                let mut opened = serve(handler, line, lifecycle(attempt)).await?;
                 opened.process = Some(pipes.process);
                 Ok(opened)
             }
             Transport::Http { url } | Transport::Sse { url } if attempt == Attempt::EventStream => {
-                let line = sse::SseTransport::open(&self.http, url, Arc::clone(&self.passes)).await?;
+                let (passes, ledger) = (Arc::clone(&self.passes), Arc::clone(&handler.ledger));
+                let line = sse::SseTransport::open(&self.http, url, passes, Arc::clone(&ledger)).await?;
+                let line = Bounded::judging(line, ledger);
                 let mut opened = serve(handler, line, ClientLifecycleMode::Initialize).await?;
                 opened.era = Era::EventStream;
                 Ok(opened)
             }
             Transport::Http { url } | Transport::Sse { url } => {
-                serve(handler, self.streamable(url), lifecycle(attempt)).await
+                let ledger = Arc::clone(&handler.ledger);
+                let line = Bounded::counting(self.streamable(url, Arc::clone(&ledger)), ledger);
+                serve(handler, line, lifecycle(attempt)).await
             }
         }
     }
 
-    fn streamable(&self, url: &Url) -> StreamableHttpClientTransport<Door> {
+    fn streamable(&self, url: &Url, ledger: Arc<Ledger>) -> StreamableHttpClientTransport<Door> {
         let mut config = StreamableHttpClientTransportConfig::with_uri(url.as_str());
         config.max_sse_event_size = EVENT_MAX_BYTES;
-        let door = Door { http: self.http.clone(), passes: Arc::clone(&self.passes) };
+        let door = Door { http: self.http.clone(), passes: Arc::clone(&self.passes), ledger };
         StreamableHttpClientTransport::with_client(door, config)
     }
 }

@@ -31,6 +31,9 @@ pub enum Trouble {
     /// It answered what is not the protocol.
     #[error("the server does not keep to the protocol: {0}")]
     Garbage(String),
+    /// It sent more than it may, and the line was cut.
+    #[error("the server was cut off: {0}")]
+    Cut(&'static str),
     /// It did not answer in time.
     #[error("the server did not answer within {} s", .0.as_secs())]
     TimedOut(Duration),
@@ -49,7 +52,7 @@ impl Trouble {
     /// Whether the circuit breaker counts it.
     pub fn counts(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Garbage(_) | Self::TimedOut(_) => true,
+            Self::Unreachable(_) | Self::Garbage(_) | Self::Cut(_) | Self::TimedOut(_) => true,
             Self::Gone
             | Self::Unauthorized(_)
             | Self::Scope(_)

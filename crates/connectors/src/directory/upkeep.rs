@@ -8,7 +8,7 @@ use super::{Directory, Inner, lock};
 use crate::books::Status;
 use crate::credentials::Renew;
 use contract::ConnectionId;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -18,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 pub(super) const LIST_EVERY: Duration = Duration::from_secs(3_600);
 /// The shortest, whatever a server says. Shorter lets a server keep us busy.
 pub(super) const LIST_AT_MOST_EVERY: Duration = Duration::from_secs(30);
+/// Pause between two listings because a server said that its tools have changed. Shorter lets a server that says so
+/// all the time keep us busy; longer shows models tools that are gone.
+const CHANGED_AT_MOST_EVERY: Duration = Duration::from_secs(5);
 /// Longest sleep: clocks are set, and a renewal must not be missed for that.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 /// Pause after a renewal that failed for another reason than a refusal.
@@ -28,6 +31,7 @@ pub(super) async fn run(
     mut inbox: mpsc::Receiver<ConnectionId>,
     stop: CancellationToken,
 ) {
+    let mut listed = HashMap::<ConnectionId, Instant>::new();
     loop {
         let Some(directory) = inner.upgrade().map(Directory) else { return };
         let pause = directory.tend().await;
@@ -44,8 +48,15 @@ pub(super) async fn run(
         while let Ok(one) = inbox.try_recv() {
             changed.insert(one);
         }
+        listed.retain(|_, at| at.elapsed() < CHANGED_AT_MOST_EVERY);
         for id in changed {
+            if let Some(at) = listed.get(&id) {
+                let (mut due, next) = (lock(&directory.0.due), *at + CHANGED_AT_MOST_EVERY);
+                due.entry(id).and_modify(|at| *at = next.min(*at)).or_insert(next);
+                continue;
+            }
             directory.list_quietly(&id).await;
+            listed.insert(id, Instant::now());
         }
     }
 }

@@ -1,21 +1,30 @@
 //! The HTTP client under the protocol library: it shows the pass, and answers a 401 with one renewal and one
 //! retry.
 //!
-//! Everything else of streamable HTTP (headers, sessions, streams, size limits) is the library's. The invariant:
-//! a request is sent a second time only after the server has refused the first one unread, for its credentials.
+//! Everything else of streamable HTTP (headers, sessions, streams, sizes of events) is the library's. What comes on
+//! the streams is judged here, before the library takes it: see [`crate::ceilings`].
+//!
+//! The invariant: a request is sent a second time only after the server has refused the first one unread, for its
+//! credentials.
 
+use crate::ceilings::{
+    CALL_BYTES_MAX, Ledger, READS_TOO_SLOWLY, ROOM_WAIT_MAX, SAYS_TOO_MUCH, Sent, Verdict,
+};
 use crate::passes::{Pass, Passes};
 use crate::trouble::{Trouble, is_scope_challenge};
+use futures::StreamExt;
 use futures::stream::BoxStream;
 use http::{HeaderName, HeaderValue};
-use rmcp::model::ClientJsonRpcMessage;
+use rmcp::model::{ClientJsonRpcMessage, RequestId};
 use rmcp::transport::streamable_http_client::{
     AuthRequiredError, SseError, StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
 };
 use sse_stream_rmcp::Sse;
 use std::collections::HashMap;
 use std::sync::Arc;
+use tokio::time::{Instant, sleep};
 
+type Events = BoxStream<'static, Result<Sse, SseError>>;
 type Failed = StreamableHttpError<reqwest::Error>;
 type Headers = HashMap<HeaderName, HeaderValue>;
 
@@ -24,6 +33,7 @@ type Headers = HashMap<HeaderName, HeaderValue>;
 pub(crate) struct Door {
     pub http: reqwest::Client,
     pub passes: Arc<dyn Passes>,
+    pub ledger: Arc<Ledger>,
 }
 
 impl Door {
@@ -43,6 +53,87 @@ impl Door {
         }
         let pass = self.passes.pass().await.map_err(refused)?;
         request(with(&headers, pass)).await.map_err(named)
+    }
+}
+
+/// One stream of events, with what is counted of it.
+struct Watched {
+    events: Events,
+    ledger: Arc<Ledger>,
+    /// The request it answers.
+    of: Option<RequestId>,
+    bytes: usize,
+}
+
+impl Watched {
+    /// The next event that may be handed on; `None` ends the stream, and the line with it when it was cut.
+    async fn next(&mut self) -> Option<Result<Sse, SseError>> {
+        if !self.ledger.room(Instant::now() + ROOM_WAIT_MAX).await {
+            self.ledger.cut(READS_TOO_SLOWLY);
+            return None;
+        }
+        let mut event = match self.events.next().await? {
+            Ok(event) => event,
+            Err(error) => return Some(Err(error)),
+        };
+        let len = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let bytes = len(&event.data) + len(&event.event) + len(&event.id);
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.of.is_some() && self.bytes > CALL_BYTES_MAX {
+            self.ledger.cut(SAYS_TOO_MUCH);
+            return None;
+        }
+        let now = Instant::now();
+        sleep(self.ledger.read(bytes, now)).await;
+        let sent = event.data.as_deref().map_or(Sent::Nothing, Sent::of_text);
+        match self.ledger.judge(self.of.as_ref(), &sent, now) {
+            Verdict::Pass => {}
+            // its id and its pause still count for who opens the stream again
+            Verdict::Skip => event.data = None,
+            Verdict::Cut(why) => {
+                self.ledger.cut(why);
+                return None;
+            }
+        }
+        Some(Ok(event))
+    }
+}
+
+impl Door {
+    fn watched(&self, events: Events, of: Option<RequestId>) -> Events {
+        let watched = Watched { events, ledger: Arc::clone(&self.ledger), of, bytes: 0 };
+        futures::stream::unfold(watched, |mut watched| async move {
+            let next = watched.next().await?;
+            Some((next, watched))
+        })
+        .boxed()
+    }
+
+    /// What comes back of a post, as far as it is taken.
+    fn taken(
+        &self,
+        answer: StreamableHttpPostResponse,
+        of: Option<RequestId>,
+    ) -> Result<StreamableHttpPostResponse, Failed> {
+        match answer {
+            StreamableHttpPostResponse::Sse(events, session) if of.is_some() => {
+                Ok(StreamableHttpPostResponse::Sse(self.watched(events, of), session))
+            }
+            // nothing was asked: a stream would stay open for ever, one more with every answer of ours
+            StreamableHttpPostResponse::Sse(..) => Ok(StreamableHttpPostResponse::Accepted),
+            StreamableHttpPostResponse::Json(message, session) => {
+                match self.ledger.judge(of.as_ref(), &Sent::of(&message), Instant::now()) {
+                    Verdict::Pass => Ok(StreamableHttpPostResponse::Json(message, session)),
+                    Verdict::Skip if of.is_none() => Ok(StreamableHttpPostResponse::Accepted),
+                    Verdict::Skip => Err(Failed::UnexpectedServerResponse("an answer to nothing".into())),
+                    Verdict::Cut(why) => {
+                        self.ledger.cut(why);
+                        Err(Failed::UnexpectedServerResponse(why.into()))
+                    }
+                }
+            }
+            other => Ok(other),
+        }
     }
 }
 
@@ -96,11 +187,15 @@ impl StreamableHttpClient for Door {
         headers: Headers,
         max: usize,
     ) -> Result<StreamableHttpPostResponse, Failed> {
-        self.knock(headers, |headers| {
+        let of = match &message {
+            ClientJsonRpcMessage::Request(request) => Some(request.id.clone()),
+            _ => None,
+        };
+        let answer = self.knock(headers, |headers| {
             let (uri, message, session) = (uri.clone(), message.clone(), session.clone());
             self.http.post_message_with_max_sse_event_size(uri, message, session, token.clone(), headers, max)
-        })
-        .await
+        });
+        self.taken(answer.await?, of)
     }
 
     async fn delete_session(
@@ -123,7 +218,7 @@ impl StreamableHttpClient for Door {
         last: Option<String>,
         token: Option<String>,
         headers: Headers,
-    ) -> Result<BoxStream<'static, Result<Sse, SseError>>, Failed> {
+    ) -> Result<Events, Failed> {
         let max = super::EVENT_MAX_BYTES;
         self.get_stream_with_max_sse_event_size(uri, session, last, token, headers, max).await
     }
@@ -136,11 +231,12 @@ impl StreamableHttpClient for Door {
         token: Option<String>,
         headers: Headers,
         max: usize,
-    ) -> Result<BoxStream<'static, Result<Sse, SseError>>, Failed> {
-        self.knock(headers, |headers| {
+    ) -> Result<Events, Failed> {
+        sleep(self.ledger.open(Instant::now())).await;
+        let events = self.knock(headers, |headers| {
             let (uri, session, last) = (uri.clone(), session.clone(), last.clone());
             self.http.get_stream_with_max_sse_event_size(uri, session, last, token.clone(), headers, max)
-        })
-        .await
+        });
+        Ok(self.watched(events.await?, None))
     }
 }

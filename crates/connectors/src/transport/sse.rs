@@ -3,6 +3,7 @@
 //!
 //! The invariant: nothing is posted to another origin than the stream's, whatever the server says.
 
+use crate::ceilings::Ledger;
 use crate::passes::Passes;
 use crate::trouble::{Trouble, is_scope_challenge, scopes};
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use rmcp::transport::Transport;
 use sse_stream_rmcp::{Sse, SseStream};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use url::Url;
 
 /// How long the server may take to name the address to post to.
@@ -70,14 +72,19 @@ pub(crate) struct SseTransport {
 
 impl SseTransport {
     /// Opens the stream and waits for the address to post to.
-    pub async fn open(http: &reqwest::Client, url: &Url, passes: Arc<dyn Passes>) -> Result<Self, Trouble> {
+    pub async fn open(
+        http: &reqwest::Client,
+        url: &Url,
+        passes: Arc<dyn Passes>,
+        ledger: Arc<Ledger>,
+    ) -> Result<Self, Trouble> {
         let get = || http.get(url.clone()).header(header::ACCEPT, "text/event-stream");
         let response = knock(&*passes, get).await.map_err(|error| error.trouble())?;
         let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         if !kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
             return Err(Trouble::Garbage("an answer of the wrong content type".into()));
         }
-        let mut events = events(response.bytes_stream().boxed());
+        let mut events = events(response.bytes_stream().boxed(), ledger);
         let named = tokio::time::timeout(ENDPOINT_MAX, first_endpoint(&mut events)).await;
         let path = named
             .map_err(|_| Trouble::Garbage("it does not name an address to post to".into()))?
@@ -91,12 +98,20 @@ impl SseTransport {
     }
 }
 
-/// The events of a byte stream, none larger than the limit.
+/// The events of a byte stream, none larger than the limit, read no faster than the ledger allows.
 fn events(
     bytes: BoxStream<'static, Result<Bytes, reqwest::Error>>,
+    ledger: Arc<Ledger>,
 ) -> BoxStream<'static, Result<Sse, sse_stream_rmcp::Error>> {
     let mut since_blank = 0_usize;
-    let bounded = bytes.map_err(std::io::Error::other).map(move |chunk| {
+    let paced = bytes.then(move |chunk| {
+        let wait = chunk.as_ref().map_or(Duration::ZERO, |chunk| ledger.read(chunk.len(), Instant::now()));
+        async move {
+            tokio::time::sleep(wait).await;
+            chunk
+        }
+    });
+    let bounded = paced.map_err(std::io::Error::other).map(move |chunk| {
         let chunk = chunk?;
         // an event ends at an empty line; counting from the last line end in the chunk errs on the safe side
         since_blank = match chunk.windows(2).rposition(|pair| pair == b"\n\n" || pair == b"\r\r") {

@@ -99,6 +99,7 @@ fn failure(trouble: &Trouble) -> Failure {
         | Trouble::Resting(_)
         | Trouble::Unreachable(_)
         | Trouble::Garbage(_)
+        | Trouble::Cut(_)
         | Trouble::Books(_) => ToolReason::McpConnectionFailed,
     };
     Failure::new(reason, trouble.to_string())
