@@ -6,8 +6,10 @@
 //! names and exemptions are arguments. A program with another error body or another rule of who may call builds
 //! its own front from [`observed`], [`without_panics`] and the rules of `Host` and `Origin`.
 //!
-//! The invariant: no peer, however slow or silent, holds a connection without a named time limit.
+//! The invariant: no peer, however slow or silent, holds a connection without a named time limit, and none that is
+//! silent keeps another one out.
 
+mod crowd;
 mod guard;
 mod keys;
 mod origin;

@@ -1,5 +1,9 @@
 //! The accept loop: HTTP/1.1 and HTTP/2 in clear text on one port, with a limit on everything.
+//!
+//! When every place is taken, a connection that rests makes room; when every place is at work, one more is told so,
+//! and only a probe is still answered.
 
+use super::crowd::{Crowd, Place, Working};
 use super::stall::{Pace, Stalling, TimedBody};
 use super::watch::REQUEST_ID_HEADER;
 use crate::drain::{Deadline, Drain};
@@ -16,16 +20,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-/// Connections beyond the limit that are told so at the same time. More would make refusing a load of its
-/// own; beyond it connections are closed without a word.
+/// Connections beyond the limit that are told so, or are probes, at the same time. More would make refusing a load
+/// of its own; beyond it connections are closed without a word.
 const REFUSALS_AT_ONCE: usize = 64;
 
-/// How long a refused connection may take to read why.
+/// How long a connection beyond the limit may take to ask and to read the answer.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Pause after an accept that failed, mostly because file descriptors ran out. Shorter spins, longer keeps
@@ -43,11 +47,23 @@ const H2_STREAMS: u32 = 256;
 /// How long connections that were cut get to be gone.
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Between two looks at the first bytes of a connection beyond the limit. Longer delays probes, shorter only burns
+/// a processor.
+const PEEK_PAUSE: Duration = Duration::from_millis(10);
+
+/// The path of probes, which are answered beyond the limit, too: a supervisor that gets no answer restarts a
+/// server that is merely busy.
+const PROBE: &str = "/health";
+
 /// Limits of a server.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerLimits {
-    /// Open connections; one more is answered 503 and closed. More cost memory and descriptors.
+    /// Open connections. One more takes the place of the one that has rested longest; when none rests it is answered
+    /// 503 and closed. More cost memory and descriptors.
     pub connections: usize,
+    /// Time for the first byte of a new connection, and for what it speaks to be clear. Longer lets silent
+    /// connections stay; shorter cuts clients that connect ahead of need.
+    pub opening_timeout: Duration,
     /// Size of a request's header block. Larger lets callers pin memory, smaller refuses long cookies.
     pub header_bytes: usize,
     /// Time for a request's header block to arrive, and for an idle connection to send the next one.
@@ -64,6 +80,7 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             connections: 2048,
+            opening_timeout: Duration::from_secs(10),
             header_bytes: 32 * 1024,
             header_timeout: Duration::from_secs(60),
             request_timeout: None,
@@ -129,7 +146,7 @@ impl Server {
     /// Serves until `drain` closes; then stops accepting, ends idle connections, and waits up to `grace` for
     /// the answers that are being given. While `drain` is only draining, requests are still answered.
     pub async fn run(self, routes: Router, drain: Drain, grace: Duration) -> Closed {
-        let connections = Arc::new(Semaphore::new(self.limits.connections));
+        let crowd = Crowd::new(self.limits.connections);
         let refusals = Arc::new(Semaphore::new(REFUSALS_AT_ONCE));
         let tasks = TaskTracker::new();
         let cut = CancellationToken::new();
@@ -148,17 +165,23 @@ impl Server {
                     continue;
                 }
             };
-            if let Ok(permit) = connections.clone().try_acquire_owned() {
+            if let Some(place) = crowd.enter() {
                 let connection = Connection {
                     stream,
                     limits: self.limits,
                     drain: drain.clone(),
                     cut: cut.clone(),
-                    _permit: permit,
+                    place: Arc::new(place),
                 };
                 tasks.spawn(connection.serve(routes.clone()));
             } else if let Ok(permit) = refusals.clone().try_acquire_owned() {
-                tasks.spawn(refuse(stream, permit, Arc::clone(&self.overload)));
+                let beyond =
+                    beyond_the_limit(stream, routes.clone(), self.limits, Arc::clone(&self.overload));
+                tasks.spawn(async move {
+                    let _permit = permit;
+                    // The caller's trouble is not ours: whether it read the answer does not matter.
+                    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, beyond).await;
+                });
             }
         }
         drop(self.listener);
@@ -184,7 +207,7 @@ struct Connection {
     limits: ServerLimits,
     drain: Drain,
     cut: CancellationToken,
-    _permit: OwnedSemaphorePermit,
+    place: Arc<Place>,
 }
 
 impl Connection {
@@ -193,16 +216,17 @@ impl Connection {
         // Small events must not wait for the acknowledgement of the ones before.
         let _ = self.stream.set_nodelay(true);
         let pace = Pace::new(limits.request_timeout);
-        let stalling = Stalling::new(self.stream, limits.stall_timeout, limits.header_timeout, pace.clone());
-        let io = TokioIo::new(stalling);
+        let opening = limits.opening_timeout.min(limits.header_timeout);
+        let io = TokioIo::new(Stalling::new(self.stream, limits.stall_timeout, opening, pace.clone()));
+        let place = Arc::clone(&self.place);
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let at_work = pace.begin();
+            let (at_work, busy) = (pace.begin(), place.begin());
             let request = request.map(|body| Body::new(TimedBody::new(body, limits.body_timeout)));
             let answer = routes.clone().oneshot(request);
             async move {
                 let answer = answer.await;
                 drop(at_work);
-                answer
+                answer.map(|answer| answer.map(|body| Working::new(body, busy)))
             }
         });
         let builder = builder(&limits);
@@ -221,6 +245,7 @@ impl Connection {
                     connection.as_mut().graceful_shutdown();
                 }
                 () = self.cut.cancelled() => return,
+                () = self.place.given_away() => return,
             }
         }
     }
@@ -243,10 +268,45 @@ fn builder(limits: &ServerLimits) -> Builder<TokioExecutor> {
     builder
 }
 
-/// Tells one connection too many why it is closed. The answer waits for the request, because clients take
-/// an answer without a question for a broken server; and what the caller has sent is read away before
-/// closing, because closing with unread bytes would throw the answer away.
-async fn refuse(mut stream: TcpStream, _permit: OwnedSemaphorePermit, overload: Arc<Overload>) {
+/// One connection too many: a probe is answered, anything else is told why it is closed. Both wait for the request,
+/// because clients take an answer without a question for a broken server.
+async fn beyond_the_limit(
+    stream: TcpStream,
+    routes: Router,
+    limits: ServerLimits,
+    overload: Arc<Overload>,
+) -> io::Result<()> {
+    let mut begin = [0; "GET ".len() + PROBE.len() + 1];
+    let mut seen = 0;
+    // a client that sends its first line in pieces is not worth a loop without a wait
+    loop {
+        let had = seen;
+        seen = stream.peek(&mut begin).await?;
+        if seen == 0 {
+            return Ok(());
+        }
+        if seen == begin.len() || seen == had {
+            break;
+        }
+        tokio::time::sleep(PEEK_PAUSE).await;
+    }
+    let probes = begin[..seen].strip_prefix(b"GET ").and_then(|rest| rest.strip_prefix(PROBE.as_bytes()));
+    match probes {
+        Some(b" " | b"?") => {
+            let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                routes.clone().oneshot(request.map(Body::new))
+            });
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            builder.keep_alive(false).timer(TokioTimer::new()).max_buf_size(limits.header_bytes);
+            builder.serve_connection(TokioIo::new(stream), service).await.map_err(io::Error::other)
+        }
+        _ => refuse(stream, &overload).await,
+    }
+}
+
+/// Says why. What the caller has sent is read away before closing, because closing with unread bytes would throw
+/// the answer away.
+async fn refuse(mut stream: TcpStream, overload: &Overload) -> io::Result<()> {
     let (body, seconds) = (&overload.body, overload.retry_after_s);
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
@@ -256,15 +316,8 @@ async fn refuse(mut stream: TcpStream, _permit: OwnedSemaphorePermit, overload: 
         RequestId::generate(),
     );
     let mut rest = [0; 1024];
-    let talk = async {
-        if stream.read(&mut rest).await? == 0 {
-            return Ok(());
-        }
-        stream.write_all(answer.as_bytes()).await?;
-        stream.shutdown().await?;
-        while stream.read(&mut rest).await? > 0 {}
-        Ok::<(), io::Error>(())
-    };
-    // The caller's trouble is not ours: whether it read the answer does not matter.
-    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, talk).await;
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
 }

@@ -286,6 +286,15 @@ async fn a_body_beyond_the_handlers_limit_is_refused() {
 
 #[tokio::test]
 async fn silent_clients_and_unfinished_headers_are_closed() {
+    let opening_timeout = Duration::from_millis(200);
+    let limits = ServerLimits { opening_timeout, ..ServerLimits::default() };
+    let app = start(limits, Duration::from_secs(5)).await;
+    for begun in ["", "PRI * HTT"] {
+        let began = Instant::now();
+        app.raw(begun).await;
+        assert!(began.elapsed() >= Duration::from_millis(150), "{begun:?} was closed at once");
+    }
+    app.stop().await;
     let limits = ServerLimits { header_timeout: Duration::from_millis(200), ..ServerLimits::default() };
     let app = start(limits, Duration::from_secs(5)).await;
     for begun in ["", "PRI * HTT", "GET /health HTTP/1.1\r\nhost:"] {
@@ -348,23 +357,37 @@ async fn a_reader_that_stops_reading_loses_its_connection() {
     let limits =
         ServerLimits { connections: 1, stall_timeout: Duration::from_millis(300), ..ServerLimits::default() };
     let app = start(limits, Duration::from_secs(5)).await;
-    let mut stalled = app.connect().await;
-    let request = format!("GET /endless HTTP/1.1\r\nhost: a\r\nx-test-key: {KEY}\r\n\r\n");
-    stalled.write_all(request.as_bytes()).await.expect("is taken");
+    let stalled = at_work(&app, 1).await;
     // The one connection there is becomes free only when the stalled reader has been given up.
     let deadline = Instant::now() + PATIENCE;
     while app.send(with_key("/things/1").header("connection", "close")).await.status != 200 {
         assert!(Instant::now() < deadline, "the stalled reader still holds its connection");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    drop(stalled);
     app.stop().await;
 }
 
+/// Connections that are at work until they are dropped.
+async fn at_work(app: &App, count: usize) -> Vec<TcpStream> {
+    let request = format!("GET /endless HTTP/1.1\r\nhost: a\r\nx-test-key: {KEY}\r\n\r\n");
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let mut stream = app.connect().await;
+        stream.write_all(request.as_bytes()).await.expect("is taken");
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.expect("is answered");
+        assert_eq!(&head, b"HTTP/1.1 200");
+        held.push(stream);
+    }
+    held
+}
+
 #[tokio::test]
-async fn one_connection_too_many_is_told_so() {
+async fn one_connection_too_many_is_told_so_and_a_probe_is_answered() {
     let app = start(ServerLimits { connections: 2, ..ServerLimits::default() }, Duration::from_secs(5)).await;
-    let (held, also_held) = (app.connect().await, app.connect().await);
-    let answer = app.raw("GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let held = at_work(&app, 2).await;
+    let answer = app.raw("GET /healthy HTTP/1.1\r\nhost: a\r\n\r\n").await;
     let (head, body) = answer.split_once("\r\n\r\n").expect("has a body");
     assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("retry-after: 1"), "{head}");
     let body: Value = serde_json::from_str(body).expect("is JSON");
@@ -372,11 +395,38 @@ async fn one_connection_too_many_is_told_so() {
         (&body["error"], &body["details"]["reason"]),
         (&"ENGINE_BUSY".into(), &"too_many_connections".into())
     );
-    drop((held, also_held));
+    assert!(app.raw("G").await.starts_with("HTTP/1.1 503 "));
+    for _ in 0..100 {
+        let probed = app.raw("GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert!(probed.starts_with("HTTP/1.1 200 ") && probed.ends_with("up"), "{probed}");
+    }
+    drop(held);
     let deadline = Instant::now() + PATIENCE;
     while app.send(with_key("/things/1").header("connection", "close")).await.status != 200 {
         assert!(Instant::now() < deadline, "closed connections are still counted");
     }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn silent_trickling_and_resting_connections_keep_nobody_out() {
+    let app = start(ServerLimits { connections: 8, ..ServerLimits::default() }, Duration::from_secs(5)).await;
+    let mut working = at_work(&app, 1).await;
+    for begun in ["", "G", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET /health HTTP/1.1\r\nhost: a\r\n\r\n"] {
+        let mut held = Vec::new();
+        for _ in 0..40 {
+            let mut stream = app.connect().await;
+            stream.write_all(begun.as_bytes()).await.expect("is taken");
+            held.push(stream);
+            let answer = app.send(with_key("/things/1").header("connection", "close")).await;
+            assert_eq!(answer.status, 200, "{begun:?}");
+        }
+        // the first of them have been closed without waiting for any time limit
+        tokio::time::timeout(Duration::from_secs(5), read_to_end(&mut held[0])).await.expect("was closed");
+    }
+    let mut more = vec![0; 1 << 20];
+    working[0].read_exact(&mut more).await.expect("what is at work goes on");
+    drop(working);
     app.stop().await;
 }
 

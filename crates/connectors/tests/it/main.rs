@@ -7,4 +7,6 @@ mod failing;
 mod pinning;
 mod authorizing;
 mod programs;
+mod hostile_programs;
+mod flooding;
 mod mutations;
