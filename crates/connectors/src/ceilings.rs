@@ -36,6 +36,9 @@ pub const REQUESTS_PER_CALL: u32 = 1_024;
 const REQUESTS: Rate = Rate { burst: 512, per_second: 16 };
 /// The same for notifications; what is beyond is dropped. More costs a task each, fewer loses signs of progress.
 const NOTICES: Rate = Rate { burst: 1_024, per_second: 64 };
+/// The same for what is dropped. More lets a server keep a processor busy with what nobody reads; fewer cuts servers
+/// that report every step.
+const DROPPED: Rate = Rate { burst: 16_384, per_second: 64 };
 /// The same for bytes; beyond it the server is read no faster than this. More lets a server keep a processor busy,
 /// less delays servers with large answers.
 const BYTES: Rate = Rate { burst: 128 * 1024 * 1024, per_second: 8 * 1024 * 1024 };
@@ -47,7 +50,7 @@ pub const CALL_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Why a line was cut.
 pub(crate) const ASKS_TOO_MUCH: &str = "it asks more than it may";
 pub(crate) const READS_TOO_SLOWLY: &str = "it asks and does not take the answers";
-pub(crate) const SAYS_TOO_MUCH: &str = "it sends more than one call may bring";
+pub(crate) const SAYS_TOO_MUCH: &str = "it sends more than it may";
 
 /// So many at once, and so many more each second.
 #[derive(Debug, Clone, Copy)]
@@ -121,6 +124,10 @@ struct Head<'a> {
 impl Sent {
     /// What a text is.
     pub fn of_text(text: &str) -> Self {
+        // a list would be read as the fields in their order
+        if !text.trim_start().starts_with('{') {
+            return Self::Nothing;
+        }
         match serde_json::from_str::<Head<'_>>(text) {
             Ok(Head { id: Some(id), method: Some(method) }) => {
                 Self::Request(id, method == "elicitation/create")
@@ -175,6 +182,7 @@ struct Counts {
     theirs: HashMap<RequestId, bool>,
     requests: Bucket,
     notices: Bucket,
+    dropped: Bucket,
     bytes: Bucket,
     streams: Bucket,
 }
@@ -202,6 +210,7 @@ impl Default for Ledger {
             theirs: HashMap::new(),
             requests: Bucket::new(REQUESTS),
             notices: Bucket::new(NOTICES),
+            dropped: Bucket::new(DROPPED),
             bytes: Bucket::new(BYTES),
             streams: Bucket::new(STREAMS),
         };
@@ -240,6 +249,19 @@ impl Ledger {
     /// Judges what has come on the stream of one of our requests, or of none.
     pub fn judge(&self, stream_of: Option<&RequestId>, sent: &Sent, now: Instant) -> Verdict {
         let mut counts = self.lock();
+        match self.weigh(&mut counts, stream_of, sent, now) {
+            Verdict::Skip if !counts.dropped.take(now) => Verdict::Cut(SAYS_TOO_MUCH),
+            verdict => verdict,
+        }
+    }
+
+    fn weigh(
+        &self,
+        counts: &mut Counts,
+        stream_of: Option<&RequestId>,
+        sent: &Sent,
+        now: Instant,
+    ) -> Verdict {
         match sent {
             Sent::Nothing => Verdict::Skip,
             Sent::Answer(Some(id)) => match stream_of == Some(id) || counts.ours(id).is_some() {
@@ -392,6 +414,8 @@ mod tests {
         let passed = (0..10_000).filter(|_| ledger.judge(None, &Sent::Notice(None), now) == Verdict::Pass);
         assert_eq!(passed.count(), 1_024);
         assert_eq!(ledger.judge(None, &Sent::Notice(None), now + Duration::from_secs(1)), Verdict::Pass);
+        let dropped = (0..20_000).position(|_| ledger.judge(None, &Sent::Nothing, now) != Verdict::Skip);
+        assert!(dropped.is_some_and(|count| count < 10_000), "{dropped:?}");
     }
 
     #[test]

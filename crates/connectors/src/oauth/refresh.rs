@@ -52,6 +52,11 @@ impl Oauth {
         let garbage = |what: &str| Trouble::Garbage(format!("its authorization server gives {what}"));
         let access = text("access_token").filter(|token| !token.is_empty());
         tokens.access_token = access.ok_or_else(|| garbage("no access token"))?;
+        // what no header can carry would fail every call, and look like a refusal of the server
+        let sendable = |token: &str| token.bytes().all(|byte| (0x20..=0x7e).contains(&byte));
+        if !sendable(&tokens.access_token) {
+            return Err(garbage("a token that cannot be sent"));
+        }
         if text("token_type").is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
             return Err(garbage("a token that is not a bearer token"));
         }

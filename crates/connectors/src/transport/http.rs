@@ -22,6 +22,7 @@ use rmcp::transport::streamable_http_client::{
 use sse_stream_rmcp::Sse;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 type Events = BoxStream<'static, Result<Sse, SseError>>;
@@ -84,7 +85,7 @@ impl Watched {
             return None;
         }
         let now = Instant::now();
-        sleep(self.ledger.read(bytes, now)).await;
+        pause(self.ledger.read(bytes, now)).await;
         let sent = event.data.as_deref().map_or(Sent::Nothing, Sent::of_text);
         match self.ledger.judge(self.of.as_ref(), &sent, now) {
             Verdict::Pass => {}
@@ -134,6 +135,13 @@ impl Door {
             }
             other => Ok(other),
         }
+    }
+}
+
+/// A timer's shortest wait is a millisecond, which is long for each of many events.
+async fn pause(wait: Duration) {
+    if !wait.is_zero() {
+        sleep(wait).await;
     }
 }
 
@@ -232,7 +240,7 @@ impl StreamableHttpClient for Door {
         headers: Headers,
         max: usize,
     ) -> Result<Events, Failed> {
-        sleep(self.ledger.open(Instant::now())).await;
+        pause(self.ledger.open(Instant::now())).await;
         let events = self.knock(headers, |headers| {
             let (uri, session, last) = (uri.clone(), session.clone(), last.clone());
             self.http.get_stream_with_max_sse_event_size(uri, session, last, token.clone(), headers, max)

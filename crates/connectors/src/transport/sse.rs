@@ -107,7 +107,9 @@ fn events(
     let paced = bytes.then(move |chunk| {
         let wait = chunk.as_ref().map_or(Duration::ZERO, |chunk| ledger.read(chunk.len(), Instant::now()));
         async move {
-            tokio::time::sleep(wait).await;
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
             chunk
         }
     });

@@ -74,11 +74,14 @@ struct Counts {
     gets: AtomicU64,
     open: AtomicU64,
     calm: AtomicBool,
+    /// A call has come on the old transport, so its stream floods.
+    begun: AtomicBool,
 }
 
 struct Shared {
     flood: Flood,
     counts: Counts,
+    old: std::sync::Mutex<Option<tokio::sync::mpsc::UnboundedSender<String>>>,
 }
 
 /// Counts a stream as open until it goes.
@@ -93,9 +96,11 @@ impl Drop for Open {
 async fn serve(flood: Flood) -> Server {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}/mcp", listener.local_addr().expect("bound"));
-    let shared = Arc::new(Shared { flood, counts: Counts::default() });
+    let shared = Arc::new(Shared { flood, counts: Counts::default(), old: Default::default() });
     let app = Router::new()
         .route("/mcp", get(standing).post(post).delete(|| async { StatusCode::OK }))
+        .route("/sse", get(old_stream))
+        .route("/messages", axum::routing::post(old_message))
         .with_state(Arc::clone(&shared));
     let running = tokio::spawn(async move {
         let _ = axum::serve(listener, app).await;
@@ -242,7 +247,58 @@ async fn post(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes
     }
 }
 
-/// A gigabyte of spaces, compressed a thousandfold: stored as members that repeat.
+/// The stream of 2024-11-05: answers come here, and the flood after the first call.
+async fn old_stream(State(shared): State<Arc<Shared>>) -> Response<Body> {
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel::<String>();
+    *shared.old.lock().expect("no panic") = Some(sender);
+    shared.counts.begun.store(false, Ordering::SeqCst);
+    let rest =
+        futures::stream::unfold((receiver, 0_u64, shared), |(mut receiver, number, shared)| async move {
+            let counts = &shared.counts;
+            let floods =
+                counts.begun.load(Ordering::SeqCst) && counts.written.load(Ordering::SeqCst) < OFFERED;
+            let (text, next) = match floods {
+                true => ((0..256).map(|more| sampling(number + more)).collect::<String>(), number + 256),
+                false => (receiver.recv().await?, number),
+            };
+            if floods {
+                counts.written.fetch_add(u64::try_from(text.len()).expect("fits"), Ordering::SeqCst);
+            }
+            Some((Ok::<_, std::io::Error>(Bytes::from(text)), (receiver, next, shared)))
+        });
+    let first = futures::stream::iter([Ok(Bytes::from("event: endpoint\ndata: /messages\n\n"))]);
+    let made = Response::builder().header("content-type", "text/event-stream");
+    made.body(Body::from_stream(first.chain(rest))).expect("an answer")
+}
+
+async fn old_message(State(shared): State<Arc<Shared>>, body: Bytes) -> StatusCode {
+    let body = serde_json::from_slice::<Value>(&body).unwrap_or_default();
+    let result = match body["method"].as_str() {
+        Some("initialize") => json!({"protocolVersion": "2024-11-05", "capabilities": {"tools": {}},
+                                     "serverInfo": {"name": "old", "version": "1"}}),
+        Some("tools/list") => json!({"tools": [{"name": "echo", "inputSchema": {"type": "object"}}]}),
+        Some("tools/call") => json!({"content": [{"type": "text", "text": "done"}]}),
+        None => {
+            shared.counts.answers.fetch_add(1, Ordering::SeqCst);
+            return match shared.flood {
+                Flood::Requests { taken: false } => std::future::pending().await,
+                _ => StatusCode::ACCEPTED,
+            };
+        }
+        Some(_) => return StatusCode::ACCEPTED,
+    };
+    if body["method"] == "tools/call" && !shared.counts.calm.load(Ordering::SeqCst) {
+        shared.counts.begun.store(true, Ordering::SeqCst);
+    }
+    let answer = json!({"jsonrpc": "2.0", "id": body["id"], "result": result});
+    let floods = shared.counts.begun.load(Ordering::SeqCst);
+    let text = if floods { sampling(u64::MAX / 2) } else { format!("data: {answer}\n\n") };
+    let old = shared.old.lock().expect("no panic").clone();
+    let _ = old.map(|old| old.send(text));
+    StatusCode::ACCEPTED
+}
+
+/// 256 MiB of spaces, compressed.
 fn bomb() -> Vec<u8> {
     use std::io::Write as _;
     let mut child = std::process::Command::new("gzip")
@@ -321,6 +377,29 @@ async fn a_server_that_asks_and_does_not_take_the_answers_is_not_read() {
 }
 
 #[tokio::test]
+async fn the_old_transport_has_the_same_ceilings() {
+    for taken in [true, false] {
+        let (server, house) = (
+            serve(Flood::Requests { taken }).await,
+            house(Duration::from_secs(if taken { 20 } else { 2 })).await,
+        );
+        let url = server.url.replace("/mcp", "/sse");
+        let config = json!({"server_name": "s", "transport": "sse", "url": url, "auth_method": "none"});
+        let id = house.connect_with("s", config).await;
+        let before = resident();
+        let trouble = house.say(&id, "x").await.expect_err("must end");
+        let cut = matches!(trouble, Trouble::Cut(_)) || (!taken && matches!(trouble, Trouble::TimedOut(_)));
+        assert!(cut, "{taken}: {trouble:?}");
+        assert!(resident().saturating_sub(before) < GROWTH_MAX);
+        assert!(written(&server) < UNREAD_MAX, "{taken}: {} bytes were taken", written(&server));
+        server.shared.counts.calm.store(true, Ordering::SeqCst);
+        if taken {
+            assert!(house.say(&id, "x").await.is_ok());
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_stream_of_a_session_is_judged_as_well() {
     let (server, _house, done) = flooded(Flood::Standing, Duration::from_secs(5)).await;
     assert_eq!(done.ok().as_deref(), Some("done"), "calls go on beside it");
@@ -336,7 +415,7 @@ async fn streams_that_answer_our_answers_are_not_kept() {
 }
 
 #[tokio::test]
-async fn a_storm_of_notifications_and_of_strange_answers_is_cut_by_its_bytes() {
+async fn a_storm_of_notifications_and_of_strange_answers_is_cut() {
     for flood in [Flood::Changed, Flood::Unasked, Flood::Bulk] {
         let (server, _house, done) = flooded(flood, Duration::from_secs(60)).await;
         assert!(matches!(done, Err(Trouble::Cut(_))), "{flood:?}: {done:?}");

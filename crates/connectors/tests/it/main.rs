@@ -6,6 +6,7 @@ mod speaking;
 mod failing;
 mod pinning;
 mod authorizing;
+mod false_authorities;
 mod programs;
 mod hostile_programs;
 mod flooding;
