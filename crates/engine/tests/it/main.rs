@@ -11,6 +11,7 @@ mod client_document;
 mod execute;
 mod hitl;
 mod hooks;
+mod hostile;
 mod keys;
 mod leaks;
 mod lifecycle;
