@@ -29,6 +29,9 @@ const QUESTION_CHARS: usize = 10_000;
 const CANDIDATES_PER_ITEM: usize = 4;
 /// What stands over an earlier turn: its key is only the beginning of its message.
 const TURN_HEADING: &str = "An earlier turn: what was asked, then what was answered";
+/// What is shown in place of an answer that a page or a connector may have dictated. With the answer, every turn near
+/// such a turn would count as having read it, and so on from turn to turn; the person's own message is no danger.
+const ANSWER_LEFT_OUT: &str = "(The answer may hold words from elsewhere; episode_search shows it.)";
 
 /// What is being said, and what the model sees anyway.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +51,7 @@ pub struct Recalled {
     pub text: String,
     /// What is in it.
     pub ids: Vec<MemoryId>,
-    /// Whether any of it comes from elsewhere: then the turn has read something untrusted.
+    /// Whether any of it may be somebody else's words: then the turn has read something untrusted.
     pub untrusted: bool,
 }
 
@@ -89,8 +92,17 @@ fn block(hits: &[Hit], occasion: &Occasion, budget: Budget, now: Timestamp) -> O
         fitting.iter().zip(&written).map(|(item, written)| written.shown(item)).collect();
     let block = recall::block(&items, &Context::new(&occasion.seen), budget)?;
     let ids: Vec<MemoryId> = block.ids.iter().filter_map(|id| MemoryId::parse(id)).collect();
-    let untrusted = fitting.iter().any(|i| i.provenance().trust == Trust::Untrusted && ids.contains(&i.id()));
+    let untrusted = fitting.iter().any(|item| is_from_elsewhere(item) && ids.contains(&item.id()));
     Some(Recalled { text: block.text, ids, untrusted })
+}
+
+/// Whether what is shown of an item may be somebody else's words.
+fn is_from_elsewhere(item: &Item) -> bool {
+    item.provenance().trust == Trust::Untrusted && !is_turn(item)
+}
+
+fn is_turn(item: &Item) -> bool {
+    matches!(item, Item::Episode(e) if e.item.kind == EpisodeKind::Turn)
 }
 
 /// Whether an item is a turn that stands in the conversation itself; its episode may be shorter than it.
@@ -122,8 +134,12 @@ impl Written {
         let (heading, pieces): (&str, Vec<&str>) = match item {
             Item::Episode(e) => {
                 let e = &e.item;
-                let heading = if e.kind == EpisodeKind::Turn { TURN_HEADING } else { &e.key };
-                (heading, [Some(e.description.as_str()), e.value.as_deref()].into_iter().flatten().collect())
+                let (heading, value) = match (e.kind, e.provenance.trust) {
+                    (EpisodeKind::Turn, Trust::Untrusted) => (TURN_HEADING, Some(ANSWER_LEFT_OUT)),
+                    (EpisodeKind::Turn, Trust::Tool | Trust::User) => (TURN_HEADING, e.value.as_deref()),
+                    (EpisodeKind::Event | EpisodeKind::Note, _) => (e.key.as_str(), e.value.as_deref()),
+                };
+                (heading, [Some(e.description.as_str()), value].into_iter().flatten().collect())
             }
             Item::Fact(f) => (&f.item.subject, vec![&f.item.content]),
             Item::Node(n, _) => (&n.item.name, self.about.iter().map(String::as_str).collect()),

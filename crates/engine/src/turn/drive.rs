@@ -162,6 +162,10 @@ async fn drive(core: &Arc<Core>, id: &TurnId, control: &Arc<Control>) -> brain::
     let frame = Frame::main(core.config.claude_code_max_tool_use_concurrency);
     forget_superseded(core, id).await?;
     let recalled = recall::into_turn(core, id, control).await;
+    if core.halt.is_cancelled() {
+        // it has not begun, and recalls at the next start what it could not now
+        return Ok(Driven::Halted);
+    }
     let (wanted, main, expiry) = (id.clone(), frame.clone(), core.expiry(Timestamp::now()));
     let granted = core.record("grant slot", move |tx, _| grant(tx, &wanted, &main, recalled, expiry));
     let (turn, checkpoint, step) = match granted.await? {
