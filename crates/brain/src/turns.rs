@@ -378,6 +378,29 @@ pub fn recalled(tx: &Tx<'_>, id: &TurnId) -> Result<Vec<MemoryId>> {
     ids.iter().map(|id| MemoryId::parse(id).ok_or_else(wrong)).collect()
 }
 
+/// Earlier turns of a turn's task whose message or answer was replaced by an edit or a retry, as far as something is
+/// still kept of them: an episode, or a trajectory that nobody has learned from.
+pub fn superseded_by(tx: &Tx<'_>, turn: &Turn) -> Result<Vec<TurnId>> {
+    let mut statement = tx.conn().prepare_cached(
+        "SELECT t.turn_id FROM turns t WHERE t.task_id = ?1 AND t.number < ?2
+           AND (EXISTS (SELECT 1 FROM turns n WHERE n.task_id = t.task_id AND n.number > t.number
+                          AND n.user_message_id = t.user_message_id)
+             OR EXISTS (SELECT 1 FROM conversations c
+                         WHERE c.message_id = t.user_message_id AND c.status = 'superseded'))
+           AND (EXISTS (SELECT 1 FROM trajectories j WHERE j.turn_id = t.turn_id AND j.state = 'pending')
+             OR EXISTS (SELECT 1 FROM episodes e
+                         WHERE e.task_id = t.task_id AND e.turn_id = t.turn_id AND e.kind = 'turn'))
+         ORDER BY t.number",
+    )?;
+    let mut rows = statement.query(params![turn.task_id.as_str(), turn.number])?;
+    let mut ids = Vec::new();
+    while let Some(row) = rows.next()? {
+        let id: String = row.get(0)?;
+        ids.push(TurnId::parse(&id).map_err(|_| Error::bad_data("turns.turn_id", &id))?);
+    }
+    Ok(ids)
+}
+
 /// Notes how many model calls the turn has made.
 pub fn set_iterations(tx: &Tx<'_>, id: &TurnId, iterations: u32) -> Result<()> {
     tx.conn()

@@ -181,6 +181,10 @@ pub struct Config {
     pub embedding_base_url: Option<String>,
     /// How long a memory search waits for its query embedding.
     pub memory_embed_deadline_ms: Duration,
+    /// MEMORY_RECALL_LIMIT; 0 recalls nothing.
+    pub memory_recall_limit: usize,
+    /// MEMORY_RECALL_MAX_TOKENS; 0 recalls nothing.
+    pub memory_recall_max_tokens: usize,
 
     /// web_search: first choice.
     pub brave_api_key: Option<Secret>,
@@ -406,6 +410,8 @@ impl Config {
             embedding_dim: r.int_opt("EMBEDDING_DIM").unwrap_or(embedding_provider.default_dim()),
             embedding_base_url: r.text("EMBEDDING_BASE_URL").map(|url| url.trim_end_matches('/').to_owned()),
             memory_embed_deadline_ms: Duration::from_millis(r.int("MEMORY_EMBED_DEADLINE_MS")),
+            memory_recall_limit: r.int("MEMORY_RECALL_LIMIT"),
+            memory_recall_max_tokens: r.int("MEMORY_RECALL_MAX_TOKENS"),
             brave_api_key: r.secret("BRAVE_API_KEY"),
             tavily_api_key: r.secret("TAVILY_API_KEY"),
             brave_base_url: r.text("BRAVE_BASE_URL").map(|url| url.trim_end_matches('/').to_owned()),

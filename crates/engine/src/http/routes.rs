@@ -109,6 +109,7 @@ pub const OPERATIONS: &[Operation] = &[
     },
     Operation { codes: &[C::TaskNotFound], ..op("GET", "/tasks/{id}", "One task", "TaskDetail") },
     Operation {
+        parameters: &[("memories", "query", "boolean", "erase memories that rest only on this task, too")],
         codes: &[C::TaskNotFound, C::TaskBusy],
         ..op(
             "DELETE",

@@ -4,6 +4,7 @@ use super::app::App;
 use super::execute::known_task;
 use super::fields::{Id, Query};
 use crate::core::{Core, to_the_end};
+use crate::memory::{Touched, node_text};
 use crate::tools::plan::{self, Plan};
 use crate::turn::accept::storage;
 use crate::turn::answers::pending_json;
@@ -12,9 +13,10 @@ use axum::Json;
 use axum::extract::State;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as CURSOR;
+use brain::memory::erase::{self, Erased};
 use brain::tasks::{Cursor, Deleted, Filter, Summary};
 use brain::turns::{self, Turn, TurnState};
-use brain::{events, messages, prompts, tasks, working_memory};
+use brain::{Tx, events, messages, prompts, tasks, working_memory};
 use chassis::http::Refusal;
 use contract::{ApiError, ErrorCode, TaskId, Timestamp};
 use serde_json::{Value, json};
@@ -191,55 +193,95 @@ pub async fn messages(State(app): State<Arc<App>>, Id(id): Id, query: Query) -> 
     Ok(Json(json!({"messages": shown, "next_cursor": next})))
 }
 
-/// Deletes a task with its history; a turn in flight is cancelled first.
-pub async fn delete(State(app): State<Arc<App>>, Id(id): Id) -> Result<Json<Value>, Refusal> {
+/// Deletes a task with its history, and with `memories=true` what rests only on it; a turn in flight is cancelled first.
+pub async fn delete(State(app): State<Arc<App>>, Id(id): Id, query: Query) -> Result<Json<Value>, Refusal> {
+    let learned = match query.flag("memories")? {
+        Some(true) => Learned::Goes,
+        Some(false) | None => Learned::Stays,
+    };
     let task = known_task(&app, &id).await?;
     let core = Arc::clone(app.core()?);
-    let deleted = to_the_end(delete_task(core, task.clone())).await?;
+    let (deleted, memories) = to_the_end(delete_task(core, task.clone(), learned)).await?;
     Ok(Json(json!({
         "status": "deleted",
         "task_id": task,
-        "deleted": {"messages": deleted.messages, "events": deleted.events, "memories": 0},
+        "deleted": {"messages": deleted.messages, "events": deleted.events, "memories": memories},
     })))
 }
 
-async fn delete_task(core: Arc<Core>, task: TaskId) -> Result<Deleted, ApiError> {
+/// What becomes of memories that rest only on a deleted task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Learned {
+    Stays,
+    Goes,
+}
+
+/// What one transaction of a deletion has done.
+enum Step {
+    /// A turn of the task is under way.
+    Busy,
+    /// Memories are gone; there may be more, and the history is still there to tell which.
+    Forgot(Erased),
+    /// A piece of the history is gone.
+    Removed(tasks::Piece),
+}
+
+fn step(tx: &Tx<'_>, task: &TaskId, learned: Learned) -> brain::Result<Step> {
+    if turns::open_of(tx, task)?.is_some() {
+        return Ok(Step::Busy);
+    }
+    if learned == Learned::Goes {
+        // asked before every piece: something may have been learned from the task a moment ago
+        let forgot = erase::of_task(tx, task, &node_text)?;
+        if !forgot.done {
+            return Ok(Step::Forgot(forgot.erased));
+        }
+    }
+    tasks::delete_piece(tx, task).map(Step::Removed)
+}
+
+/// How many rows went, and how many memories.
+async fn delete_task(core: Arc<Core>, task: TaskId, learned: Learned) -> Result<(Deleted, usize), ApiError> {
     stop_turn(&core, &task).await?;
     let busy = || {
         ApiError::new(ErrorCode::TaskBusy, "a turn of this task is still under way; try again")
             .with(json!({"task_id": task}))
     };
-    let mut deleted = Deleted::default();
+    let (mut deleted, mut memories) = (Deleted::default(), 0);
     // piece by piece, so that a long history does not hold up other turns' commits
     loop {
         let owned = task.clone();
         let feed = Arc::clone(&core.feed);
         let forgotten = task.clone();
-        let piece = core
+        let done = core
             .brain
             .write_then(
                 "delete task",
-                move |tx| match turns::open_of(tx, &owned)? {
-                    Some(_) => Ok(None),
-                    None => tasks::delete_piece(tx, &owned).map(Some),
-                },
-                move |piece| {
-                    if piece.is_some() {
-                        feed.forget(forgotten.as_str());
-                    }
+                move |tx| step(tx, &owned, learned),
+                move |step| match step {
+                    Step::Removed(_) => feed.forget(forgotten.as_str()),
+                    Step::Busy | Step::Forgot(_) => {}
                 },
             )
             .await
-            .map_err(|e| storage(&e))?
-            .ok_or_else(busy)?;
-        deleted.messages += piece.deleted.messages;
-        deleted.events += piece.deleted.events;
-        if piece.done {
-            break;
+            .map_err(|e| storage(&e))?;
+        match done {
+            Step::Busy => return Err(busy()),
+            Step::Forgot(erased) => {
+                memories += erased.gone.len();
+                core.memory.changed(Touched::erased(&erased));
+            }
+            Step::Removed(piece) => {
+                deleted.messages += piece.deleted.messages;
+                deleted.events += piece.deleted.events;
+                if piece.done {
+                    break;
+                }
+            }
         }
     }
     crate::turn::answers::refresh_expiry(&core).await;
-    Ok(deleted)
+    Ok((deleted, memories))
 }
 
 async fn stop_turn(core: &Arc<Core>, task: &TaskId) -> Result<(), ApiError> {

@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`item`] what is handed in and out; [`gate`] the one way in ([`write_in`]), used by people, tools, the
 //! end of a turn, the Learning Centre and imports, with [`write`] for episodes and facts and [`social`] for people;
-//! [`change`] edits and forgetting; [`find`] search; [`shape`] the JSON of the API; [`vectors`] vectors known before a write
+//! [`change`] edits and forgetting; [`find`] search; [`recall`] what of it goes into a turn; [`shape`] the JSON of the API; [`vectors`] vectors known before a write
 //! and [`embed`] those made later; [`mirrors`] the sign codes in RAM;
 //! [`bundle`] export and import. The rules themselves are in the crate `memory`, the
 //! rows in `brain::memory`; here the two meet.
@@ -19,6 +19,7 @@ mod social;
 mod change;
 mod mirrors;
 mod find;
+mod recall;
 mod embed;
 pub mod bundle;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use item::{
     EdgePatch, End, EpisodePatch, FactPatch, Hit, Intent, Item, NewEdge, NewEpisode, NewFact, NewNode,
     NewRelation, NodePatch, Origin, Outcome, Patch, Search, Touched, Wanted, Written,
 };
+pub use recall::{Occasion, Recalled};
 pub use shape::{node_text, shown};
 pub use vectors::Prepared;
 

@@ -37,6 +37,10 @@ pub struct Checkpoint {
     pub refusals: u32,
     /// Working memory as rendered for this turn; kept so that the prefix stays the same.
     pub working_memory: Option<String>,
+    /// The soul as rendered when the turn began; one that is edited meanwhile is the next turn's.
+    pub soul: Option<String>,
+    /// The block of what was recalled into this loop.
+    pub memory: Option<String>,
     /// Tokens the provider counted in the last call of this turn, and the position it covered.
     pub counted: Option<Counted>,
     /// Compactions tried for the call under way because the provider said the context is too large.
@@ -106,6 +110,8 @@ impl Default for Checkpoint {
             repair: None,
             refusals: 0,
             working_memory: None,
+            soul: None,
+            memory: None,
             counted: None,
             overflows: 0,
             day: Timestamp::now().to_string().chars().take(10).collect(),

@@ -1,8 +1,8 @@
 //! What the model sees: stable parts first, so that the provider's prompt cache keeps working from turn
 //! to turn.
 //!
-//! Order: system prompt, Engine paragraph, tools, history, then, in one user message, working memory and
-//! the current message. Everything is a function of the brain and the checkpoint, so a call that is made
+//! Order: system prompt, Engine paragraph, soul, tools, history, then, in one user message, working memory, recalled
+//! memory and the current message. Everything is a function of the brain and the checkpoint, so a call that is made
 //! again after a restart is the same call.
 
 use crate::config::Provider;
@@ -122,6 +122,24 @@ pub fn render_working_memory(tx: &Tx<'_>, turn: &Turn) -> brain::Result<Option<S
     Ok(Some(format!("<working_memory>\n{}\n</working_memory>", lines.join("\n"))))
 }
 
+/// Tells how large each part of a call is, and nothing of what it says.
+fn tell_sizes(turn: &Turn, request: &Request, checkpoint: &Checkpoint, history: &History) {
+    let bytes = |part: &Option<String>| part.as_ref().map_or(0, String::len);
+    tracing::debug!(
+        task_id = %turn.task_id,
+        turn_id = %turn.turn_id,
+        system_bytes = request.system.iter().map(|p| p.text.len()).sum::<usize>(),
+        soul_bytes = bytes(&checkpoint.soul),
+        tools = request.tools.len(),
+        summary_bytes = history.boundary.as_ref().map_or(0, |b| b.summary.len()),
+        history_messages = history.messages.len(),
+        history_tokens = history.messages.iter().map(|m| m.token_estimate).sum::<u64>(),
+        working_memory_bytes = bytes(&checkpoint.working_memory),
+        memory_bytes = bytes(&checkpoint.memory),
+        "Assembled context"
+    );
+}
+
 /// The fixed paragraph every agent gets.
 fn engine_paragraph(core: &Core, day: &str) -> String {
     format!(
@@ -154,8 +172,9 @@ pub fn build(
             stable = list.len();
         }
         let mut content = Vec::new();
-        if is_current && let Some(text) = &checkpoint.working_memory {
-            content.push(Block::text(text.clone()));
+        if is_current {
+            let before = [&checkpoint.working_memory, &checkpoint.memory];
+            content.extend(before.into_iter().flatten().map(|text| Block::text(text.clone())));
         }
         let shrink = history.shrunk_up_to.is_some_and(|p| message.position <= p);
         for block in &message.content {
@@ -190,10 +209,7 @@ pub fn build(
         let note = "A tool call was cut off by the output limit and was not run. Make it again with a shorter input.";
         push(&mut list, Role::User, vec![Block::text(note)]);
     }
-    let system = vec![
-        SystemPart { text: toolbox.agent.system_prompt.clone(), cache_here: false },
-        SystemPart { text: engine_paragraph(core, &checkpoint.day), cache_here: true },
-    ];
+    let system = system(core, toolbox, checkpoint);
     Request {
         model: toolbox.model().to_owned(),
         system,
@@ -207,6 +223,14 @@ pub fn build(
         stable_messages: stable,
         traceparent: turn.request["traceparent"].as_str().map(str::to_owned),
     }
+}
+
+/// The system text; everything of it is the same in every call of a turn, so it may be cached as a whole.
+fn system(core: &Core, toolbox: &Toolbox, checkpoint: &Checkpoint) -> Vec<SystemPart> {
+    let mut parts = vec![toolbox.agent.system_prompt.clone(), engine_paragraph(core, &checkpoint.day)];
+    parts.extend(checkpoint.soul.clone());
+    let last = parts.len() - 1;
+    parts.into_iter().enumerate().map(|(at, text)| SystemPart { text, cache_here: at == last }).collect()
 }
 
 /// Adds a message, joining neighbours of one role, so that roles alternate.
@@ -340,6 +364,7 @@ pub async fn assemble(seat: Seat<'_>, checkpoint: &Checkpoint) -> brain::Result<
         })
         .await?;
     let request = build(core, toolbox, turn, checkpoint, &history, &|name| bytes.get(name).cloned());
+    tell_sizes(turn, &request, checkpoint, &history);
     Ok((request, history))
 }
 

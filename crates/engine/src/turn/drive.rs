@@ -3,6 +3,7 @@
 //! The driver owns no decision of its own: the loop tells its [`End`], and this carries it out.
 
 use crate::core::Core;
+use crate::memory::Recalled;
 use crate::tools::dispatch::{self, Paused};
 use crate::tools::toolbox::{Offer, Toolbox};
 use crate::turn::checkpoint::Checkpoint;
@@ -10,7 +11,7 @@ use crate::turn::coordinator::Control;
 use crate::turn::frame::{Frame, Seat};
 use crate::turn::machine::Happening;
 use crate::turn::steps::{End, Run, step};
-use crate::turn::{context, settle};
+use crate::turn::{context, kept, recall, settle, soul};
 use brain::observability::{self, Observation};
 use brain::snapshots::{self, Step};
 use brain::turns::{self, Turn, TurnState};
@@ -118,7 +119,13 @@ enum Granted {
 }
 
 /// Gives a queued turn its slot; a turn that has not begun gets its context in the same transaction.
-fn grant(tx: &Tx<'_>, id: &TurnId, frame: &Frame, expiry: Timestamp) -> brain::Result<Granted> {
+fn grant(
+    tx: &Tx<'_>,
+    id: &TurnId,
+    frame: &Frame,
+    recalled: Option<Recalled>,
+    expiry: Timestamp,
+) -> brain::Result<Granted> {
     turns::set_state(tx, id, &[TurnState::Queued], TurnState::Running, Timestamp::now())?;
     let Some(turn) = turns::get(tx, id)? else { return Ok(Granted::Gone) };
     let snapshot = match turn.state {
@@ -132,24 +139,43 @@ fn grant(tx: &Tx<'_>, id: &TurnId, frame: &Frame, expiry: Timestamp) -> brain::R
     let mut at = snapshot.step;
     if at == Step::Assemble {
         checkpoint.working_memory = context::render_working_memory(tx, &turn)?;
+        checkpoint.soul = soul::section(tx)?;
+        recall::commit(tx, &turn, &mut checkpoint, recalled)?;
         checkpoint.call_after_seq = events::last_seq(tx)?;
         at = step(tx, expiry, &turn, frame, at, Happening::ContextReady, &checkpoint)?;
     }
     Ok(Granted::Runs(Box::new((turn, checkpoint, at))))
 }
 
+/// Takes back what was kept of turns that this one replaces, before anything is recalled into it.
+async fn forget_superseded(core: &Arc<Core>, id: &TurnId) -> brain::Result<()> {
+    let wanted = id.clone();
+    let turn = core.brain.read("read turn", move |tx| turns::get(tx, &wanted)).await?;
+    if let Some(turn) = turn.filter(kept::supersedes) {
+        let forget = move |tx: &Tx<'_>| kept::forget_superseded(tx, &turn, Timestamp::now());
+        core.memory.changed(core.brain.write("forget superseded turns", forget).await?);
+    }
+    Ok(())
+}
+
 async fn drive(core: &Arc<Core>, id: &TurnId, control: &Arc<Control>) -> brain::Result<Driven> {
     let frame = Frame::main(core.config.claude_code_max_tool_use_concurrency);
+    forget_superseded(core, id).await?;
+    let recalled = recall::into_turn(core, id, control).await;
+    if core.halt.is_cancelled() {
+        // it has not begun, and recalls at the next start what it could not now
+        return Ok(Driven::Halted);
+    }
     let (wanted, main, expiry) = (id.clone(), frame.clone(), core.expiry(Timestamp::now()));
-    let (turn, checkpoint, step) =
-        match core.record("grant slot", move |tx, _| grant(tx, &wanted, &main, expiry)).await? {
-            Granted::Gone => return Ok(Driven::Left),
-            Granted::Cancelling(turn) => {
-                settle::cancelled(core, &turn, None).await?;
-                return Ok(Driven::Left);
-            }
-            Granted::Runs(granted) => *granted,
-        };
+    let granted = core.record("grant slot", move |tx, _| grant(tx, &wanted, &main, recalled, expiry));
+    let (turn, checkpoint, step) = match granted.await? {
+        Granted::Gone => return Ok(Driven::Left),
+        Granted::Cancelling(turn) => {
+            settle::cancelled(core, &turn, None).await?;
+            return Ok(Driven::Left);
+        }
+        Granted::Runs(granted) => *granted,
+    };
     let offer = Offer { plan: core.config.planner_enabled && !turn.direct, delegate: true };
     let Some(toolbox) = Toolbox::of(&turn.agent, core.catalog.pin(&turn.turn_id), offer) else {
         let error =

@@ -7,9 +7,11 @@
 //! messages and no other loop ever takes it for its own.
 
 use crate::core::Core;
+use crate::memory::Recalled;
 use crate::tools::toolbox::Toolbox;
 use crate::turn::checkpoint::{Checkpoint, Inner};
 use crate::turn::coordinator::Control;
+use crate::turn::recall;
 use brain::prompts::Prompt;
 use brain::snapshots::{self, Step};
 use brain::turns::Turn;
@@ -125,12 +127,14 @@ impl Frame {
         snapshots::put(tx, &turn.turn_id, &turn.task_id, &stored, Timestamp::now(), expiry)
     }
 
-    /// Finds the nested loop where an earlier attempt left it, or opens it with what it is told to do.
+    /// Finds the nested loop where an earlier attempt left it, or opens it with what it is told to do and what is known
+    /// about that.
     pub fn open(
         &self,
         tx: &Tx<'_>,
         turn: &Turn,
         told: Vec<Block>,
+        recalled: Option<Recalled>,
         expiry: Timestamp,
     ) -> brain::Result<(Step, Checkpoint)> {
         let (_, whole) = whole(tx, turn)?;
@@ -152,10 +156,26 @@ impl Frame {
                 at: Timestamp::now(),
             },
         )?;
-        // the whole turn names one day, whatever the clock says by now
-        let checkpoint = Checkpoint { day: whole.day, ..Checkpoint::default() };
+        // the whole turn names one day and has one soul, whatever the clock and the brain say by now
+        let mut checkpoint = Checkpoint { day: whole.day, soul: whole.soul, ..Checkpoint::default() };
+        recall::commit(tx, turn, &mut checkpoint, recalled)?;
         self.store(tx, turn, Step::Model, &checkpoint, expiry)?;
         Ok((Step::Model, checkpoint))
+    }
+
+    /// Whether the nested loop has begun.
+    pub fn is_open(&self, tx: &Tx<'_>, turn: &Turn) -> brain::Result<bool> {
+        let (_, whole) = whole(tx, turn)?;
+        Ok(self.parent.as_ref().is_some_and(|call| whole.nested.contains_key(call)))
+    }
+
+    /// The block that was recalled into this loop.
+    pub fn memory(&self, tx: &Tx<'_>, turn: &Turn) -> brain::Result<Option<String>> {
+        let (_, mut whole) = whole(tx, turn)?;
+        Ok(match &self.parent {
+            None => whole.memory,
+            Some(call) => whole.nested.remove(call).and_then(|inner| inner.state.memory),
+        })
     }
 
     fn inner(&self, turn: &Turn, step: Step, state: Checkpoint) -> Inner {

@@ -10,8 +10,9 @@
 use crate::tools::shorten::head_and_tail;
 use crate::tools::tool::{Failure, Output};
 use crate::tools::toolbox::{Offer, Toolbox};
-use crate::turn::frame::{MAX_DEPTH, Seat};
+use crate::turn::frame::{Frame, MAX_DEPTH, Seat};
 use crate::turn::message::text_of;
+use crate::turn::recall;
 use crate::turn::steps::{End, Run};
 use brain::messages;
 use brain::turns::Turn;
@@ -60,8 +61,12 @@ pub fn run<'a>(above: Seat<'a>, call: &'a CallId, input: &'a Value) -> BoxFuture
         let core = above.core;
         let (opened, at, expiry) = (turn.clone(), frame.clone(), core.expiry(Timestamp::now()));
         let told = told(input);
-        let (step, checkpoint) =
-            core.record("open nested loop", move |tx, _| at.open(tx, &opened, told, expiry)).await?;
+        let recalled = match is_open(above, &frame).await? {
+            true => None,
+            false => recall::into_nested(core, above.control, &told).await,
+        };
+        let open = core.record("open nested loop", move |tx, _| at.open(tx, &opened, told, recalled, expiry));
+        let (step, checkpoint) = open.await?;
         let seat = Seat { core, turn: &turn, frame: &frame, toolbox: &toolbox, control: above.control };
         match Run::new(seat, checkpoint, step).to_the_end().await? {
             End::Waiting(calls) => Ok(Ran::Waiting(calls)),
@@ -81,6 +86,12 @@ pub fn run<'a>(above: Seat<'a>, call: &'a CallId, input: &'a Value) -> BoxFuture
             }
         }
     })
+}
+
+/// Whether an earlier attempt has begun the loop: then it knows already what it recalled.
+async fn is_open(above: Seat<'_>, frame: &Frame) -> brain::Result<bool> {
+    let (turn, frame) = (above.turn.clone(), frame.clone());
+    above.core.brain.read("is nested loop open", move |tx| frame.is_open(tx, &turn)).await
 }
 
 /// The text of a stored message.

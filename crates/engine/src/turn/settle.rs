@@ -1,8 +1,10 @@
 //! Writing ends: completed, cancelled, errored. One transaction each, safe to repeat.
 
 use crate::core::{Core, Emitted};
+use crate::memory::{Prepared, Touched};
 use crate::turn::checkpoint::{Checkpoint, Inner};
 use crate::turn::frame::asker;
+use crate::turn::kept::{self, Keeper};
 use brain::effects::{EffectState, Outcome};
 use brain::messages::{self, NewMessage};
 use brain::observability::{self, Observation};
@@ -29,16 +31,16 @@ pub async fn complete(
     output: Option<Value>,
 ) -> brain::Result<bool> {
     core.end_of_turn(&turn.turn_id).await;
-    let (turn, expiry) = (turn.clone(), core.expiry(Timestamp::now()));
-    core.record("complete turn", move |tx, out| {
+    let (turn, closing) = (turn.clone(), Closing::of(core));
+    let ended = core.record("complete turn", move |tx, out| {
         if is_cancelling(tx, &turn)? {
-            return cancel(tx, out, &turn, None, expiry);
+            return cancel(tx, out, &turn, None, &closing);
         }
         let ending = Ending::Completed { message_id: message.clone(), stop_reason, output: output.clone() };
         let last = Event::Completed { phase: Completed::Is, message_id: message, stop_reason, output };
-        end(tx, out, &turn, &ending, None, &last, expiry)
-    })
-    .await
+        end(tx, out, &turn, &ending, None, &last, &closing)
+    });
+    told(core, ended.await?)
 }
 
 /// Ends a turn with an error; true when this call ended it. A cancel that was acknowledged first wins.
@@ -49,15 +51,15 @@ pub async fn fail(
     partial: Option<String>,
 ) -> brain::Result<bool> {
     core.end_of_turn(&turn.turn_id).await;
-    let (turn, expiry) = (turn.clone(), core.expiry(Timestamp::now()));
+    let (turn, closing) = (turn.clone(), Closing::of(core));
     let mut error = error;
     crate::secrets::leaving::error(&core.known, &mut error);
-    core.record("fail turn", move |tx, out| {
+    let ended = core.record("fail turn", move |tx, out| {
         if turns::get(tx, &turn.turn_id)?.is_none_or(|t| t.state.is_terminal()) {
-            return Ok(false);
+            return Ok(None);
         }
         if is_cancelling(tx, &turn)? {
-            return cancel(tx, out, &turn, partial, expiry);
+            return cancel(tx, out, &turn, partial, &closing);
         }
         let durable = open_text(tx, &turn)?;
         close_open_block(tx, out, &turn, true)?;
@@ -88,17 +90,39 @@ pub async fn fail(
             details: error.details.clone(),
         };
         let last = Event::Errored { phase: Errored::Is, error: error.error };
-        end(tx, out, &turn, &ending, Some(&told), &last, expiry)
-    })
-    .await
+        end(tx, out, &turn, &ending, Some(&told), &last, &closing)
+    });
+    told(core, ended.await?)
 }
 
 /// Ends a cancelled turn: stops its open block, settles its calls and prompts, keeps the partial text.
 /// Safe to call twice and for a turn that another path has ended.
 pub async fn cancelled(core: &Arc<Core>, turn: &Turn, partial: Option<String>) -> brain::Result<bool> {
     core.end_of_turn(&turn.turn_id).await;
-    let (turn, expiry) = (turn.clone(), core.expiry(Timestamp::now()));
-    core.record("cancel turn", move |tx, out| cancel(tx, out, &turn, partial, expiry)).await
+    let (turn, closing) = (turn.clone(), Closing::of(core));
+    let ended = core.record("cancel turn", move |tx, out| cancel(tx, out, &turn, partial, &closing));
+    told(core, ended.await?)
+}
+
+/// What every end needs: how long the turn's events stay, and what is kept of it beyond them.
+struct Closing {
+    expiry: Timestamp,
+    vectors: Prepared,
+}
+
+impl Closing {
+    fn of(core: &Core) -> Self {
+        Self { expiry: core.expiry(Timestamp::now()), vectors: core.memory.prepared_at_once() }
+    }
+}
+
+/// Lets searches see what was kept of a turn; true when it was ended by this call.
+fn told(core: &Core, ended: Option<Touched>) -> brain::Result<bool> {
+    let is_ended = ended.is_some();
+    if let Some(touched) = ended {
+        core.memory.changed(touched);
+    }
+    Ok(is_ended)
 }
 
 fn is_cancelling(tx: &Tx<'_>, turn: &Turn) -> brain::Result<bool> {
@@ -110,10 +134,10 @@ fn cancel(
     out: &mut Emitted,
     turn: &Turn,
     partial: Option<String>,
-    expiry: Timestamp,
-) -> brain::Result<bool> {
+    closing: &Closing,
+) -> brain::Result<Option<Touched>> {
     if turns::get(tx, &turn.turn_id)?.is_none_or(|t| t.state.is_terminal()) {
-        return Ok(false);
+        return Ok(None);
     }
     let durable = open_text(tx, turn)?;
     close_open_block(tx, out, turn, false)?;
@@ -132,7 +156,7 @@ fn cancel(
         stop_reason: StopReason::Cancelled,
         output: None,
     };
-    end(tx, out, turn, &ending, None, &last, expiry)
+    end(tx, out, turn, &ending, None, &last, closing)
 }
 
 fn end(
@@ -142,11 +166,12 @@ fn end(
     ending: &Ending,
     before: Option<&Event>,
     last: &Event,
-    expiry: Timestamp,
-) -> brain::Result<bool> {
-    if turns::get(tx, &turn.turn_id)?.is_none_or(|t| t.state.is_terminal()) {
-        return Ok(false);
-    }
+    closing: &Closing,
+) -> brain::Result<Option<Touched>> {
+    // the row knows more than the copy that was read when the turn began
+    let Some(turn) = turns::get(tx, &turn.turn_id)?.filter(|t| !t.state.is_terminal()) else {
+        return Ok(None);
+    };
     if let Some(event) = before {
         out.emit(tx, &turn.task_id, &turn.turn_id, event, None)?;
     }
@@ -154,9 +179,15 @@ fn end(
     let now = Timestamp::now();
     turns::finish(tx, &turn.turn_id, ending, seq, now)?;
     out.ends(&turn.turn_id);
-    snapshots::set_expiry(tx, &turn.turn_id, expiry)?;
+    snapshots::set_expiry(tx, &turn.turn_id, closing.expiry)?;
     tasks::touch(tx, &turn.task_id, now)?;
-    Ok(true)
+    let mut touched = Touched::default();
+    if kept::supersedes(&turn) {
+        // a turn that was cancelled before it had a slot has replaced something, too
+        touched = kept::forget_superseded(tx, &turn, now)?;
+    }
+    let keeper = Keeper { known: out.known(), vectors: &closing.vectors };
+    Ok(Some(touched.and(kept::of_ended(tx, &keeper, &turn, ending, now)?)))
 }
 
 /// Stores an assistant message that is only text.

@@ -201,7 +201,7 @@ impl<'a> Run<'a> {
     ) -> brain::Result<bool> {
         let ask = compact::Ask { fixed, window, estimate, forced };
         let done = compact::run(self.seat, &mut self.checkpoint, history, ask).await?;
-        if done.is_none() && forced {
+        if done.is_none() && forced && self.checkpoint.memory.take().is_none() {
             return Ok(false);
         }
         self.advance(Happening::CallAgain, |_, _, _| Ok(())).await?;

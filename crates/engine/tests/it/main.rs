@@ -20,6 +20,7 @@ mod planner;
 mod memory;
 mod memory_service;
 mod mutations;
+mod recall;
 mod regressions;
 mod replay;
 mod rpc;

@@ -59,12 +59,20 @@ struct ToolOutcome {
     is_error: bool,
 }
 
+/// A line of what was known before.
+#[derive(Debug, Clone, PartialEq)]
+struct Recalled {
+    text: String,
+    /// Somebody else's words: they may be shown, but the person has not said them.
+    quoted: bool,
+}
+
 /// A conversation as the rules see it.
 struct Thread {
     /// What the person said, oldest first; the last is the current message.
     said: Vec<String>,
     /// Recalled memory and working memory, by line.
-    memory: Vec<String>,
+    memory: Vec<Recalled>,
     /// Results that came after the current message's last calls.
     results: Vec<ToolOutcome>,
     /// Kinds of media of the current message.
@@ -133,23 +141,45 @@ impl Thread {
 }
 
 /// The lines of a block the Engine put before the message: recalled memory and the like.
-fn injected(text: &str) -> Option<Vec<String>> {
+fn injected(text: &str) -> Option<Vec<Recalled>> {
     let start = text.trim_start();
     let ours = ["<memory", "<working_memory", "<context"].iter().any(|tag| start.starts_with(tag));
     ours.then(|| {
-        // a `<` that nothing closes is text: "a < b"
-        let without_tags = |line: &str| {
-            let (mut out, mut rest) = (String::new(), line);
-            while let Some((before, tag)) = rest.split_once('<')
-                && let Some((_, behind)) = tag.split_once('>')
-            {
-                out.push_str(before);
-                rest = behind;
+        let mut quoted = false;
+        let mut lines = Vec::new();
+        for line in text.lines() {
+            match line {
+                "<quoted>" => quoted = true,
+                "</quoted>" => quoted = false,
+                _ => {}
             }
-            (out + rest).trim().to_owned()
-        };
-        text.lines().map(without_tags).filter(|l| !l.is_empty()).collect()
+            let text = without_tags(line);
+            if !text.is_empty() {
+                lines.push(Recalled { text, quoted });
+            }
+        }
+        lines
     })
+}
+
+/// A line without its tags. A `<` that nothing closes is text: "a < b".
+fn without_tags(line: &str) -> String {
+    let (mut out, mut rest) = (String::new(), line);
+    while let Some((before, tag)) = rest.split_once('<')
+        && let Some((_, behind)) = tag.split_once('>')
+    {
+        out.push_str(before);
+        rest = behind;
+    }
+    (out + rest).trim().to_owned()
+}
+
+/// Whether a line of an earlier turn is an answer of these rules that quotes others: quoting it again and again would
+/// make every answer longer than the one before.
+fn is_own(line: &str) -> bool {
+    let own = ["You said: “", "I understand “", "I am the built-in rule set", "I can quote what you said"];
+    own.iter().any(|start| line.starts_with(start))
+        || ["you told me: “", "in memory: “", "you said: “"].iter().any(|part| line.contains(part))
 }
 
 fn text_of(block: &Block) -> String {
@@ -411,7 +441,13 @@ fn plain_answer(thread: &Thread, offered: &dyn Fn(&str) -> bool) -> String {
     }
     if let Some(thing) = asked_thing(&lower) {
         let stated = thread.earlier().iter().rev().find_map(|said| stated(said, &thing));
-        let remembered = || thread.memory.iter().find_map(|line| stated_in_memory(line, &thing));
+        let remembered = || {
+            thread
+                .memory
+                .iter()
+                .filter(|line| !line.quoted)
+                .find_map(|line| stated_in_memory(&line.text, &thing))
+        };
         return match stated.or_else(remembered) {
             Some((value, whole)) => format!("Your {thing} is {value}; you told me: “{whole}”."),
             None => format!("You have not told me your {thing} in this conversation."),
@@ -491,7 +527,10 @@ fn recall(thread: &Thread, about: &str) -> Option<String> {
     };
     let wanted = words(about);
     let shared = |text: &str| words(text).iter().filter(|w| wanted.contains(w)).count();
-    let memory = thread.memory.iter().map(|line| (shared(line), format!("in memory: “{}”", quote(line))));
+    let memory = thread.memory.iter().filter(|line| !is_own(&line.text)).map(|line| {
+        let whose = if line.quoted { "in memory, as somebody else's words" } else { "in memory" };
+        (shared(&line.text), format!("{whose}: “{}”", quote(&line.text)))
+    });
     let said = thread.earlier().iter().rev().map(|s| (shared(s), format!("you said: “{}”", quote(s))));
     // The first of the best: memory before messages, recent messages before old ones.
     let mut best: Option<(usize, String)> = None;

@@ -293,3 +293,19 @@ async fn the_output_limit_cuts_and_the_rest_can_be_asked_for() {
     let whole = answer(ALL_TOOLS, vec![user("hello")]).await;
     assert_eq!(part + &text(&pieces(offline().complete(rest)).await), whole);
 }
+
+#[tokio::test]
+async fn somebody_else_s_words_are_no_statement_of_the_person_and_own_answers_are_not_quoted_again() {
+    let told = async |memory: &str, question: &str| {
+        let content = vec![Block::text(format!("<memory>\n{memory}\n</memory>")), Block::text(question)];
+        answer(&[], vec![Message { role: contract::Role::User, content }]).await
+    };
+    let page = "<item id=\"fact-1\">\n<quoted>\nmy password is 4711\n</quoted>\n</item>";
+    let said = told(page, "what is my password?").await;
+    assert!(said.contains("You have not told me your password"), "{said}");
+    let said = told(page, "anything on the password").await;
+    assert!(said.contains("as somebody else's words: “my password is 4711”"), "{said}");
+    let own = "<item id=\"ep-1\">\nYou said: “harbour”. That reminds me: in memory: “the harbour is deep”.\n</item>";
+    let said = told(own, "how is the harbour").await;
+    assert!(!said.contains("That reminds me"), "{said}");
+}

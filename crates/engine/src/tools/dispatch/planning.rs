@@ -64,10 +64,11 @@ impl One<'_> {
     async fn ask_planner(&self, goal: &str) -> brain::Result<Option<Result<Plan, Failure>>> {
         let names: Vec<String> = self.toolbox.offered().into_iter().map(|t| t.name).collect();
         let sections = [("goal", goal.to_owned()), ("tools", names.join("\n"))];
+        let told = [plan::question(&sections)].into_iter().chain(self.recalled().await?);
         let question = Question {
             model: self.core.config.planner_model.clone(),
             system: plan::PLANNER_PROMPT.to_owned(),
-            said: plan::question(&sections),
+            said: told.collect::<Vec<_>>().join("\n"),
             output_schema: Some(plan::answer_schema()),
             max_tokens: self.core.config.max_tokens,
             purpose: Purpose::Planner,
@@ -91,6 +92,12 @@ impl One<'_> {
         Ok(Some(plan.map_err(|why| {
             Failure::new(ToolReason::Failed, format!("the planner's answer is no plan: {why}"))
         })))
+    }
+
+    /// The block of what was recalled into the loop that asks.
+    async fn recalled(&self) -> brain::Result<Option<String>> {
+        let (turn, frame) = (self.turn.clone(), self.frame.clone());
+        self.core.brain.read("memory of a loop", move |tx| frame.memory(tx, &turn)).await
     }
 
     /// What the planner cost, also when its answer is of no use.
