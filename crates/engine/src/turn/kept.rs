@@ -46,7 +46,7 @@ pub fn of_ended(
     };
     // a message and the answer to it: as far as the agent may be trusted in this turn
     let trust = trust::of_writing(reading, &[Evidence::UserMessage, Evidence::AssistantMessage]);
-    trajectories::insert(tx, &trajectory(tx, turn, ending, trust, now)?)?;
+    trajectories::insert(tx, &trajectory(tx, turn, ending, reading, now)?)?;
     let Ending::Completed { message_id, stop_reason, .. } = ending else { return Ok(Touched::default()) };
     if *stop_reason == StopReason::Cancelled {
         return Ok(Touched::default());
@@ -124,7 +124,7 @@ fn trajectory(
     tx: &Tx<'_>,
     turn: &Turn,
     ending: &Ending,
-    trust: Trust,
+    reading: Reading,
     now: Timestamp,
 ) -> brain::Result<trajectories::New> {
     let (outcome, message_id) = match ending {
@@ -151,6 +151,12 @@ fn trajectory(
             })
         })
         .collect();
+    // the least trusted thing it read
+    let trust = match reading {
+        Reading::Tainted => Trust::Untrusted,
+        Reading::Clean if calls.is_empty() => Trust::User,
+        Reading::Clean => Trust::Tool,
+    };
     let (model_calls, tokens) = usage::of_turn(tx, &turn.turn_id)?;
     let recalled: Vec<String> =
         turns::recalled(tx, &turn.turn_id)?.iter().map(|id| id.as_str().to_owned()).collect();

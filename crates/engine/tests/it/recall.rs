@@ -392,3 +392,50 @@ async fn a_sub_agent_knows_what_fits_its_task_and_the_planner_what_the_asking_ag
     let kept = texts(&setup, "SELECT recalled_ids FROM turns");
     assert!(kept[0].contains(&gate) && kept[0].contains(&boat), "{kept:?}");
 }
+
+#[tokio::test]
+async fn an_embedding_service_that_never_answers_holds_no_turn_and_words_alone_recall() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = silent.local_addr().expect("bound").port();
+    let model = saying("Fine.").await;
+    let setup = Setup::scripted(&model)
+        .with("EMBEDDING_PROVIDER", "openai")
+        .with("EMBEDDING_BASE_URL", &format!("http://127.0.0.1:{port}/v1"))
+        .with("EMBEDDING_MODEL", "silent-1")
+        .with("EMBEDDING_DIM", "64")
+        .with("MEMORY_EMBED_DEADLINE_MS", "20");
+    let engine = setup.start().await;
+    engine.expect_log("mbed");
+    fact(&engine, "garden", "The garden gate squeaks in winter").await;
+    assert_eq!(engine.turn("a", "why does the garden gate squeak?").await.text(), "Fine.");
+    assert!(block(&model.calls()[0]).expect("a block").contains("squeaks in winter"));
+    assert_eq!(episodes(&setup).len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_recalled_is_given_up_before_a_turn_fails_for_want_of_room() {
+    let full = json!({"error": {"message": "maximum context length is 10 tokens", "code": "context_length_exceeded"}});
+    let model = ScriptedModel::start(Script::from_fn(move |r| match block(r) {
+        Some(_) => Reply::error(400, full.clone()),
+        None => Reply::text("It fits."),
+    }))
+    .await;
+    let setup = Setup::scripted(&model);
+    let engine = setup.start().await;
+    fact(&engine, "garden", "The garden gate squeaks in winter").await;
+    assert_eq!(engine.turn("a", "why does the garden gate squeak?").await.text(), "It fits.");
+    assert_eq!(model.calls().len(), 2);
+}
+
+#[tokio::test]
+async fn the_log_tells_the_sizes_of_a_context_and_nothing_of_what_it_says() {
+    let model = saying("Fine.").await;
+    let engine = Setup::scripted(&model).with("ENGINE_LOG_LEVEL", "DEBUG").start().await;
+    fact(&engine, "garden", "The garden gate squeaks in winter").await;
+    engine.turn("a", "why does the garden gate squeak?").await;
+    let shown = block(&model.calls()[0]).expect("a block");
+    let line = engine.log_line(|line| line["message"] == "Assembled context").await;
+    assert_eq!(line["extra"]["memory_bytes"], shown.len(), "{line}");
+    assert!(line["extra"]["system_bytes"].as_u64().is_some_and(|n| n > 100), "{line}");
+    assert!(!engine.log().contains("squeak"));
+}
