@@ -204,7 +204,7 @@ fn deep_values_do_not_cost_the_stack() {
     assert_eq!(simple.complaints(&nested(120, "a")), [""; 0]);
     assert_eq!(simple.complaints(&nested(200, "a")).len(), 1);
     // as deep as is allowed, on the stack that is asked for, and as deep as is quick on one of a worker
-    for (layers, height, stack, quick) in [(27, 80, STACK_BYTES, false), (13, 4, 2 << 20, true)] {
+    for (layers, height, stack, quick) in [(14, 80, STACK_BYTES, false), (13, 4, 2 << 20, true)] {
         let chain: Map<String, Value> = (0..layers)
             .map(|n| (format!("d{n}"), json!({"anyOf": [{"$ref": format!("#/$defs/d{}", n + 1)}]})))
             .chain([(
