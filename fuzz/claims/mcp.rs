@@ -63,7 +63,7 @@ fn listed(tools: &[Value]) {
         "server_name": "s", "display_name": "S", "transport": "stdio", "command": ["x"], "auth_method": "none"
     });
     let entry = Entry::parse("s", &entry).expect("a good entry");
-    let definitions = read_listing(tools, &entry, &|text: &str| text.replace('\u{200b}', ""));
+    let definitions = read_listing(tools, &entry, &|text: &str| text.replace('\u{200b}', "")).definitions;
     assert!(definitions.len() <= TOOLS_MAX);
     for definition in &definitions {
         assert!(!definition.action.is_empty() && definition.action.len() <= ACTION_MAX_CHARS);

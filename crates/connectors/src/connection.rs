@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use rmcp::RoleClient;
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, ClientRequest, InputRequest, InputRequiredResult, JsonObject,
-    ListToolsRequest, PaginatedRequestParams, ServerResult, SubscriptionFilter,
+    ListToolsRequest, ListToolsResult, PaginatedRequestParams, ServerResult, SubscriptionFilter,
 };
 use rmcp::service::{PeerRequestOptions, RunningService};
 use serde_json::Value;
@@ -284,23 +284,24 @@ impl Line {
                 extensions: Default::default(),
             });
             let options = CallOptions::default();
-            let ServerResult::ListToolsResult(slice) = self.request(&busy.0, request, &options).await?.0
-            else {
-                return Err(Trouble::Garbage("an answer of the wrong kind".into()));
+            let slice = match self.request(&busy.0, request, &options).await?.0 {
+                ServerResult::ListToolsResult(slice) => Slice::read(&slice)?,
+                // with one tool in it that is none the library does not know the answer
+                ServerResult::CustomResult(answer) => Slice::loose(answer.0)?,
+                _ => return Err(Trouble::Garbage("an answer of the wrong kind".into())),
             };
-            for tool in &slice.tools {
-                let none = |_| Trouble::Garbage("a tool that is none".into());
-                bytes += serde_json::to_string(tool).map_err(none)?.len();
+            for tool in slice.tools {
+                bytes += tool.to_string().len();
                 if bytes > LIST_BYTES_MAX {
                     return Err(Trouble::Garbage("a list of tools that is too large".into()));
                 }
-                tools.push(serde_json::to_value(tool).map_err(none)?);
+                tools.push(tool);
             }
-            if let Some(ttl) = slice.ttl_ms.map(Duration::from_millis) {
+            if let Some(ttl) = slice.ttl {
                 holds = Some(holds.map_or(ttl, |before| before.min(ttl)));
             }
             // an empty cursor and one that comes again lead nowhere
-            cursor = slice.next_cursor.filter(|next| !next.is_empty() && seen.insert(next.clone()));
+            cursor = slice.next.filter(|next| !next.is_empty() && seen.insert(next.clone()));
             if cursor.is_none() || tools.len() >= 2 * crate::tools::TOOLS_MAX {
                 break;
             }
@@ -412,6 +413,34 @@ impl Line {
                 }
             }
         }
+    }
+}
+
+/// One part of a listing.
+struct Slice {
+    tools: Vec<Value>,
+    next: Option<String>,
+    ttl: Option<Duration>,
+}
+
+impl Slice {
+    fn read(slice: &ListToolsResult) -> Result<Self, Trouble> {
+        let tools = slice.tools.iter().map(serde_json::to_value).collect::<Result<_, _>>();
+        Ok(Self {
+            tools: tools.map_err(|_| Trouble::Garbage("a tool that is none".into()))?,
+            next: slice.next_cursor.clone(),
+            ttl: slice.ttl_ms.map(Duration::from_millis),
+        })
+    }
+
+    /// A listing with something in it that is no tool: the others count.
+    fn loose(mut answer: Value) -> Result<Self, Trouble> {
+        let Some(Value::Array(tools)) = answer.get_mut("tools").map(Value::take) else {
+            return Err(Trouble::Garbage("an answer of the wrong kind".into()));
+        };
+        let next = answer.get("nextCursor").and_then(Value::as_str).map(str::to_owned);
+        let ttl = answer.get("ttlMs").and_then(Value::as_u64).map(Duration::from_millis);
+        Ok(Self { tools, next, ttl })
     }
 }
 

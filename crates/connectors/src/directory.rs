@@ -20,7 +20,7 @@ use crate::oauth::{Nature, Oauth};
 use crate::passes::Passes;
 use crate::result::Answer;
 use crate::server::{Auth, Effect, Entry, Transport};
-use crate::tools::{self, Action, Clean, Definition, State};
+use crate::tools::{self, Action, Clean, Definition, LeftOut, State};
 use crate::transport::{Era, Opener};
 use crate::trouble::Trouble;
 use chassis::seal::MasterKeys;
@@ -121,6 +121,8 @@ pub struct ListedConnection {
     pub connection: Connection,
     /// How many tools it offers.
     pub tools: usize,
+    /// Tools that its last listing since the start had, but that cannot be offered.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// The directory.
@@ -136,6 +138,8 @@ pub(crate) struct Inner {
     offered: RwLock<Arc<Vec<Offered>>>,
     /// When the tools of a connection are to be listed again.
     due: Mutex<HashMap<ConnectionId, Instant>>,
+    /// What the last listing of a connection had that cannot be offered.
+    left_out: Mutex<HashMap<ConnectionId, Vec<LeftOut>>>,
     /// The next renewal of a token, for those who plan a sleep.
     next_refresh: RwLock<Option<Timestamp>>,
     sealed_shut: AtomicBool,
@@ -175,6 +179,7 @@ impl Directory {
             lines: Mutex::default(),
             offered: RwLock::default(),
             due: Mutex::default(),
+            left_out: Mutex::default(),
             next_refresh: RwLock::default(),
             sealed_shut: AtomicBool::new(false),
             changed,
@@ -242,7 +247,11 @@ impl Directory {
         let rows = self.0.settings.books.connections().await?;
         Ok(rows
             .into_iter()
-            .map(|row| ListedConnection { tools: count(&row.ref_id), connection: row })
+            .map(|row| ListedConnection {
+                tools: count(&row.ref_id),
+                left_out: lock(&self.0.left_out).get(&row.ref_id).cloned().unwrap_or_default(),
+                connection: row,
+            })
             .collect())
     }
 
@@ -288,6 +297,7 @@ impl Directory {
         let sealed = books.connection(id).await?.and_then(|row| row.credential);
         let known = books.remove(id).await?;
         self.drop_line(id).await;
+        lock(&self.0.left_out).remove(id);
         self.0.oauth.flights.forget(id);
         if let Some(sealed) = sealed.filter(|_| known) {
             let oauth = Arc::clone(&self.0.oauth);
@@ -314,7 +324,13 @@ impl Directory {
         let listing = self.settle(id, line.list().await).await?;
         let books = &self.0.settings.books;
         let (_, entry) = self.row_and_entry(id).await?;
-        let listed = tools::read_listing(&listing.tools, &entry, &*self.0.settings.clean);
+        let clean = Arc::clone(&self.0.settings.clean);
+        // every schema is judged, and there may be hundreds
+        let read = move || tools::read_listing(&listing.tools, &entry, &*clean);
+        let tools::Listed { definitions: listed, left_out } = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|_| Trouble::Garbage("a listing that cannot be read".into()))?;
+        self.note_left_out(id, left_out);
         let stored = books.actions(id).await?;
         let actions = tools::reconcile(&stored, listed, approve);
         if actions != stored {
@@ -326,6 +342,14 @@ impl Directory {
         lock(&self.0.due).insert(id.clone(), Instant::now() + holds);
         self.0.wake.notify_one();
         Ok(())
+    }
+
+    /// Keeps what cannot be offered, for who lists the connections, and logs it when it is news.
+    fn note_left_out(&self, id: &ConnectionId, left_out: Vec<LeftOut>) {
+        let before = lock(&self.0.left_out).insert(id.clone(), left_out.clone()).unwrap_or_default();
+        for bad in left_out.iter().filter(|bad| !before.contains(bad)) {
+            tracing::warn!(connection = %id, tool = bad.action, "A tool of an MCP server is left out: {}", bad.reason);
+        }
     }
 
     /// Writes down what an attempt says about the connection.

@@ -19,8 +19,10 @@ pub const DESCRIPTION_MAX_BYTES: usize = 4 * 1024;
 pub const ACTION_MAX_CHARS: usize = 128;
 /// Largest input schema as text. Larger ones are refused: they would be sent with every model call.
 pub const SCHEMA_MAX_BYTES: usize = 64 * 1024;
-/// Deepest input schema. Deeper ones cost a validator its stack.
-pub const SCHEMA_DEPTH_MAX: usize = 32;
+/// Tools that a listing is said to lack. More would fill an answer with a server's nonsense; the rest is counted.
+pub const LEFT_OUT_MAX: usize = 20;
+/// Longest name of such a tool, and longest reason.
+const LEFT_OUT_MAX_CHARS: usize = 400;
 /// Longest difference shown to a person; the rest is named, not shown.
 const DIFFERENCE_MAX_CHARS: usize = 4_000;
 
@@ -40,28 +42,57 @@ pub struct Definition {
     pub annotations: Value,
 }
 
+/// A tool that is listed, but cannot be offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its name, cleaned and cut; empty when it has none.
+    pub action: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl LeftOut {
+    fn of(tool: &Value, reason: &str, clean: &Clean) -> Self {
+        let short = |text: &str| clean(text).chars().take(LEFT_OUT_MAX_CHARS).collect();
+        let name = tool.get("name").and_then(Value::as_str).unwrap_or_default();
+        Self { action: short(name), reason: short(reason) }
+    }
+}
+
+/// What a listing comes to.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Listed {
+    /// What can be offered, by name.
+    pub definitions: Vec<Definition>,
+    /// What cannot, at most [`LEFT_OUT_MAX`].
+    pub left_out: Vec<LeftOut>,
+}
+
 impl Definition {
-    /// Reads one element of `tools/list`; `None` when it cannot be offered.
-    pub fn read(tool: &Value, clean: &Clean) -> Option<Self> {
-        let action = tool.get("name")?.as_str()?;
+    /// Reads one element of `tools/list`, or says why it cannot be offered.
+    pub fn read(tool: &Value, clean: &Clean) -> Result<Self, LeftOut> {
+        let refuse = |reason: &str| LeftOut::of(tool, reason, clean);
+        let action = tool.get("name").and_then(Value::as_str).ok_or_else(|| refuse("it has no name"))?;
         if !action_is_valid(action) {
-            return None;
+            return Err(refuse(
+                "its name is empty, too long, or has other characters than letters, digits, _ - . /",
+            ));
         }
         let mut input_schema = tool.get("inputSchema").cloned().unwrap_or_else(|| json!({"type": "object"}));
         clean_texts(&mut input_schema, clean);
-        let fits = input_schema.is_object()
-            && depth(&input_schema) <= SCHEMA_DEPTH_MAX
-            && input_schema.to_string().len() <= SCHEMA_MAX_BYTES;
-        if !fits {
-            return None;
+        let Some(map) = input_schema.as_object_mut() else {
+            return Err(refuse("its input schema is not an object"));
+        };
+        map.entry("type").or_insert_with(|| json!("object"));
+        if input_schema.to_string().len() > SCHEMA_MAX_BYTES {
+            return Err(refuse(&format!("its input schema is larger than {SCHEMA_MAX_BYTES} bytes")));
         }
-        if let Some(map) = input_schema.as_object_mut() {
-            map.entry("type").or_insert_with(|| json!("object"));
-        }
+        schemas::check(&input_schema)
+            .map_err(|why| refuse(&format!("its input schema is refused: {why}")))?;
         let mut annotations = tool.get("annotations").cloned().unwrap_or_else(|| json!({}));
         clean_texts(&mut annotations, clean);
         let description = cut(&clean(tool.get("description").and_then(Value::as_str).unwrap_or_default()));
-        Some(Self { action: action.to_owned(), description, input_schema, annotations })
+        Ok(Self { action: action.to_owned(), description, input_schema, annotations })
     }
 
     /// SHA-256 over name, description, input schema and annotations, as lower-case hex.
@@ -174,14 +205,24 @@ impl Action {
 }
 
 /// All definitions of a listing, without duplicates, without what the entry does not offer, at most [`TOOLS_MAX`].
-pub fn read_listing(listed: &[Value], entry: &Entry, clean: &Clean) -> Vec<Definition> {
+/// Judges every schema: callers give it a thread. One bad tool costs nobody the others.
+pub fn read_listing(listed: &[Value], entry: &Entry, clean: &Clean) -> Listed {
     let mut seen = BTreeMap::new();
-    for definition in listed.iter().filter_map(|tool| Definition::read(tool, clean)) {
-        if seen.len() < TOOLS_MAX && entry.tools.offers(&definition.action) {
-            seen.entry(definition.action.clone()).or_insert(definition);
+    let mut left_out = Vec::new();
+    for tool in listed {
+        let wanted = tool.get("name").and_then(Value::as_str).is_none_or(|name| entry.tools.offers(name));
+        if !wanted || seen.len() >= TOOLS_MAX {
+            continue;
+        }
+        match Definition::read(tool, clean) {
+            Ok(definition) => {
+                seen.entry(definition.action.clone()).or_insert(definition);
+            }
+            Err(bad) if left_out.len() < LEFT_OUT_MAX => left_out.push(bad),
+            Err(_) => {}
         }
     }
-    seen.into_values().collect()
+    Listed { definitions: seen.into_values().collect(), left_out }
 }
 
 /// Compares what is stored with what the server lists now. `approve` pins everything: the person has just
@@ -260,14 +301,6 @@ fn clean_texts(value: &mut Value, clean: &Clean) {
         Value::Array(items) => items.iter_mut().for_each(|item| clean_texts(item, clean)),
         Value::Object(map) => map.values_mut().for_each(|inner| clean_texts(inner, clean)),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
     }
 }
 

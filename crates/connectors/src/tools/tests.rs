@@ -98,16 +98,34 @@ fn words_of_a_server_are_cleaned_cut_and_counted() {
     for bad in
         [json!({"name": "a b"}), json!({"name": ""}), json!({}), json!({"name": "a", "inputSchema": 1})]
     {
-        assert_eq!(Definition::read(&bad, &clean), None, "{bad}");
+        assert!(Definition::read(&bad, &clean).is_err(), "{bad}");
     }
     let deep = (0..40).fold(json!({}), |inner, _| json!({"properties": {"x": inner}}));
-    assert_eq!(Definition::read(&json!({"name": "a", "inputSchema": deep}), &clean), None);
+    let too_deep =
+        Definition::read(&json!({"name": "a", "inputSchema": deep}), &clean).expect_err("is too deep");
+    assert!(too_deep.action == "a" && too_deep.reason.contains("nested deeper"), "{too_deep:?}");
 
     let many: Vec<Value> = (0..600).map(|n| tool(&format!("t{n}"), "x")).collect();
-    assert_eq!(read_listing(&many, &entry(json!({})), &clean).len(), TOOLS_MAX);
+    assert_eq!(read_listing(&many, &entry(json!({})), &clean).definitions.len(), TOOLS_MAX);
     let denied = entry(json!({"tools": {"deny": ["t1*"]}}));
-    let offered = read_listing(&many[..20], &denied, &clean);
+    let offered = read_listing(&many[..20], &denied, &clean).definitions;
     assert!(offered.len() == 9 && offered.iter().all(|d| !d.action.starts_with("t1")));
+}
+
+#[test]
+fn a_tool_that_cannot_be_offered_is_named_and_costs_nobody_the_others() {
+    let circle = json!({"name": "circle", "inputSchema": {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}});
+    let listed = read_listing(
+        &[tool("a", "x"), circle, json!({"inputSchema": {}}), json!({"name": 7}), tool("b", "y")],
+        &entry(json!({})),
+        &clean,
+    );
+    assert_eq!(listed.definitions.iter().map(|d| d.action.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    let names: Vec<&str> = listed.left_out.iter().map(|l| l.action.as_str()).collect();
+    assert_eq!(names, ["circle", "", ""]);
+    assert!(listed.left_out[0].reason.contains("refers to itself"), "{:?}", listed.left_out[0]);
+    let many: Vec<Value> = (0..100).map(|n| json!({"name": format!("bad name {n}")})).collect();
+    assert_eq!(read_listing(&many, &entry(json!({})), &clean).left_out.len(), LEFT_OUT_MAX);
 }
 
 #[test]

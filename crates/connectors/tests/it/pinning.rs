@@ -44,3 +44,24 @@ async fn pins_survive_a_restart_and_go_with_their_connection() {
     assert_eq!(states, [State::Pinned, State::Pinned], "connecting approves what is there now");
     assert_ne!(fresh, id);
 }
+
+#[tokio::test]
+async fn one_entry_that_is_no_tool_costs_a_server_that_entry_only() {
+    let (house, server) = (House::new().await, ScriptedMcp::start(Speaks::Session).await);
+    server.set_tools(vec![
+        tool("echo", "Says it again"),
+        serde_json::json!({"description": "has no name"}),
+        serde_json::json!({"name": "odd", "inputSchema": "text"}),
+        tool("extra", "Another one"),
+    ]);
+    let id = house.connect(server.url()).await;
+    let offered = house.directory.offered();
+    let names: Vec<&str> = offered.iter().map(|tool| tool.definition.action.as_str()).collect();
+    assert_eq!(names, ["echo", "extra"]);
+    let connections = house.directory.connections().await.expect("books");
+    let left_out: Vec<&str> = connections[0].left_out.iter().map(|bad| bad.action.as_str()).collect();
+    assert_eq!(left_out, ["", "odd"]);
+    server.set_tools(vec![tool("echo", "Says it again"), tool("extra", "Another one")]);
+    house.directory.refresh_tools(&id).await.expect("a list");
+    assert!(house.directory.connections().await.expect("books")[0].left_out.is_empty());
+}

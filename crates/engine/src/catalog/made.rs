@@ -117,10 +117,10 @@ impl Tool for MadeTool {
         }
     }
 
-    fn complaints(&self, input: &Value) -> Vec<String> {
+    fn below(&self) -> Option<(&Registry, &str)> {
         match &self.work {
-            Work::Function(function, platform) => platform.complaints(function.name(), input),
-            Work::Submit | Work::Skill(..) | Work::Absent(_) => Vec::new(),
+            Work::Function(function, platform) => Some((platform, function.name())),
+            Work::Submit | Work::Skill(..) | Work::Absent(_) => None,
         }
     }
 

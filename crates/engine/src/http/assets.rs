@@ -54,6 +54,8 @@ pub async fn connections(State(app): State<Arc<App>>) -> Result<Json<Value>, Ref
         .map(|listed| {
             let row = &listed.connection;
             let credential = row.credential.as_ref();
+            let left_out =
+                listed.left_out.iter().map(|bad| json!({"tool": bad.action, "reason": bad.reason}));
             json!({
                 "ref_id": row.ref_id,
                 "server_name": row.server_name,
@@ -62,6 +64,7 @@ pub async fn connections(State(app): State<Arc<App>>) -> Result<Json<Value>, Ref
                 "expires_at": credential.and_then(|sealed| sealed.expires_at),
                 "tools": listed.tools,
                 "last_error": row.last_error,
+                "left_out": left_out.collect::<Vec<Value>>(),
             })
         })
         .collect();

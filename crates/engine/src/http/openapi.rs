@@ -177,8 +177,8 @@ fn asset_schemas() -> Value {
             &["server_name", "display_name", "transport", "auth_method", "status"],
         )}),
         "ConnectionList": json!({"type": "array", "items": object(
-            json!({"ref_id": text, "server_name": text, "status": {"type": "string", "enum": ["pending_oauth", "connected", "expired", "error"]}, "scopes": {"type": "array", "items": text}, "expires_at": maybe(&time), "tools": number, "last_error": maybe(&text)}),
-            &["ref_id", "server_name", "status", "scopes", "expires_at", "tools", "last_error"],
+            json!({"ref_id": text, "server_name": text, "status": {"type": "string", "enum": ["pending_oauth", "connected", "expired", "error"]}, "scopes": {"type": "array", "items": text}, "expires_at": maybe(&time), "tools": number, "last_error": maybe(&text), "left_out": {"type": "array", "maxItems": 20, "description": "tools of its last listing that cannot be offered", "items": object(json!({"tool": text, "reason": text}), &["tool", "reason"])}}),
+            &["ref_id", "server_name", "status", "scopes", "expires_at", "tools", "last_error", "left_out"],
         )}),
         "ConnectRequest": object(
             json!({"server_name": text, "server_config": {"anyOf": [{"type": "object", "description": "api_key, headers, client_id, client_secret, scopes, or a whole server entry"}, {"type": "null"}]}}),

@@ -64,8 +64,7 @@ async fn tool(core: &Arc<Core>, name: &str, params: Value) -> Result<Value, ApiE
         return Err(no_such_method(&format!("tool.{name}")));
     };
     let model = Arc::new(OutsideTurns::new(core));
-    let complaints = alone::complaints_of(catalog.tools(), name);
-    let outcome = alone::call(core, tool, &complaints, params, Arc::clone(&model) as _).await?;
+    let outcome = alone::call(core, tool, Some(catalog.tools()), params, Arc::clone(&model) as _).await?;
     match outcome {
         Ok(output) => Ok(with_media(json!({"output": output.value}), &output)),
         Err(failure) => refused_by(&model, failure),
@@ -81,8 +80,7 @@ async fn skill(core: &Arc<Core>, name: &str, params: Value) -> Result<Value, Api
     };
     let tool = Arc::new(SkillTool::new(Arc::clone(skill), Some(core.brain.clone())));
     let model = Arc::new(OutsideTurns::new(core));
-    let anything = |_: &Value| Vec::new();
-    match alone::call(core, tool, &anything, params, Arc::clone(&model) as _).await? {
+    match alone::call(core, tool, None, params, Arc::clone(&model) as _).await? {
         Ok(mut output) => {
             // there is no bash behind this answer to run them with
             if let Some(fields) = output.value.as_object_mut() {

@@ -7,6 +7,7 @@ use super::person::Person;
 use crate::core::Core;
 use crate::permissions::rules::{self, ActionFacts, Pin};
 use crate::permissions::{ANSWERS_ONCE, Grants, PermissionContext, Prompt, Verdict};
+use crate::tools::schema;
 use crate::tools::tool::{CallContext, Effect, Failure, Kind, Media, Output, Tool};
 use connectors::connection::CallOptions;
 use connectors::directory::{Directory, Offered};
@@ -14,6 +15,7 @@ use connectors::server;
 use connectors::trouble::Trouble;
 use contract::ToolReason;
 use futures::future::BoxFuture;
+use schemas::Schema;
 use serde_json::{Map, Value};
 use std::sync::{Arc, Weak};
 
@@ -73,12 +75,10 @@ impl ConnectorTool {
         let Some(now) = offered.iter().find(|one| one.name == *name) else {
             return Err(Failure::new(ToolReason::Unavailable, format!("{name} is gone")));
         };
-        let schema = jsonschema::options()
-            .with_draft(jsonschema::Draft::Draft202012)
-            .build(&now.definition.input_schema)
+        let schema = Schema::new(&now.definition.input_schema)
             .map_err(|_| Failure::new(ToolReason::Unavailable, format!("{name} has no usable schema now")))?;
-        let input = Value::Object(input.clone());
-        match schema.iter_errors(&input).next() {
+        let complaints = schema::complaints(&Arc::new(schema), &Value::Object(input.clone())).await;
+        match complaints.first() {
             None => Ok(()),
             Some(error) => {
                 let text =

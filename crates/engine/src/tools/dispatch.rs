@@ -252,7 +252,7 @@ impl<'a> One<'a> {
             position: self.call.position,
             known: tool.is_some(),
             tool: &self.call.tool,
-            complaints: self.toolbox.complaints(&self.call.tool, &self.call.input),
+            complaints: self.toolbox.complaints(&self.call.tool, &self.call.input).await,
             repeats,
         };
         let tool = match (decide::before_rules(&facts), tool) {

@@ -58,7 +58,7 @@ pub struct Plan {
 impl Plan {
     /// Reads a planner's answer. The error is for the model that asked.
     pub fn of_answer(text: &str) -> Result<Self, String> {
-        let value = schema::parse_answer(&answer_schema(), text)?;
+        let value = schema::parse_own_answer(&answer_schema(), text)?;
         let plan = Self::of_value(&value).ok_or("not a plan")?;
         let ids: BTreeSet<&str> = plan.steps.iter().map(|s| s.id.as_str()).collect();
         if ids.len() < plan.steps.len() {

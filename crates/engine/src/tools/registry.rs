@@ -1,15 +1,18 @@
 //! The utility directory: every tool by name, with its compiled input schema.
 //!
-//! The invariant: a tool is only in here if its schema compiles, so validation cannot fail for another
-//! reason than the input.
+//! The invariant: a tool is only in here if its schema has been judged harmless and compiles, so validation ends soon
+//! and cannot fail for another reason than the input.
 
+use super::schema;
 use super::tool::Tool;
+use schemas::Schema;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// How many of the validator's messages a model sees. It repairs the first few; more only fill its context.
-const MESSAGES_MAX: usize = 10;
+/// Tools below a tool that check its input as well: a catalog's tool, its function, and the function's own action. More
+/// would be a circle.
+const BELOW_MAX: usize = 4;
 /// Longest tool name; providers refuse longer ones.
 const NAME_MAX: usize = 64;
 
@@ -19,12 +22,12 @@ pub enum BadTool {
     /// The name is not snake_case or dotted, or too long.
     #[error("tool name `{0}` is not of the form [a-z][a-z0-9_]*(.[a-z][a-z0-9_]*)*, at most 64 characters")]
     Name(String),
-    /// The input schema is no JSON Schema.
+    /// The input schema is no JSON Schema, or one that would hurt.
     #[error("input schema of tool `{name}`: {message}")]
     Schema {
         /// The tool.
         name: String,
-        /// The schema compiler's words.
+        /// What is wrong with it.
         message: String,
     },
 }
@@ -32,7 +35,7 @@ pub enum BadTool {
 #[derive(Clone)]
 struct Entry {
     tool: Arc<dyn Tool>,
-    validator: Arc<jsonschema::Validator>,
+    schema: Arc<Schema>,
 }
 
 /// Tools by name. Cheap to clone.
@@ -67,11 +70,9 @@ impl Registry {
     }
 
     fn insert(&mut self, name: String, tool: Arc<dyn Tool>) -> Result<(), BadTool> {
-        let validator = jsonschema::options()
-            .with_draft(jsonschema::Draft::Draft202012)
-            .build(tool.input_schema())
-            .map_err(|e| BadTool::Schema { name: name.clone(), message: e.to_string() })?;
-        self.entries.insert(name, Entry { tool, validator: Arc::new(validator) });
+        let schema = Schema::new(tool.input_schema())
+            .map_err(|refused| BadTool::Schema { name: name.clone(), message: refused.0 })?;
+        self.entries.insert(name, Entry { tool, schema: Arc::new(schema) });
         Ok(())
     }
 
@@ -81,18 +82,31 @@ impl Registry {
     }
 
     /// What is wrong with `input` for the tool `name`; empty when nothing is, or when there is no such tool.
-    pub fn complaints(&self, name: &str, input: &Value) -> Vec<String> {
-        let Some(entry) = self.entries.get(name) else { return Vec::new() };
-        let found: Vec<String> = entry
-            .validator
-            .iter_errors(input)
-            .take(MESSAGES_MAX)
-            .map(|e| {
-                let place = e.instance_path().to_string();
-                if place.is_empty() { e.to_string() } else { format!("{place}: {e}") }
-            })
-            .collect();
-        if found.is_empty() { entry.tool.complaints(input) } else { found }
+    pub async fn complaints(&self, name: &str, input: &Value) -> Vec<String> {
+        for entry in self.checking(name) {
+            let mut found = schema::complaints(&entry.schema, input).await;
+            if found.is_empty() {
+                found = entry.tool.complaints(input);
+            }
+            if !found.is_empty() {
+                return found;
+            }
+        }
+        Vec::new()
+    }
+
+    /// The entry of this name and those of the functions below it: what reaches a function has passed both.
+    fn checking(&self, name: &str) -> Vec<&Entry> {
+        let (mut registry, mut name) = (self, name);
+        let mut found = Vec::new();
+        while let Some(entry) = registry.entries.get(name) {
+            found.push(entry);
+            match entry.tool.below() {
+                Some(below) if found.len() < BELOW_MAX => (registry, name) = below,
+                Some(_) | None => break,
+            }
+        }
+        found
     }
 
     /// How many there are.
@@ -181,19 +195,19 @@ mod tests {
         }
     }
 
-    #[test]
-    fn wrong_input_is_named_by_place() {
+    #[tokio::test]
+    async fn wrong_input_is_named_by_place() {
         let registry = platform();
-        assert!(registry.complaints("bash", &json!({"command": "ls"})).is_empty());
+        assert!(registry.complaints("bash", &json!({"command": "ls"})).await.is_empty());
         for bad in [
             json!({}),
             json!({"command": ""}),
             json!({"command": "ls", "timeout_s": 0}),
             json!({"command": "ls", "shell": "zsh"}),
         ] {
-            assert_eq!(registry.complaints("bash", &bad).len(), 1, "{bad}");
+            assert_eq!(registry.complaints("bash", &bad).await.len(), 1, "{bad}");
         }
-        let complaint = &registry.complaints("read_file", &json!({"path": "a", "offset": "x"}))[0];
+        let complaint = &registry.complaints("read_file", &json!({"path": "a", "offset": "x"})).await[0];
         assert!(complaint.starts_with("/offset: "), "{complaint}");
     }
 

@@ -1,86 +1,81 @@
-//! JSON Schema 2020-12: compiling, and validating tool inputs and structured answers.
+//! Validating tool inputs and structured answers: on this thread when it is a moment's work, else on one of its own.
+//!
+//! What a schema costs is known beforehand ([`schemas`]), so nothing here runs for long. The waits are the last wall:
+//! a call that finds no place, or no answer in time, gets a complaint and not a hanging turn.
+//!
+//! The invariant: no validation of more than a moment runs on a thread that serves others.
 
+use schemas::{STACK_BYTES, Schema};
 use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, oneshot};
 
-/// Validator messages kept; more would not help a model and could be long.
-const MAX_MESSAGES: usize = 5;
+/// Long validations at once, in the whole process. More would take the cores from everything else.
+const AT_ONCE: usize = 2;
+/// How long a call waits for a place and for the answer. Longer keeps a turn from ending; shorter than the work that
+/// is allowed would refuse what is allowed.
+const WAIT_MAX: Duration = Duration::from_secs(15);
 
-/// Nesting of a schema. Deeper ones are refused by providers, and validators recurse. (specification 14.6)
-pub const MAX_DEPTH: usize = 32;
-/// Objects inside one schema; more makes every validation slow. (specification 14.6)
-pub const MAX_SUBSCHEMAS: usize = 2000;
+static PLACES: Semaphore = Semaphore::const_new(AT_ONCE);
 
-/// Whether a schema is one that can be used: small enough, self-contained, and a JSON Schema at all.
+/// Whether a schema is one that can be used: small enough, self-contained, of bounded work, and a JSON Schema at all.
 pub fn check(schema: &Value) -> Result<(), String> {
-    if depth(schema) > MAX_DEPTH {
-        return Err(format!("nested deeper than {MAX_DEPTH}"));
-    }
-    if subschemas(schema) > MAX_SUBSCHEMAS {
-        return Err(format!("more than {MAX_SUBSCHEMAS} subschemas"));
-    }
-    if has_remote_ref(schema) {
-        return Err("`$ref` must point inside the schema (`#/…`)".to_owned());
-    }
-    compile(schema).map(drop)
+    schemas::check(schema).map_err(|refused| refused.0)
 }
 
-fn inside(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
-    match value {
-        Value::Array(items) => Box::new(items.iter()),
-        Value::Object(map) => Box::new(map.values()),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Box::new(std::iter::empty()),
+/// What is wrong with a value. Dropping the future leaves the thread to itself; it ends soon.
+pub async fn complaints(schema: &Arc<Schema>, value: &Value) -> Vec<String> {
+    if schema.is_quick(value) {
+        return schema.complaints(value);
+    }
+    let (schema, value) = (Arc::clone(schema), value.clone());
+    match tokio::time::timeout(WAIT_MAX, apart(move || schema.complaints(&value))).await {
+        Ok(Some(complaints)) => complaints,
+        Ok(None) | Err(_) => {
+            vec!["the value could not be checked against its schema in time; send less".to_owned()]
+        }
     }
 }
 
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(_) | Value::Object(_) => 1 + inside(value).map(depth).max().unwrap_or(0),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
-    }
-}
-
-fn subschemas(value: &Value) -> usize {
-    usize::from(value.is_object()) + inside(value).map(subschemas).sum::<usize>()
-}
-
-fn has_remote_ref(value: &Value) -> bool {
-    let here = value.as_object().is_some_and(|map| {
-        ["$ref", "$dynamicRef"]
-            .iter()
-            .any(|key| map.get(*key).and_then(Value::as_str).is_some_and(|r| !r.starts_with('#')))
-    });
-    here || inside(value).any(has_remote_ref)
-}
-
-/// Compiles a self-contained schema. Remote references are refused: the validator has no retriever.
-pub fn compile(schema: &Value) -> Result<jsonschema::Validator, String> {
-    jsonschema::draft202012::options().build(schema).map_err(|e| e.to_string())
-}
-
-/// Validates a value; the error joins the first few messages with the places they are about.
-pub fn validate(schema: &Value, value: &Value) -> Result<(), String> {
-    let validator = compile(schema)?;
-    let messages: Vec<String> = validator
-        .iter_errors(value)
-        .take(MAX_MESSAGES)
-        .map(|e| {
-            let place = e.instance_path().to_string();
-            if place.is_empty() { e.to_string() } else { format!("{place}: {e}") }
-        })
-        .collect();
-    if messages.is_empty() { Ok(()) } else { Err(messages.join("; ")) }
+/// Runs work on a thread with a stack of its own, when one of the few places is free.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let place = PLACES.acquire().await.ok()?;
+    let (tell, told) = oneshot::channel();
+    let run = move || {
+        // held until the work is over, also when nobody waits any more
+        let _place = place;
+        let _ = tell.send(work());
+    };
+    std::thread::Builder::new().name("schema".to_owned()).stack_size(STACK_BYTES).spawn(run).ok()?;
+    told.await.ok()
 }
 
 /// Reads a structured answer: JSON, possibly inside one Markdown code fence, that validates.
-pub fn parse_answer(schema: &Value, text: &str) -> Result<Value, String> {
+pub async fn parse_answer(schema: &Value, text: &str) -> Result<Value, String> {
+    let schema = Arc::new(Schema::new(schema).map_err(|refused| refused.0)?);
+    let value = json_of(text)?;
+    joined(complaints(&schema, &value).await).map(|()| value)
+}
+
+/// The same for a small schema of ours, where nobody waits for the thread.
+pub fn parse_own_answer(schema: &Value, text: &str) -> Result<Value, String> {
+    let schema = Schema::new(schema).map_err(|refused| refused.0)?;
+    let value = json_of(text)?;
+    joined(schema.complaints(&value)).map(|()| value)
+}
+
+fn joined(complaints: Vec<String>) -> Result<(), String> {
+    if complaints.is_empty() { Ok(()) } else { Err(complaints.join("; ")) }
+}
+
+fn json_of(text: &str) -> Result<Value, String> {
     let trimmed = text.trim();
     let inner = trimmed
         .strip_prefix("```")
         .and_then(|t| t.strip_suffix("```"))
         .map_or(trimmed, |t| t.trim_start_matches("json").trim());
-    let value: Value = serde_json::from_str(inner).map_err(|e| format!("not JSON ({e})"))?;
-    validate(schema, &value)?;
-    Ok(value)
+    serde_json::from_str(inner).map_err(|e| format!("not JSON ({e})"))
 }
 
 #[cfg(test)]
@@ -88,18 +83,36 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    #[test]
-    fn a_structured_answer_may_stand_in_a_code_fence_and_must_validate() {
+    #[tokio::test]
+    async fn a_structured_answer_may_stand_in_a_code_fence_and_must_validate() {
         let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
-        assert_eq!(parse_answer(&schema, "```json\n{\"n\": 1}\n```"), Ok(json!({"n": 1})));
-        assert_eq!(parse_answer(&schema, "{\"n\": 1}"), Ok(json!({"n": 1})));
-        let problem = parse_answer(&schema, "{\"n\": \"x\"}").expect_err("does not validate");
+        assert_eq!(parse_answer(&schema, "```json\n{\"n\": 1}\n```").await, Ok(json!({"n": 1})));
+        assert_eq!(parse_answer(&schema, "{\"n\": 1}").await, Ok(json!({"n": 1})));
+        let problem = parse_answer(&schema, "{\"n\": \"x\"}").await.expect_err("does not validate");
         assert!(problem.contains("/n"), "{problem}");
-        assert!(parse_answer(&schema, "one").is_err());
+        assert!(parse_answer(&schema, "one").await.is_err());
+        assert_eq!(parse_own_answer(&schema, "{\"n\": 1}"), Ok(json!({"n": 1})));
+    }
+
+    #[tokio::test]
+    async fn a_long_validation_leaves_the_thread_to_others() {
+        let schema =
+            Arc::new(Schema::new(&json!({"items": {"enum": (0..500).collect::<Vec<_>>()}})).expect("is one"));
+        let value = json!(vec![499; 10_000]);
+        assert!(!schema.is_quick(&value));
+        let (checked, others) = tokio::join!(biased; complaints(&schema, &value), async {
+            // runs on the same thread while the other waits
+            tokio::task::yield_now().await;
+            true
+        });
+        assert!(checked.is_empty() && others, "{checked:?}");
+        let caller = std::thread::current().id();
+        let there = apart(|| std::thread::current().id()).await.expect("a place is free");
+        assert_ne!(there, caller);
     }
 
     #[test]
-    fn remote_references_do_not_compile() {
-        assert!(compile(&json!({"$ref": "https://example.com/schema.json"})).is_err());
+    fn remote_references_are_refused() {
+        assert!(check(&json!({"$ref": "https://example.com/schema.json"})).is_err());
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! The invariant: [`Tool::check`] decides without acting; only [`Tool::run`] acts.
 
+use super::registry::Registry;
 use crate::memory::{Hit, Wanted, Written};
 use crate::permissions::{Grants, PermissionContext, Verdict};
 use crate::sandbox::proxy::Proxy;
@@ -116,6 +117,11 @@ pub trait Tool: Send + Sync {
     /// function, that function's. The dispatcher performs some functions itself.
     fn function(&self) -> &str {
         self.name()
+    }
+
+    /// The tool that does its work, by registry and name: an input must fit that one's schema as well.
+    fn below(&self) -> Option<(&Registry, &str)> {
+        None
     }
 
     /// What is wrong with an input that its schema accepts.

@@ -54,9 +54,9 @@ impl Toolbox {
     }
 
     /// What is wrong with an input.
-    pub fn complaints(&self, name: &str, input: &Value) -> Vec<String> {
+    pub async fn complaints(&self, name: &str, input: &Value) -> Vec<String> {
         if input.is_object() {
-            self.catalog.tools().complaints(name, input)
+            self.catalog.tools().complaints(name, input).await
         } else {
             vec!["the input is not a JSON object".to_owned()]
         }

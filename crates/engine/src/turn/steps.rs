@@ -268,7 +268,13 @@ impl<'a> Run<'a> {
         }
         let mut output = None;
         if let Some(schema) = turn.output_schema.clone().filter(|_| stop != Stop::Refusal) {
-            match crate::tools::schema::parse_answer(&schema, &text) {
+            let checked = tokio::select! {
+                biased;
+                () = self.seat.control.cancel.cancelled() => return Ok(None),
+                () = core.halt.cancelled() => return Ok(None),
+                checked = crate::tools::schema::parse_answer(&schema, &text) => checked,
+            };
+            match checked {
                 Ok(value) => output = Some(value),
                 Err(problems) if self.checkpoint.repairs < MAX_REPAIRS => {
                     let note = format!(

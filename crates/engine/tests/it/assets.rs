@@ -36,7 +36,7 @@ async fn a_connected_servers_tool_is_used_in_a_turn_and_stays_connected_over_a_r
     assert_eq!(
         listed,
         json!([{"ref_id": made["ref_id"], "server_name": "notes", "status": "connected", "scopes": [],
-                "expires_at": null, "tools": 1, "last_error": null}])
+                "expires_at": null, "tools": 1, "last_error": null, "left_out": []}])
     );
     let tools = engine.json("/tools").await;
     let shown =
@@ -65,6 +65,65 @@ async fn a_connected_servers_tool_is_used_in_a_turn_and_stays_connected_over_a_r
         .await;
     assert_eq!(again.json("/assets/connections").await, json!([]));
     assert_eq!(again.turn("c", "say hi").await.one("tool_result").data["reason"], "not_found");
+    model.assert_no_problems();
+}
+
+/// References that double at every level: 2^24 steps for one value.
+pub fn doubling() -> Value {
+    let next = |level: usize| json!({"$ref": format!("#/$defs/d{level}")});
+    let mut defs = json!({"d24": {"type": "integer"}});
+    for level in 0..24 {
+        defs[format!("d{level}")] = json!({"anyOf": [next(level + 1), next(level + 1)]});
+    }
+    json!({"type": "object", "properties": {"x": next(0)}, "$defs": defs})
+}
+
+#[tokio::test]
+async fn schemas_that_would_keep_a_validator_busy_for_ever_cost_a_server_one_tool_and_a_turn_one_call() {
+    let itself = json!({"$ref": "#"});
+    let branching = json!({"type": "object", "properties": {"x": {"anyOf": [itself, itself]}}});
+    let deep = (0..80).fold(json!({}), |inner, _| json!({"x": inner}));
+    let order = vec![
+        ("notes.doubling", json!({"x": "no integer"})),
+        ("notes.branching", deep),
+        ("notes.branching", json!({"x": {"x": 1}})),
+        ("notes.echo", json!({"text": "hi"})),
+    ];
+    let (model, server) = (calls_in_order(order).await, ScriptedMcp::start(Speaks::Session).await);
+    let with = |name: &str, schema: Value| {
+        let mut made = tool(name, "Takes anything");
+        made["inputSchema"] = schema;
+        made
+    };
+    server.set_tools(vec![
+        with("doubling", doubling()),
+        with("branching", branching),
+        with("backtracking", json!({"properties": {"x": {"pattern": "^(?=(a+)+b)(a|aa)+$"}}})),
+        json!({"description": "has no name"}),
+        tool("echo", "Says it again"),
+    ]);
+    let engine = Setup::scripted(&model).start().await;
+    engine.expect_log("A tool of an MCP server is left out");
+    assert_eq!(connect(&engine, &server, json!({})).await["status"], "connected");
+    let listed = engine.json("/assets/connections").await;
+    assert_eq!((&listed[0]["tools"], &listed[0]["last_error"]), (&json!(2), &Value::Null), "{listed}");
+    let left_out = listed[0]["left_out"].as_array().expect("a list");
+    let of = |name: &str| {
+        let found =
+            left_out.iter().find(|one| one["tool"] == name).unwrap_or_else(|| panic!("{name}: {listed}"));
+        found["reason"].as_str().expect("a text").to_owned()
+    };
+    assert!(
+        of("doubling").contains("look at one place") && of("backtracking").contains("look-around"),
+        "{listed}"
+    );
+    assert!(of("").contains("no name"), "{listed}");
+
+    let turn = tokio::time::timeout(std::time::Duration::from_secs(30), engine.turn("a", "go")).await;
+    let turn = turn.expect("the turn ends");
+    assert_eq!(each(&turn, "tool_result", "reason")[..2], [json!("not_found"), json!("invalid_input")]);
+    assert_eq!(each(&turn, "tool_result", "output")[3], "echo: hi");
+    assert_eq!(turn.text(), "All done.");
     model.assert_no_problems();
 }
 

@@ -80,6 +80,21 @@ async fn a_reload_counts_what_there_is_and_a_bad_file_keeps_its_last_good_versio
 }
 
 #[tokio::test]
+async fn a_tool_whose_schema_would_never_end_is_refused_by_name_at_reload() {
+    let (setup, dir) = catalog_of(Setup::offline());
+    let engine = setup.start().await;
+    let file = json!({
+        "name": "busy", "description": "Keeps busy.", "input_schema": crate::assets::doubling(),
+        "implementation": {"kind": "platform", "ref": "grep"},
+    });
+    put(&dir, "tools/busy.json", &file.to_string());
+    engine.expect_log("The catalog has a bad entry");
+    let errors = reload(&engine).await["errors"].clone();
+    assert_eq!(errors[0]["file"], "tools/busy.json", "{errors}");
+    assert!(errors.to_string().contains("look at one place"), "{errors}");
+}
+
+#[tokio::test]
 async fn a_running_turn_keeps_the_catalog_it_began_with() {
     let gate = Gate::new();
     let (held, first) =

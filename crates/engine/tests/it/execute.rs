@@ -266,6 +266,9 @@ async fn a_schema_that_cannot_be_used_is_refused_before_the_turn() {
         json!({"type": "no-such-type"}),
         json!({"$ref": "https://example.com/schema.json"}),
         deep,
+        crate::assets::doubling(),
+        json!({"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}),
+        json!({"properties": {"x": {"pattern": "(a)\\1"}}}),
         json!({"description": "x".repeat(70_000)}),
     ] {
         let body = json!({"task_id": "s", "message": "x", "output_schema": schema});
@@ -273,6 +276,27 @@ async fn a_schema_that_cannot_be_used_is_refused_before_the_turn() {
         assert_eq!(error["details"]["field"], "output_schema", "{error}");
     }
     engine.get("/tasks/s").await.error(404, "TASK_NOT_FOUND").await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_much_for_its_schema_is_told_and_the_turn_ends() {
+    let itself = json!({"$ref": "#"});
+    let branching = json!({"type": "object", "properties": {"x": {"anyOf": [itself, itself]}}});
+    let deep = (0..80).fold(json!({}), |inner, _| json!({"x": inner})).to_string();
+    let model =
+        ScriptedModel::start(Script::sequence([Reply::text(&deep), Reply::text("{\"x\": {}}")])).await;
+    let engine = Setup::scripted(&model).start().await;
+    let turn = engine.run(json!({"task_id": "s", "message": "count", "output_schema": branching})).await;
+    assert_eq!(turn.last().data["output"], json!({"x": {}}));
+    assert!(
+        model.calls()[1]
+            .messages
+            .last()
+            .expect("a message")
+            .text()
+            .contains("too large or too deeply nested")
+    );
+    model.assert_no_problems();
 }
 
 #[tokio::test]

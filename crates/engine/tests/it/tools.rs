@@ -48,7 +48,7 @@ impl Tools {
     }
 
     async fn call(&self, name: &str, input: Value) -> Result<Output, Failure> {
-        assert_eq!(self.registry.complaints(name, &input), [""; 0]);
+        assert_eq!(self.registry.complaints(name, &input).await, [""; 0]);
         let spawned = Arc::clone(&self.spawned);
         let context = CallContext {
             task_id: TaskId::parse("t1").unwrap(),

@@ -4,6 +4,7 @@
 //! the Engine's validator then says so.
 
 use serde_json::{Map, Value, json};
+use std::cell::Cell;
 
 /// Deepest nesting followed. Deeper schemas are refused on entry; a recursive one stops here.
 const MAX_DEPTH: usize = 32;
@@ -12,13 +13,36 @@ const MAX_DEPTH: usize = 32;
 /// than a full memory.
 const MAX_FILL: u64 = 10_000;
 
+/// Values made for one instance, a longer text counting as several. A few lines of schema can ask for more than any
+/// memory holds; it gets an invalid instance, too.
+const MADE_MAX: usize = 50_000;
+/// Bytes of text that count as one value.
+const TEXT_UNIT: usize = 16;
+
 /// The smallest valid instance.
 pub fn smallest(schema: &Value) -> Value {
-    make(schema, schema, 0)
+    make(schema, &Ground { root: schema, left: Cell::new(MADE_MAX) }, 0)
 }
 
-fn make(schema: &Value, root: &Value, depth: usize) -> Value {
-    let Some(object) = schema.as_object().filter(|_| depth < MAX_DEPTH) else { return Value::Null };
+/// What references are looked up in, and how much may still be made.
+struct Ground<'a> {
+    root: &'a Value,
+    left: Cell<usize>,
+}
+
+impl Ground<'_> {
+    /// False when nothing more may be made.
+    fn spend(&self, values: usize) -> bool {
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(values));
+        left >= values
+    }
+}
+
+fn make(schema: &Value, ground: &Ground<'_>, depth: usize) -> Value {
+    let Some(object) = schema.as_object().filter(|_| depth < MAX_DEPTH && ground.spend(1)) else {
+        return Value::Null;
+    };
     if let Some(value) = object.get("const") {
         return value.clone();
     }
@@ -33,11 +57,11 @@ fn make(schema: &Value, root: &Value, depth: usize) -> Value {
             return value.get(0).filter(|_| ready == "examples").unwrap_or(value).clone();
         }
     }
-    if let Some(target) = object.get("$ref").and_then(Value::as_str).and_then(|r| resolve(root, r)) {
-        return make(target, root, depth + 1);
+    if let Some(target) = object.get("$ref").and_then(Value::as_str).and_then(|r| resolve(ground.root, r)) {
+        return make(target, ground, depth + 1);
     }
     if object.contains_key("allOf") {
-        return make(&merge_all(schema, root, depth), root, depth + 1);
+        return make(&merge_all(schema, ground, depth), ground, depth + 1);
     }
     for choice in ["anyOf", "oneOf"] {
         if let Some(first) = object.get(choice).and_then(|c| c.get(0)) {
@@ -45,13 +69,16 @@ fn make(schema: &Value, root: &Value, depth: usize) -> Value {
             merged.remove(choice);
             let mut merged = Value::Object(merged);
             merge(&mut merged, first);
-            return make(&merged, root, depth + 1);
+            return make(&merged, ground, depth + 1);
         }
     }
     match kind(object) {
-        "object" => object_of(object, root, depth),
-        "array" => array_of(object, root, depth),
-        "string" => Value::String(text_of(object)),
+        "object" => object_of(object, ground, depth),
+        "array" => array_of(object, ground, depth),
+        "string" => {
+            let text = text_of(object);
+            if ground.spend(text.len() / TEXT_UNIT) { Value::String(text) } else { Value::Null }
+        }
         "integer" | "number" => number_of(object),
         "boolean" => Value::Bool(false),
         _ => Value::Null,
@@ -76,13 +103,13 @@ fn resolve<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
     root.pointer(pointer)
 }
 
-fn merge_all(schema: &Value, root: &Value, depth: usize) -> Value {
+fn merge_all(schema: &Value, ground: &Ground<'_>, depth: usize) -> Value {
     let mut merged = schema.clone();
     let parts = merged.as_object_mut().and_then(|o| o.remove("allOf"));
     for part in parts.as_ref().and_then(Value::as_array).into_iter().flatten() {
-        let target = part["$ref"].as_str().and_then(|r| resolve(root, r)).unwrap_or(part);
-        if target.get("allOf").is_some() && depth < MAX_DEPTH {
-            merge(&mut merged, &merge_all(target, root, depth + 1));
+        let target = part["$ref"].as_str().and_then(|r| resolve(ground.root, r)).unwrap_or(part);
+        if target.get("allOf").is_some() && depth < MAX_DEPTH && ground.spend(1) {
+            merge(&mut merged, &merge_all(target, ground, depth + 1));
         } else {
             merge(&mut merged, target);
         }
@@ -104,13 +131,13 @@ fn merge(schema: &mut Value, more: &Value) {
     }
 }
 
-fn object_of(schema: &Map<String, Value>, root: &Value, depth: usize) -> Value {
+fn object_of(schema: &Map<String, Value>, ground: &Ground<'_>, depth: usize) -> Value {
     let mut out = Map::new();
     for name in
         schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
     {
         let property = schema.get("properties").and_then(|p| p.get(name)).unwrap_or(&Value::Null);
-        out.insert(name.to_owned(), make(property, root, depth + 1));
+        out.insert(name.to_owned(), make(property, ground, depth + 1));
     }
     let least = schema.get("minProperties").and_then(Value::as_u64).unwrap_or(0).min(MAX_FILL);
     let optional = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
@@ -118,24 +145,24 @@ fn object_of(schema: &Map<String, Value>, root: &Value, depth: usize) -> Value {
         if out.len() as u64 >= least {
             break;
         }
-        out.entry(name.clone()).or_insert_with(|| make(property, root, depth + 1));
+        out.entry(name.clone()).or_insert_with(|| make(property, ground, depth + 1));
     }
     let other = schema.get("additionalProperties").filter(|a| a.is_object()).unwrap_or(&Value::Null);
     let mut n = 0;
     while (out.len() as u64) < least && schema.get("additionalProperties") != Some(&Value::Bool(false)) {
         n += 1;
-        out.entry(format!("key{n}")).or_insert_with(|| make(other, root, depth + 1));
+        out.entry(format!("key{n}")).or_insert_with(|| make(other, ground, depth + 1));
     }
     Value::Object(out)
 }
 
-fn array_of(schema: &Map<String, Value>, root: &Value, depth: usize) -> Value {
+fn array_of(schema: &Map<String, Value>, ground: &Ground<'_>, depth: usize) -> Value {
     let least = schema.get("minItems").and_then(Value::as_u64).unwrap_or(0).min(MAX_FILL) as usize;
     let prefix = schema.get("prefixItems").and_then(Value::as_array);
     let unique = schema.get("uniqueItems") == Some(&Value::Bool(true));
     let items = (0..least).map(|i| {
         let item = prefix.and_then(|p| p.get(i)).or_else(|| schema.get("items")).unwrap_or(&Value::Null);
-        match make(item, root, depth + 1) {
+        match make(item, ground, depth + 1) {
             Value::String(text) if unique => Value::String(format!("{text}{i}")),
             Value::Number(n) if unique => n.as_i64().map_or(Value::Number(n), |n| json!(n + i as i64)),
             Value::Null if unique && *item == Value::Null => json!(i),
@@ -192,6 +219,20 @@ fn number_of(schema: &Map<String, Value>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_schema_that_asks_for_more_than_memory_holds_gets_little() {
+        let both = json!({"$ref": "#/$defs/d"});
+        let branching = json!({"$ref": "#/$defs/d", "$defs": {"d": {"required": ["a", "b", "c", "d"],
+            "properties": {"a": both, "b": both, "c": both, "d": both}}}});
+        let filled = (0..8).fold(
+            json!({"type": "string", "minLength": 10_000}),
+            |inner, _| json!({"type": "array", "minItems": 10_000, "items": inner}),
+        );
+        for schema in [branching, filled] {
+            assert!(smallest(&schema).to_string().len() < 4_000_000);
+        }
+    }
 
     #[test]
     fn the_smallest_instance_is_valid() {

@@ -93,7 +93,8 @@ fn a_catalog_tool_tightens_and_describes_its_function_and_never_widens_it() {
     assert_eq!(tool.description(), "Finds words in notes.");
     assert_eq!((tool.effect(&json!({"pattern": "x"})), tool.high_cost()), (Effect::Idempotent, true));
     assert_eq!(tool.function(), "grep");
-    let complaints = |input: Value| catalog.tools().complaints("grep", &input).len();
+    let complaints =
+        |input: Value| futures::executor::block_on(catalog.tools().complaints("grep", &input)).len();
     assert_eq!(complaints(json!({"pattern": "abc"})), 0);
     assert_eq!(complaints(json!({"pattern": "too long"})), 1, "the file's own schema");
     assert_eq!(complaints(json!({"pattern": 7})), 1, "the function's schema");

@@ -26,26 +26,21 @@ use std::time::Instant;
 /// Functions that make no sense without a turn. (specification 3.4)
 pub const ONLY_IN_TURNS: [&str; 4] = own::NAMES;
 
-/// Runs one call of a tool with all its checks.
+/// Runs one call of a tool with all its checks. `checked_by` has the schema of its input; without one anything fits.
 pub async fn call(
     core: &Arc<Core>,
     tool: Arc<dyn Tool>,
-    complaints: &(dyn Fn(&Value) -> Vec<String> + Sync),
+    checked_by: Option<&Registry>,
     input: Value,
     model: Arc<dyn AskModel>,
 ) -> Result<Result<Output, Failure>, ApiError> {
     let place = Place::make(core)?;
-    let done = one(core, &*tool, complaints, input, model, &place).await;
+    let done = one(core, &*tool, checked_by, input, model, &place).await;
     place.groups.kill_all().await;
     let dir = place.dir.clone();
     // what is left over goes with the next emptying of the scratch
     let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir)).await;
     done
-}
-
-/// What is wrong with an input, by the tool's entry in a registry.
-pub fn complaints_of<'a>(registry: &'a Registry, name: &'a str) -> impl Fn(&Value) -> Vec<String> + 'a {
-    move |input| registry.complaints(name, input)
 }
 
 /// A private directory and the processes in it, for one call.
@@ -71,17 +66,12 @@ impl Place {
 async fn one(
     core: &Arc<Core>,
     tool: &dyn Tool,
-    complaints: &(dyn Fn(&Value) -> Vec<String> + Sync),
+    checked_by: Option<&Registry>,
     input: Value,
     model: Arc<dyn AskModel>,
     place: &Place,
 ) -> Result<Result<Output, Failure>, ApiError> {
-    let refuse_bad = |input: &Value| match complaints(input) {
-        found if found.is_empty() => Ok(()),
-        found => Err(ApiError::new(ErrorCode::ValidationError, "the params do not fit the schema")
-            .with(json!({"field": "params", "problems": found}))),
-    };
-    refuse_bad(&input)?;
+    refuse_bad(checked_by, tool, &input).await?;
     let catalog = core.catalog.present();
     let cancel = core.halt.child_token();
     let runner = Runner {
@@ -104,7 +94,7 @@ async fn one(
         Gate::Deny(reason) => return Err(denied(core, &name, None, reason).await),
         Gate::Stopped => return Err(ApiError::new(ErrorCode::Draining, "the engine is shutting down")),
     };
-    refuse_bad(&input)?;
+    refuse_bad(checked_by, tool, &input).await?;
     let remembered = HashSet::new();
     let context = PermissionContext {
         workspace: &place.workspace,
@@ -170,6 +160,15 @@ async fn one(
         }
     }
     Ok(outcome)
+}
+
+async fn refuse_bad(registry: Option<&Registry>, tool: &dyn Tool, input: &Value) -> Result<(), ApiError> {
+    let Some(registry) = registry else { return Ok(()) };
+    match registry.complaints(tool.name(), input).await {
+        found if found.is_empty() => Ok(()),
+        found => Err(ApiError::new(ErrorCode::ValidationError, "the params do not fit the schema")
+            .with(json!({"field": "params", "problems": found}))),
+    }
 }
 
 /// The refusal of a call, noted as every refusal is.

@@ -86,7 +86,7 @@ impl One<'_> {
         };
         if let Some(input) = &passed.input {
             self.call.input = input.clone();
-            let complaints = self.toolbox.complaints(&self.call.tool, input);
+            let complaints = self.toolbox.complaints(&self.call.tool, input).await;
             if !complaints.is_empty() {
                 let text =
                     format!("a hook changed the input to one that does not fit: {}", complaints.join("; "));
