@@ -6,6 +6,7 @@ use chassis::drain::Drain;
 use chassis::http::KeyRing;
 use chassis::telemetry::Metrics;
 use contract::engine_api::SandboxReport;
+use axum::Json;
 use contract::{ApiError, ErrorCode};
 use serde_json::{Value, json};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -89,6 +90,15 @@ impl App {
         self.core.get().ok_or_else(|| {
             self.not_ready().unwrap_or_else(|| ApiError::new(ErrorCode::Starting, "the engine is starting"))
         })
+    }
+
+    /// An answer about what is stored, without the secrets the Engine knows: a person may have typed one, or a memory
+    /// may hold one that became a secret later. Nothing else is changed; it is the person's own.
+    pub fn told(&self, mut answer: Value) -> Json<Value> {
+        if let Some(core) = self.core.get() {
+            crate::secrets::leaving::value(&core.known, &mut answer);
+        }
+        Json(answer)
     }
 
     /// The core for new work: refused while draining.

@@ -80,7 +80,7 @@ fn blocks(fields: &mut Fields) -> Result<Vec<Block>, ApiError> {
 pub async fn pending(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal> {
     let list = app.core()?.brain.read("pending questions", prompts::pending).await;
     let list: Vec<Value> = list.map_err(|e| storage(&e))?.iter().map(pending_json).collect();
-    Ok(Json(json!({"pending": list})))
+    Ok(app.told(json!({"pending": list})))
 }
 
 /// Remembered permissions, oldest first.
@@ -120,7 +120,7 @@ pub async fn permissions(State(app): State<Arc<App>>, query: Query) -> Result<Js
             })
         })
         .collect();
-    Ok(Json(json!({"permissions": shown, "next_cursor": next})))
+    Ok(app.told(json!({"permissions": shown, "next_cursor": next})))
 }
 
 /// Forgets a remembered permission.

@@ -40,7 +40,7 @@ pub async fn search(
 ) -> Result<Json<Value>, Refusal> {
     let core = app.core()?;
     let mut fields = Fields::read(body, app.max_body).await?;
-    Ok(Json(found(core, store, &mut fields).await?))
+    Ok(app.told(found(core, store, &mut fields).await?))
 }
 
 async fn found(core: &Core, store: Store, fields: &mut Fields) -> Result<Value, ApiError> {
@@ -67,7 +67,7 @@ pub async fn create_fact(State(app): State<Arc<App>>, body: Body) -> Result<Json
     let core = app.core()?;
     let mut fields = Fields::read(body, app.max_body).await?;
     let (wanted, origin) = read::fact(&mut fields, Timestamp::now())?;
-    Ok(Json(create(core, wanted, origin).await?))
+    Ok(app.told(create(core, wanted, origin).await?))
 }
 
 /// Writes an episode.
@@ -75,7 +75,7 @@ pub async fn create_episode(State(app): State<Arc<App>>, body: Body) -> Result<J
     let core = app.core()?;
     let mut fields = Fields::read(body, app.max_body).await?;
     let (wanted, origin) = read::episode(&mut fields)?;
-    Ok(Json(create(core, wanted, origin).await?))
+    Ok(app.told(create(core, wanted, origin).await?))
 }
 
 /// Writes a person, an organization or something else with a name, and its relations.
@@ -86,7 +86,7 @@ pub async fn create_node(State(app): State<Arc<App>>, body: Body) -> Result<Json
     if let Wanted::Node(node) = &wanted {
         ends_exist(core, node.relations.iter().map(|r| &r.to)).await?;
     }
-    Ok(Json(create(core, wanted, origin).await?))
+    Ok(app.told(create(core, wanted, origin).await?))
 }
 
 /// A relation to an id that is not there says nothing about anybody.
@@ -141,7 +141,7 @@ pub async fn change(
     let (memory, wanted) = (Arc::clone(&core.memory), id.clone());
     let changed = to_the_end(async move { memory.patch(&wanted, patch).await }).await;
     let item: Item = changed.map_err(|e| storage(&e))?.ok_or_else(|| missing(id.as_str()))?;
-    Ok(Json(json!({"status": "updated", "item": shown(&item, None)})))
+    Ok(app.told(json!({"status": "updated", "item": shown(&item, None)})))
 }
 
 /// Forgets a memory for good, and what rests only on it.

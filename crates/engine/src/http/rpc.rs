@@ -36,7 +36,7 @@ pub async fn call(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>
         .ok_or_else(|| ApiError::invalid_field("params", "this field is required", Value::Null))?;
     // what has begun to act is not left half-way because its caller has gone away
     let result = to_the_end(async move { answer(&core, &method, params).await });
-    Ok(Json(json!({"result": result.await?})))
+    Ok(app.told(json!({"result": result.await?})))
 }
 
 async fn answer(core: &Arc<Core>, method: &str, params: Value) -> Result<Value, ApiError> {

@@ -29,7 +29,7 @@ pub(crate) const CUSTOM_MAX: u64 = 500;
 /// Every skill, by name.
 pub async fn list(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal> {
     let catalog = app.core()?.catalog.present();
-    Ok(Json(catalog.skills().map(|s| s.line()).collect()))
+    Ok(app.told(catalog.skills().map(|s| s.line()).collect()))
 }
 
 /// One skill with its prompt and scripts.
@@ -37,7 +37,7 @@ pub async fn get(State(app): State<Arc<App>>, Name(name): Name) -> Result<Json<V
     let core = app.core()?;
     let catalog = core.catalog.present();
     let skill = catalog.skill(&name).ok_or_else(|| missing(&name))?;
-    Ok(Json(whole(core, skill).await?))
+    Ok(app.told(whole(core, skill).await?))
 }
 
 fn missing(name: &str) -> ApiError {
@@ -190,7 +190,7 @@ pub async fn create(State(app): State<Arc<App>>, body: Body) -> Result<Json<Valu
         skills::create(tx, &skill, &scripts, Timestamp::now()).map(Some)
     });
     match change.await? {
-        Some(Change::Changed) => Ok(Json(shown)),
+        Some(Change::Changed) => Ok(app.told(shown)),
         Some(Change::Exists | Change::Missing) => Err(taken().into()),
         None => {
             let text = format!("there are {CUSTOM_MAX} custom skills; delete one first");
@@ -229,7 +229,7 @@ pub async fn replace(
         skills::replace(tx, &skill, &scripts, Timestamp::now())?;
         Ok(Ok(shape(&Skill::custom(&skill), &scripts)))
     });
-    Ok(Json(changed.await??))
+    Ok(app.told(changed.await??))
 }
 
 /// Deletes a custom skill.

@@ -26,7 +26,7 @@ const RATIONALE: &str = "written over the API";
 /// What the soul says.
 pub async fn get(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal> {
     let present = app.core()?.brain.read("soul", soul::get).await.map_err(|e| storage(&e))?;
-    Ok(Json(said(&present.map(|stored| stored.soul).unwrap_or_default())))
+    Ok(app.told(said(&present.map(|stored| stored.soul).unwrap_or_default())))
 }
 
 fn said(soul: &Soul) -> Value {
@@ -38,7 +38,7 @@ pub async fn full(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal> {
     let whole =
         app.core()?.brain.read("soul history", |tx| Ok((soul::get(tx)?, soul::history(tx, None, HISTORY)?)));
     let (present, history) = whole.await.map_err(|e| storage(&e))?;
-    Ok(Json(whole_of(present.as_ref(), &history)))
+    Ok(app.told(whole_of(present.as_ref(), &history)))
 }
 
 fn whole_of(present: Option<&Stored>, history: &[Version]) -> Value {
@@ -116,5 +116,5 @@ pub async fn put(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>,
         Ok((soul::get(tx)?, soul::history(tx, None, HISTORY)?))
     });
     let (present, history) = written.await.map_err(|e| storage(&e))?;
-    Ok(Json(whole_of(present.as_ref(), &history)))
+    Ok(app.told(whole_of(present.as_ref(), &history)))
 }

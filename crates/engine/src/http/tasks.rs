@@ -119,7 +119,7 @@ pub async fn list(State(app): State<Arc<App>>, query: Query) -> Result<Json<Valu
         .filter(|_| full)
         .map(|(s, _)| cursor_of(&json!([s.task.updated_at.millis(), s.task.task_id])));
     let list: Vec<Value> = found.iter().map(|(s, t)| task_json(s, t.as_ref())).collect();
-    Ok(Json(json!({"tasks": list, "next_cursor": next})))
+    Ok(app.told(json!({"tasks": list, "next_cursor": next})))
 }
 
 /// One task with what it cost, what it waits for and what it remembers.
@@ -149,7 +149,7 @@ pub async fn get(State(app): State<Arc<App>>, Id(id): Id) -> Result<Json<Value>,
         })
         .await
         .map_err(|e| storage(&e))?;
-    value.map(Json).ok_or_else(|| gone(&id).into())
+    value.map(|value| app.told(value)).ok_or_else(|| gone(&id).into())
 }
 
 fn gone(id: &str) -> ApiError {
@@ -190,7 +190,7 @@ pub async fn messages(State(app): State<Arc<App>>, Id(id): Id, query: Query) -> 
             })
         })
         .collect();
-    Ok(Json(json!({"messages": shown, "next_cursor": next})))
+    Ok(app.told(json!({"messages": shown, "next_cursor": next})))
 }
 
 /// Deletes a task with its history, and with `memories=true` what rests only on it; a turn in flight is cancelled first.

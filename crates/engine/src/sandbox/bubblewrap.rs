@@ -10,6 +10,7 @@
 use super::child::{Confinement, MAKE_NAMESPACES};
 use super::gate::{Door, Kind};
 use super::inside::{Orders, Word};
+use super::mark::Mark;
 use super::view::{Grant, Rights};
 use super::{Unachievable, door, groups, view};
 use rustix::fs::MemfdFlags;
@@ -76,8 +77,10 @@ pub(super) struct Wrapped {
 }
 
 impl Bubblewrap {
-    /// Finds it and tries it. `inside` is the program that answers to [`super::inside::ASKED`].
-    pub fn detect(inside: &Path) -> Result<Self, Unachievable> {
+    /// Finds it and tries it. `inside` is the program that answers to [`super::inside::ASKED`]. The trial carries
+    /// `mark`: the process inside waits for bubblewrap before it can know that its parent has died, and would wait for
+    /// ever if both are killed then.
+    pub fn detect(inside: &Path, mark: Option<Mark>) -> Result<Self, Unachievable> {
         let missing = |cause: String| Unachievable { layer: "bubblewrap", cause };
         let program = PLACES.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
             missing(format!("there is no {}; install the package bubblewrap", PLACES.join(", ")))
@@ -85,7 +88,7 @@ impl Bubblewrap {
         trusted(&program).map_err(missing)?;
         let inside = File::open(inside).map_err(|e| missing(format!("open {}: {e}", inside.display())))?;
         let found = Self { program, inside };
-        found.try_out().map_err(|e| {
+        found.try_out(mark).map_err(|e| {
             missing(format!(
                 "it does not work here ({e}); usual causes: the container runtime's seccomp profile, \
                  kernel.unprivileged_userns_clone=0, user.max_user_namespaces=0, or an AppArmor rule"
@@ -123,7 +126,7 @@ impl Bubblewrap {
         Ok(Wrapped { command, handed_over, words, door: ours })
     }
 
-    fn try_out(&self) -> io::Result<()> {
+    fn try_out(&self, mark: Option<Mark>) -> io::Result<()> {
         let system: Vec<Grant> = view::system();
         let order = Order {
             grants: &system,
@@ -139,7 +142,7 @@ impl Bubblewrap {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let confinement = Confinement {
             parent: std::process::id(),
-            limits: Vec::new(),
+            limits: mark.map(|mark| (libc::RLIMIT_RTTIME, mark.value())).into_iter().collect(),
             capabilities: Some(MAKE_NAMESPACES),
             group: None,
             ruleset: None,

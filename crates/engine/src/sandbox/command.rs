@@ -3,6 +3,7 @@
 //! The invariant: the default of every field is the most confined.
 
 use super::kernel::Mask;
+use super::mark::Mark;
 use super::scrub::{Parent, ScrubMode};
 use super::{Limits, SandboxMode};
 use crate::permissions::Grants;
@@ -23,6 +24,8 @@ pub struct LauncherConfig {
     pub parent: Parent,
     /// The program whose `main` begins with [`super::inside::run_if_asked`]; without it there is no bubblewrap.
     pub inside: Option<PathBuf>,
+    /// What the trial of bubblewrap carries, so that the next process of the brain finds one that was left behind.
+    pub trial: Option<Mark>,
     /// Pretends that the kernel offers less; for tests.
     pub mask: Mask,
 }
@@ -31,7 +34,7 @@ impl LauncherConfig {
     /// With everything the kernel offers, bubblewrap included where this very program is [`Self::inside`].
     pub fn new(mode: SandboxMode, scrub: ScrubMode, limits: Limits, parent: Parent) -> Self {
         let inside = Some(PathBuf::from("/proc/self/exe"));
-        Self { mode, scrub, limits, parent, inside, mask: Mask::default() }
+        Self { mode, scrub, limits, parent, inside, trial: None, mask: Mask::default() }
     }
 }
 

@@ -12,6 +12,7 @@ use super::cgroups::Cgroup;
 use super::gate::Gate;
 use super::inside::Word;
 use super::mark::Mark;
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::fs;
 use std::io;
@@ -251,9 +252,27 @@ impl Drop for ProcessGroups {
 
 /// Kills every process left over from an earlier Engine process of this brain: those whose mark or TMPDIR is
 /// of a task below `tmp_base`, the directory all tasks' temporary directories are in. Call at start, holding the
-/// brain lock, before anything is spawned. Returns how many were killed.
+/// brain lock, before anything is spawned but our own trial of the sandbox, which is spared. Returns how many of
+/// tasks were killed; a trial that lost its Engine has done nothing and is not news.
 pub fn kill_orphans(tmp_base: &Path) -> usize {
-    kill_all_of(|pid| is_below(pid, tmp_base)).len()
+    let trial = Mark::of_trial(tmp_base);
+    let trials = Cell::new(0);
+    let is_orphan = |pid| {
+        let is_trial = Mark::of_process(pid) == Some(trial);
+        let orphan = is_below(pid, tmp_base) && !(is_trial && descends_from_us(pid));
+        trials.set(trials.get() + usize::from(is_trial && orphan));
+        orphan
+    };
+    kill_all_of(is_orphan).len().saturating_sub(trials.get())
+}
+
+/// True when a parent of this process, or one of theirs, is this very process.
+fn descends_from_us(pid: i32) -> bool {
+    /// Bubblewrap, and process 1 inside. More only look further up from a stranger.
+    const GENERATIONS: usize = 4;
+    let own = std::process::id().cast_signed();
+    let parent = |pid: &i32| stat_of(*pid)?.1.parse().ok();
+    std::iter::successors(Some(pid), parent).take(GENERATIONS + 1).any(|pid| pid == own)
 }
 
 /// Kills a recorded group of an earlier Engine process, provided at least one of its members carries the

@@ -82,6 +82,7 @@ enum WayOut {
 #[derive(Debug)]
 struct Wrap {
     inside: Option<PathBuf>,
+    trial: Option<Mark>,
     masked: bool,
     found: OnceLock<Result<Bubblewrap, Unachievable>>,
 }
@@ -95,7 +96,7 @@ impl Wrap {
                 return Err(missing("user namespaces are masked"));
             }
             match &self.inside {
-                Some(inside) => Bubblewrap::detect(inside),
+                Some(inside) => Bubblewrap::detect(inside, self.trial),
                 None => Err(missing("there is no program to run inside it")),
             }
         })
@@ -134,7 +135,12 @@ impl Launcher {
             Unachievable { layer: "launcher", cause: format!("its thread could not be started: {e}") }
         })?;
         let off = mode == SandboxMode::Off;
-        let wrap = Wrap { inside: config.inside.clone(), masked: mask.namespaces, found: OnceLock::new() };
+        let wrap = Wrap {
+            inside: config.inside.clone(),
+            trial: config.trial,
+            masked: mask.namespaces,
+            found: OnceLock::new(),
+        };
         let mut launcher = Self {
             landlock: if off { None } else { Landlock::detect(mask) },
             cgroups: if off || mask.cgroups { None } else { Cgroups::detect() },

@@ -19,6 +19,9 @@ const OURS: u64 = 1 << 61;
 /// Bits that say which directory of scratch directories, i.e. which brain.
 const BASE_BITS: u32 = 28;
 
+/// Stands for a trial where a task's number would.
+const TRIAL: u64 = 0;
+
 /// What the processes of one task, or of one brain, carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark(u64);
@@ -28,6 +31,11 @@ impl Mark {
     pub fn of_task(scratch: &Path) -> Self {
         let base = scratch.parent().map_or(0, base_number);
         Self(OURS | (base << 32) | (number(scratch) & 0xffff_ffff))
+    }
+
+    /// Of a trial of the sandbox by an Engine whose tasks have their scratch directories in `base`.
+    pub fn of_trial(base: &Path) -> Self {
+        Self(OURS | (base_number(base) << 32) | TRIAL)
     }
 
     /// The value of the limit.
@@ -74,6 +82,8 @@ mod tests {
         assert!(a.is_below(base) && b.is_below(base));
         assert!(!a.is_below(Path::new("/data/scratch-2")) && !a.is_below(Path::new("/")));
         assert_eq!(Mark::of_task(&base.join("a")), a, "the next process computes the same");
+        let trial = Mark::of_trial(base);
+        assert!(trial.is_below(base) && trial != a && !trial.is_below(Path::new("/data")));
     }
 
     #[test]

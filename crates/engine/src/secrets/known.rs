@@ -182,9 +182,11 @@ impl Needles {
         let longest = self.spellings.iter().map(String::len).max().unwrap_or(0);
         let from = text.ceil_char_boundary(text.len().saturating_sub(longest));
         let places = text[from..].char_indices().map(|(at, _)| from + at);
+        // sorted: if one begins with `end`, the first that is not before it does
         let cut = |at: usize| {
             let end = &text[at..];
-            end.len() >= SHORTEST / 2 && self.spellings.iter().any(|s| s.starts_with(end))
+            let first = self.spellings.partition_point(|s| s.as_str() < end);
+            end.len() >= SHORTEST / 2 && self.spellings.get(first).is_some_and(|s| s.starts_with(end))
         };
         places.into_iter().find(|&at| cut(at)).unwrap_or(text.len())
     }

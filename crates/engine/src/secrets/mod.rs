@@ -1,8 +1,8 @@
 //! Secrets that must not leave: the values the Engine knows, and the shapes that keys usually have.
 //!
 //! [`Known`] is the set of values (configured ones at start, connector credentials when they are decrypted),
-//! each looked for as it is, percent-encoded, JSON-escaped and in base64 at every alignment. [`Scan`] reads a
-//! text in pieces of any size and gives it back with secrets replaced; it holds back no more than
+//! each looked for as it is, percent-encoded, escaped for JSON or HTML, in hexadecimal and in base64 at every
+//! alignment. [`Scan`] reads a text in pieces of any size and gives it back with secrets replaced; it holds back no more than
 //! [`HOLD_MAX`] characters. [`leaving`] does the same to whole events and JSON values.
 //!
 //! Two strengths, on purpose: what is stored or shown to the model loses known values only; what goes to the

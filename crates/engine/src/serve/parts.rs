@@ -17,7 +17,7 @@ use crate::sandbox::Workspace;
 use crate::sandbox::launcher::Launcher;
 use crate::tools::registry::{BadTool, Registry};
 use crate::tools::tool::Tool;
-use crate::tools::{files, memory, own, search, shell, web};
+use crate::tools::{files, git, memory, own, search, shell, web};
 use crate::turn::coordinator::Coordinator;
 use brain::Brain;
 use contract::Timestamp;
@@ -96,6 +96,7 @@ pub fn platform_tools(config: &Config) -> Result<Registry, BadTool> {
     all.extend(files::tools(config.media_max_bytes as u64));
     all.push(Arc::new(search::Grep::new()));
     all.push(Arc::new(search::Find::new()));
+    all.extend(git::tools());
     all.extend(web::tools(config));
     all.extend(memory::tools());
     all.extend(own::OwnTool::all().into_iter().map(|t| Arc::new(t) as Arc<dyn Tool>));

@@ -25,6 +25,15 @@ pub(super) fn scratch_path(config: &Config) -> PathBuf {
     config.brain_dir().join(format!("scratch-{brain_name}"))
 }
 
+/// The canonical form of the same, which may not be there yet.
+pub(super) fn future_scratch(config: &Config) -> PathBuf {
+    let path = scratch_path(config);
+    std::fs::canonicalize(&path).unwrap_or_else(|_| match (path.parent(), path.file_name()) {
+        (Some(dir), Some(name)) => std::fs::canonicalize(dir).map_or_else(|_| path.clone(), |d| d.join(name)),
+        _ => path.clone(),
+    })
+}
+
 pub(super) fn remove_scratch(core: &Core, idle: Duration) {
     let Ok(entries) = std::fs::read_dir(&core.scratch) else { return };
     let in_use = core.scratch_in_use();

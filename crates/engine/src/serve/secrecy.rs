@@ -2,10 +2,12 @@
 //!
 //! The invariant: a sandbox that is required and cannot be had ends the start.
 
+use super::scratch::future_scratch;
 use super::{CONFIGURATION, Stop};
 use crate::config::{self, Config};
 use crate::sandbox;
 use crate::sandbox::launcher::{Launcher, LauncherConfig};
+use crate::sandbox::mark::Mark;
 use crate::sandbox::proxy::Proxy;
 use crate::sandbox::scrub::Parent;
 use crate::secrets::Known;
@@ -35,7 +37,9 @@ pub(super) fn launcher_of(config: &Config) -> Result<Launcher, Stop> {
         variables: std::env::vars_os().collect(),
         secret_names: config::VARS.iter().filter(|v| v.secret).map(|v| v.name.to_owned()).collect(),
     };
-    Launcher::detect(LauncherConfig::new(mode, scrub, limits, parent)).map_err(|e| Stop {
+    let trial = Some(Mark::of_trial(&future_scratch(config)));
+    let launcher = LauncherConfig { trial, ..LauncherConfig::new(mode, scrub, limits, parent) };
+    Launcher::detect(launcher).map_err(|e| Stop {
         code: CONFIGURATION,
         message: format!("ENGINE_SANDBOX=required cannot be met: {e}"),
     })

@@ -11,6 +11,7 @@ pub mod shell;
 pub mod files;
 pub mod search;
 pub mod file_search;
+pub mod git;
 pub mod web_text;
 pub mod web_fetch;
 pub mod web_search;

@@ -160,7 +160,7 @@ pub fn is_tool_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tools::{files, memory, own, search, shell};
+    use crate::tools::{files, git, memory, own, search, shell};
     use serde_json::json;
     use std::time::Duration;
 
@@ -170,6 +170,9 @@ mod tests {
         registry.add(Arc::new(search::Grep::new())).unwrap();
         registry.add(Arc::new(search::Find::new())).unwrap();
         for tool in files::tools(1 << 20) {
+            registry.add(tool).unwrap();
+        }
+        for tool in git::tools() {
             registry.add(tool).unwrap();
         }
         for tool in memory::tools() {

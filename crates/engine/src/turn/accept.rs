@@ -1,7 +1,7 @@
 //! Accepting `/execute`: everything that is checked before the first byte, and the one transaction that
 //! makes a turn.
 
-mod by_url;
+pub(super) mod by_url;
 
 use crate::core::{Core, Emitted};
 use crate::turn::checkpoint::Checkpoint;
@@ -54,7 +54,7 @@ struct Checked {
     task: TaskId,
     blocks: Vec<Block>,
     media: Vec<(Vec<u8>, String)>,
-    /// Some of the media were fetched from elsewhere.
+    /// Something attached was written by somebody else.
     untrusted: bool,
     schema: Option<Value>,
     hash: String,
@@ -110,7 +110,14 @@ fn check(core: &Core, request: &ExecuteRequest) -> Result<Checked, ApiError> {
     let body = serde_json::to_vec(request).map_err(|e| internal("hash the request", &e))?;
     let hash = Sha256::digest(&body).iter().map(|b| format!("{b:02x}")).collect();
     let schema = request.output_schema.clone();
-    Ok(Checked { task, blocks, media, untrusted: false, schema, hash })
+    let untrusted = blocks.iter().any(is_somebody_elses);
+    Ok(Checked { task, blocks, media, untrusted, schema, hash })
+}
+
+/// True for what a person hands over without having written it: documents, and whatever stands at an address. A turn
+/// that reads such counts as tainted. (specification 10.2)
+pub fn is_somebody_elses(block: &Block) -> bool {
+    matches!(block, Block::Document { .. }) || matches!(block.source(), Some(Source::Url { .. }))
 }
 
 fn kind_of(value: &Value) -> &'static str {

@@ -1,10 +1,11 @@
 //! People's answers: how a question is settled, and how its turn goes on.
 
 use crate::core::{Core, Emitted, to_the_end};
+use crate::turn::accept::{by_url, is_somebody_elses};
 use crate::turn::frame::asker;
 use brain::prompts::{Answer, Prompt, PromptState};
 use brain::turns::{Change, TurnState};
-use brain::{Tx, permissions, prompts, tasks, turns};
+use brain::{Tx, blobs, permissions, prompts, tasks, turns};
 use contract::event::{Event, HitlKind, Resolution};
 use contract::{ApiError, ErrorCode, HitlId, TaskId, Timestamp, TurnId};
 use serde_json::{Value, json};
@@ -25,11 +26,37 @@ enum Settled {
 }
 
 /// Settles a question with a person's answer and lets its turn go on.
-pub async fn answer(core: &Arc<Core>, target: Target, answer: Answer) -> Result<HitlId, ApiError> {
-    to_the_end(commit_answer(Arc::clone(core), target, answer)).await
+pub async fn answer(core: &Arc<Core>, target: Target, mut answer: Answer) -> Result<HitlId, ApiError> {
+    let untrusted = answer.content_blocks.iter().any(is_somebody_elses);
+    let ours_to_fetch = by_url::are_ours_to_fetch(core, &answer.content_blocks);
+    let media = match ours_to_fetch && is_open(core, target.clone()).await? {
+        true => by_url::fetched(core, &mut answer.content_blocks, "content_blocks").await?,
+        // what cannot be answered is refused below, and fetched for nobody
+        false => Vec::new(),
+    };
+    to_the_end(commit_answer(Arc::clone(core), target, answer, Attached { media, untrusted })).await
 }
 
-async fn commit_answer(core: Arc<Core>, target: Target, answer: Answer) -> Result<HitlId, ApiError> {
+/// What came with an answer.
+struct Attached {
+    /// Bytes and types that the answer's blocks refer to.
+    media: Vec<(Vec<u8>, String)>,
+    /// Some of it was written by somebody else.
+    untrusted: bool,
+}
+
+async fn is_open(core: &Core, target: Target) -> Result<bool, ApiError> {
+    let found = core.brain.read("is question open", move |tx| find(tx, &target)).await;
+    let found = found.map_err(|e| crate::turn::accept::storage(&e))?;
+    Ok(found.is_ok_and(|prompt| prompt.state == PromptState::Pending))
+}
+
+async fn commit_answer(
+    core: Arc<Core>,
+    target: Target,
+    answer: Answer,
+    attached: Attached,
+) -> Result<HitlId, ApiError> {
     let core = &core;
     let settled = core
         .record("answer question", move |tx, out| {
@@ -53,6 +80,12 @@ async fn commit_answer(core: Arc<Core>, target: Target, answer: Answer) -> Resul
                 Err(error) => return Ok(Settled::Refused(error)),
             };
             let now = Timestamp::now();
+            for (bytes, media_type) in &attached.media {
+                blobs::put(tx, bytes, media_type, now)?;
+            }
+            if attached.untrusted {
+                turns::taint(tx, &prompt.turn_id)?;
+            }
             prompts::settle(tx, &prompt.request_id, PromptState::Answered, Some(&answer), now)?;
             if answer.text == "always" && prompt.kind == HitlKind::Permission {
                 let tool = prompt.details["tool"].as_str().unwrap_or_default();

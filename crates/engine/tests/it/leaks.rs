@@ -1,5 +1,6 @@
 //! Canary secrets in every place the Engine has secrets, and runs that try to get them out.
 
+use crate::support::http::Ask;
 use crate::support::sse::raw;
 use crate::support::{Engine, Setup, put_file};
 use base64::Engine as _;
@@ -194,4 +195,41 @@ async fn ordinary_text_arrives_as_it_was_said_and_without_waiting_for_the_end() 
     let rest = stream.rest().await;
     text.extend(rest.iter().filter(|f| f.is("text_delta")).map(|f| f.text("text")));
     assert_eq!(text, format!("{said}."));
+}
+
+#[tokio::test]
+async fn what_a_person_typed_and_what_is_remembered_is_told_without_known_secrets_and_otherwise_as_it_was() {
+    let model = ScriptedModel::start(Script::from_fn(|_| Reply::text("All done."))).await;
+    let engine = armed(&model).start().await;
+    let canary = CANARIES[0].1;
+    let typed = format!("{canary}: my key. My password=S3cr3tP4ssw0rd is mine.");
+    engine.turn("a", &typed).await;
+    let fact = json!({"subject": "keys", "content": typed});
+    let soul = json!({"identity": format!("I know {canary}.")});
+    let skill = json!({"name": "keeper", "description": canary, "prompt": typed});
+    let written = [
+        ("a new fact", engine.post("/memory/knowledge", fact).await.ok().await),
+        ("a new skill", engine.post("/skills/create", skill).await.ok().await),
+        ("a found fact", engine.post("/memory/knowledge/search", json!({"query": "keys"})).await.ok().await),
+        (
+            "a fact by rpc",
+            engine
+                .post("/rpc", json!({"method": "memory.knowledge_search", "params": {"query": "keys"}}))
+                .await
+                .ok()
+                .await,
+        ),
+        ("the soul", engine.send(Ask::new("PUT", "/memory/soul").body(soul.to_string())).await.ok().await),
+    ];
+    let mut told: Vec<(&str, String)> = written.into_iter().map(|(place, v)| (place, v.to_string())).collect();
+    for place in ["/tasks", "/tasks/a", "/tasks/a/messages", "/memory/soul/full", "/skills", "/skills/keeper", "/memory/export"] {
+        told.push((place, engine.get(place).await.text().await));
+    }
+    for (place, text) in &told {
+        assert_clean(place, text.as_bytes());
+        assert!(text.contains("[redacted:secret]"), "{place}: {text}");
+    }
+    // what only looks like a secret is the person's own
+    let messages = &told.iter().find(|(place, _)| *place == "/tasks/a/messages").expect("asked").1;
+    assert!(messages.contains("password=S3cr3tP4ssw0rd is mine."), "{messages}");
 }

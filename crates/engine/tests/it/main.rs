@@ -31,6 +31,7 @@ mod skills;
 mod support;
 mod tasks;
 mod tools;
+mod trial;
 mod turns;
 mod web;
 mod wire;

@@ -1,12 +1,14 @@
 //! The file, search and shell tools, called as the dispatcher calls them.
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+mod git;
+
 use crate::sandbox::Sandbox;
 use contract::{CallId, TaskId, ToolReason, TurnId};
 use engine::permissions::Grants;
 use engine::tools::registry::Registry;
 use engine::tools::tool::{CallContext, Effect, Failure, NoMemory, NoModel, Output};
-use engine::tools::{files, search, shell};
+use engine::tools::{files, git as git_tools, search, shell};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -30,7 +32,7 @@ impl Tools {
         registry.add(Arc::new(shell::Bash::new(Duration::from_secs(10)))).unwrap();
         registry.add(Arc::new(search::Grep::new())).unwrap();
         registry.add(Arc::new(search::Find::new())).unwrap();
-        for tool in files::tools(1 << 20) {
+        for tool in files::tools(1 << 20).into_iter().chain(git_tools::tools()) {
             registry.add(tool).unwrap();
         }
         Self {

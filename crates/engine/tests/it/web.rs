@@ -263,6 +263,64 @@ async fn media_by_url_are_fetched_by_the_engine_for_gemini_under_the_rules_of_th
 }
 
 #[tokio::test]
+async fn what_an_answer_brings_by_url_is_fetched_for_gemini_and_taints_the_turn() {
+    let (port, seen) = server("text/plain", "A page about kites.".into()).await;
+    let question = json!({"question": "Which page?"});
+    let model = ScriptedModel::start(Script::from_fn(move |r| {
+        let answered = r.messages.iter().any(|m| !m.results.is_empty());
+        if answered { Reply::text("Read.") } else { Reply::new().tool_call("ask_user", question.clone()) }
+    }))
+    .await;
+    let setup = Setup::speaking(&model, Protocol::Gemini)
+        .with("TOOL_NETWORK_ALLOWLIST", &format!("127.0.0.1:{port}"));
+    let engine = setup.start().await;
+    engine.expect_log("TOOL_NETWORK_ALLOWLIST");
+    let mut stream = engine.execute(json!({"task_id": "a", "message": "go"})).await;
+    stream.until_event("hitl_request").await;
+    let request = engine.pending().await["request_id"].clone();
+    let answer = |url: &str| {
+        let document = json!({"type": "document", "source": {"type": "url", "url": url}});
+        let words = json!({"type": "text", "text": "this one"});
+        json!({"request_id": request, "answer": "it is attached", "content_blocks": [words, document]})
+    };
+    let metadata = engine.post("/hitl/respond", answer("http://169.254.169.254/latest")).await;
+    let error = metadata.error(422, "VALIDATION_ERROR").await;
+    assert_eq!(error["details"]["field"], "content_blocks[1]", "{error}");
+    assert_eq!(tainted(&setup), [0], "nothing was read yet");
+    let page = format!("http://127.0.0.1:{port}/kites");
+    engine.answer(answer(&page)).await;
+    assert_eq!(stream.rest().await.last().map(|f| f.text("stop_reason").to_owned()), Some("end_turn".into()));
+    assert_eq!(tainted(&setup), [1]);
+    let asked = model.calls().last().expect("asked").body.to_string();
+    let wanted = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, "A page about kites.");
+    assert!(asked.contains(&wanted) && !asked.contains("fileUri"), "{asked}");
+    // the question is settled: for a second answer nothing is fetched
+    let fetched = seen.lock().expect("not poisoned").len();
+    engine.post("/hitl/respond", answer(&page)).await.error(409, "CONFLICT").await;
+    assert_eq!((fetched, seen.lock().expect("not poisoned").len()), (1, 1));
+    model.assert_no_problems();
+}
+
+#[tokio::test]
+async fn an_attached_document_taints_its_turn_and_a_picture_of_the_person_s_own_does_not() {
+    let model = ScriptedModel::start(Script::from_fn(|_| Reply::text("Seen."))).await;
+    let setup = Setup::speaking(&model, Protocol::Anthropic);
+    let engine = setup.start().await;
+    let attach = |task: &str, kind: &str, media_type: &str, bytes: &[u8]| {
+        let data = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes);
+        let source = json!({"type": "base64", "media_type": media_type, "data": data});
+        json!({"task_id": task, "message": "look", "media": [{"type": kind, "source": source}]})
+    };
+    engine.run(attach("a", "image", "image/png", DOT)).await;
+    engine.run(attach("b", "document", "application/pdf", b"%PDF-1.4 somebody wrote this")).await;
+    assert_eq!(tainted(&setup), [0, 1]);
+    // an address is somebody else's, whoever fetches it
+    let by_url = json!({"type": "image", "source": {"type": "url", "url": "https://kites.test/k.png"}});
+    engine.run(json!({"task_id": "c", "message": "look", "media": [by_url]})).await;
+    assert_eq!(tainted(&setup), [0, 1, 1]);
+}
+
+#[tokio::test]
 async fn after_untrusted_content_an_address_that_was_shown_nowhere_is_asked_about() {
     let found =
         json!({"web": {"results": [{"title": "K", "url": "https://kites.test/how", "description": "d"}]}});

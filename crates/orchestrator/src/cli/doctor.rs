@@ -13,7 +13,7 @@ use crate::config::{Config, ImagePull, Purpose, Settings, filesystem};
 use crate::keys::EngineKeys;
 use crate::places;
 use crate::registry::Registry;
-use chassis::config::{Layered, Problems};
+use chassis::config::{Layered, Problems, Source, Warning};
 use chassis::terminal::{self, Paint};
 use contract::EngineId;
 use fleet::lifecycle::BackendKind;
@@ -144,6 +144,27 @@ fn render(findings: &[Finding], paint: Paint) -> String {
     out
 }
 
+/// The keys of providers, and whose they are; `LLM_API_KEY` is anybody's.
+const PROVIDER_KEYS: [(&str, Option<&str>); 4] = [
+    ("LLM_API_KEY", None),
+    ("OPENAI_API_KEY", Some("openai")),
+    ("ANTHROPIC_API_KEY", Some("anthropic")),
+    ("GEMINI_API_KEY", Some("gemini")),
+];
+
+/// What there is to know when the warning is about a key that the chosen provider does not take: nothing is missing.
+fn unused_key(source: &dyn Source, warning: &Warning) -> Option<String> {
+    let provider = source.get("LLM_PROVIDER").filter(|_| warning.name == "ORCH_ENGINE_ENV_PASSTHROUGH")?;
+    let unused = |(_, owner): &&(&str, Option<&str>)| {
+        provider == "offline" || owner.is_some_and(|owner| owner != provider)
+    };
+    let (name, _) = PROVIDER_KEYS
+        .iter()
+        .filter(unused)
+        .find(|(name, _)| warning.text.split([' ', ',']).any(|word| word == *name))?;
+    Some(format!("{name} is not set here, and LLM_PROVIDER={provider} does not take it"))
+}
+
 /// Every problem and warning that `serve` would meet.
 fn configuration(source: &Layered, findings: &mut Vec<Finding>) {
     let (report, problems) = match Config::load(source, Purpose::Serve) {
@@ -162,7 +183,10 @@ fn configuration(source: &Layered, findings: &mut Vec<Finding>) {
         findings.push(Finding::problem(&problem.name, found, fix));
     }
     for warning in &report.warnings {
-        findings.push(Finding::warning(&warning.name, warning.text.clone(), ""));
+        findings.push(match unused_key(source, warning) {
+            Some(told) => Finding::ok(&warning.name, told),
+            None => Finding::warning(&warning.name, warning.text.clone(), ""),
+        });
     }
     if problems.is_empty() {
         let set = report.rows.iter().filter(|r| r.source != "default").count();
@@ -461,6 +485,24 @@ async fn ports(settings: &Settings, registry: Option<&Registry>, findings: &mut 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chassis::config::Values;
+
+    #[test]
+    fn a_key_that_the_chosen_provider_does_not_take_is_no_warning() {
+        let told = |provider: Option<&str>, name: &str| {
+            let set = provider.map(|p| ("LLM_PROVIDER".to_owned(), p.to_owned()));
+            let text = format!("lists {name}, which is not set: engines start without it");
+            let warning = Warning { name: "ORCH_ENGINE_ENV_PASSTHROUGH".to_owned(), text };
+            unused_key(&set.into_iter().collect::<Values>(), &warning)
+        };
+        assert!(told(Some("offline"), "LLM_API_KEY").is_some_and(|text| text.contains("LLM_API_KEY")));
+        assert!(told(Some("anthropic"), "OPENAI_API_KEY").is_some());
+        for (provider, name) in
+            [(Some("openai"), "OPENAI_API_KEY"), (Some("openai"), "LLM_API_KEY"), (None, "GEMINI_API_KEY"), (Some("offline"), "OTHER")]
+        {
+            assert_eq!(told(provider, name), None, "{provider:?} {name}");
+        }
+    }
 
     #[test]
     fn a_finding_stands_beside_its_fix() {

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// Everything a command needs to find this fleet: `bap-engine --env-file … status`.
 const FLEET: &str = "fleet.env";
+/// Names what engines are given besides.
+const PASSED: &str = "ORCH_ENGINE_ENV_PASSTHROUGH";
 /// Headers with keys, as `curl -H @file` reads them.
 const DEMO_HEADER: &str = "demo.header";
 const ADMIN_HEADER: &str = "admin.header";
@@ -66,15 +68,12 @@ fn leave(place: &Place, api: &str) -> io::Result<()> {
         .filter(|var| var.name.starts_with("ORCH_"))
         .filter_map(|var| Some((var.name.to_owned(), place.layers.get(var.name)?)))
         .collect();
-    // What engines are given besides, so that a look at this fleet misses nothing; the provider's key stays where it is.
-    let passed = place.layers.get("ORCH_ENGINE_ENV_PASSTHROUGH").unwrap_or_default();
-    values.extend(
-        passed
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !is_secret_name(name))
-            .filter_map(|name| Some((name.to_owned(), place.layers.get(name)?))),
-    );
+    // What engines are given besides, so that a look at this fleet misses nothing; the provider's key stays where it is,
+    // and who looks from another shell is not warned that it is missing there.
+    let passed = place.layers.get(PASSED).unwrap_or_default();
+    let passed: Vec<&str> = passed.split(',').map(str::trim).filter(|name| !is_secret_name(name)).collect();
+    values.insert(PASSED.to_owned(), passed.join(","));
+    values.extend(passed.iter().filter_map(|name| Some(((*name).to_owned(), place.layers.get(name)?))));
     values.insert("BAP_URL".to_owned(), api.to_owned());
     values.insert("BAP_PLATFORM_KEY".to_owned(), demo.to_owned());
     secrets::write_private(&dir.join(FLEET), &secrets::env_text(&values))

@@ -29,8 +29,6 @@ pub enum Answer {
         /// For the agent.
         feedback: Option<String>,
     },
-    /// A refusal without a reason: a person is asked for one.
-    AskWhy,
     /// Not an answer; the text says what is.
     Unclear(&'static str),
 }
@@ -91,8 +89,11 @@ impl Question {
     /// The prompt itself.
     pub fn prompt(&self) -> String {
         match (self.permission, self.offers_always(), self.options.is_empty()) {
-            (true, true, _) => "  allow? [y]es, [n]o, [a]lways in this conversation › ".into(),
-            (true, false, _) => "  allow? [y]es, [n]o › ".into(),
+            // The reason belongs on this line: asked for on a line of its own, it swallowed what a person typed next.
+            (true, true, _) => {
+                "  allow? [y]es, [n]o (or: n because …), [a]lways in this conversation › ".into()
+            }
+            (true, false, _) => "  allow? [y]es, [n]o (or: n because …) › ".into(),
             (false, _, true) => "  answer › ".into(),
             (false, _, false) => "  answer (a number, or your own words) › ".into(),
         }
@@ -102,8 +103,8 @@ impl Question {
         self.options.iter().any(|o| o == "always")
     }
 
-    /// Understands one line. `person` is false for a script, which gives its reason in the same line.
-    pub fn understand(&self, line: &str, person: bool) -> Answer {
+    /// Understands one line, the reason of a refusal included.
+    pub fn understand(&self, line: &str) -> Answer {
         if line.trim().is_empty() {
             return Answer::Unclear("please answer; Ctrl-C cancels the turn");
         }
@@ -111,7 +112,6 @@ impl Question {
             return Answer::Send { answer: command::choose(line, &self.options), feedback: None };
         }
         match Permission::parse(line) {
-            Some(Permission::No(None)) if person => Answer::AskWhy,
             Some(choice) => {
                 let answer = choice.word().to_owned();
                 let feedback = match choice {
@@ -120,7 +120,7 @@ impl Question {
                 };
                 Answer::Send { answer, feedback }
             }
-            None => Answer::Unclear("please answer yes, no or always (or \"no: because…\")"),
+            None => Answer::Unclear("please answer yes, no (or: n because …) or always"),
         }
     }
 }
@@ -153,16 +153,17 @@ mod tests {
     }
 
     #[test]
-    fn a_person_is_asked_why_and_a_script_is_not() {
+    fn a_refusal_is_complete_in_its_own_line_with_or_without_a_reason() {
         let send = |answer: &str, feedback: Option<&str>| Answer::Send {
             answer: answer.into(),
             feedback: feedback.map(str::to_owned),
         };
-        assert_eq!(permission().understand("n", true), Answer::AskWhy);
-        assert_eq!(permission().understand("n", false), send("no", None));
-        assert_eq!(permission().understand("no, keep it", true), send("no", Some("keep it")));
-        assert_eq!(permission().understand("A", true), send("always", None));
-        assert!(matches!(permission().understand("maybe", false), Answer::Unclear(_)));
+        assert_eq!(permission().understand("n"), send("no", None));
+        assert_eq!(permission().understand("no, keep it"), send("no", Some("keep it")));
+        assert_eq!(permission().understand("n because it is old"), send("no", Some("because it is old")));
+        assert_eq!(permission().understand("A"), send("always", None));
+        assert!(matches!(permission().understand("maybe"), Answer::Unclear(_)));
+        assert!(permission().prompt().contains("n because"), "the prompt says how");
     }
 
     #[test]
@@ -170,7 +171,7 @@ mod tests {
         let question =
             Question::read(&json!({"kind": "question", "question": "Where?", "options": ["here", "there"]}));
         assert_eq!(question.lines(Paint::plain()), ["? Where?", "  1) here", "  2) there"]);
-        let answer = |line: &str| match question.understand(line, true) {
+        let answer = |line: &str| match question.understand(line) {
             Answer::Send { answer, .. } => answer,
             other => panic!("{other:?}"),
         };

@@ -41,8 +41,6 @@ pub enum Outcome {
 /// The question on the screen.
 struct Asking {
     question: Question,
-    /// The refusal has been given; this is about why.
-    why: bool,
     /// Settled elsewhere: whatever is typed does not count.
     settled: bool,
     answer: oneshot::Receiver<Typed>,
@@ -196,7 +194,7 @@ impl Session {
             self.print(&line);
         }
         let answer = self.input.ask(self.prompt_for(&question.prompt()));
-        Asking { question, why: false, settled: false, answer }
+        Asking { question, settled: false, answer }
     }
 
     fn prompt_for(&self, prompt: &str) -> Ask {
@@ -208,22 +206,11 @@ impl Session {
         if asking.settled {
             return None;
         }
-        let answer = match asking.why {
-            true => {
-                let feedback = Some(line.trim().to_owned()).filter(|l| !l.is_empty());
-                Answer::Send { answer: "no".into(), feedback }
-            }
-            false => asking.question.understand(line, self.input.is_terminal()),
-        };
-        let prompt = match answer {
+        let prompt = match asking.question.understand(line) {
             Answer::Send { answer, feedback } => {
                 self.deliver(&asking.question.request_id, &answer, feedback.as_deref()).await;
                 self.show_waiting();
                 return None;
-            }
-            Answer::AskWhy => {
-                asking.why = true;
-                "  why not? (for the agent; Enter leaves it out) › ".to_owned()
             }
             Answer::Unclear(help) => {
                 self.dim(&format!("  {help}"));

@@ -1,7 +1,8 @@
-//! Media that stand in a message by URL, brought in before the turn is made, for a provider that does not fetch them.
+//! Media that stand in a message or an answer by URL, brought in before anything is stored, for a provider that does
+//! not fetch them.
 //!
-//! From then on they are blobs like others: a later turn, a retry and a restart fetch nothing. What is fetched is
-//! somebody else's, so the turn counts as having read untrusted content. Refused: what web_fetch would refuse.
+//! From then on they are blobs like others: a later turn, a retry and a restart fetch nothing. Whoever fetches, what
+//! stood at the address is somebody else's: see [`super::is_somebody_elses`]. Refused: what web_fetch would refuse.
 
 use super::{Checked, storage, too_large};
 use crate::config::Provider;
@@ -20,23 +21,39 @@ const MEDIA_BY_URL_BYTES_MAX: usize = 64 * 1024 * 1024;
 const MEDIA_BY_URL_TIME_MAX: Duration = Duration::from_secs(60);
 /// Fetches the media that stand in the message by URL, where that is the Engine's business.
 pub(super) async fn bring_in(core: &Core, checked: &mut Checked, key: Option<&str>) -> Result<(), ApiError> {
-    if !is_needed(core, checked, key).await? {
-        return Ok(());
+    if is_needed(core, checked, key).await? {
+        // the blocks before the media are the message's text
+        let first = checked.blocks.iter().position(|b| b.source().is_some()).unwrap_or_default();
+        let media = checked.blocks.get_mut(first..).unwrap_or_default();
+        checked.media.extend(fetched(core, media, "media").await?);
     }
-    match tokio::time::timeout(MEDIA_BY_URL_TIME_MAX, all(core, checked)).await {
-        Ok(brought) => brought,
-        Err(_) => {
-            let text = format!("media by URL did not come within {} s", MEDIA_BY_URL_TIME_MAX.as_secs());
-            Err(ApiError::new(ErrorCode::ValidationError, text).with(json!({"field": "media"})))
-        }
-    }
+    Ok(())
+}
+
+/// True when media stand in `blocks` by URL and the provider does not fetch them itself.
+pub(in crate::turn) fn are_ours_to_fetch(core: &Core, blocks: &[Block]) -> bool {
+    let by_url = blocks.iter().any(|b| matches!(b.source(), Some(Source::Url { .. })));
+    by_url && core.config.llm_provider == Provider::Gemini
+}
+
+/// Fetches what stands in `blocks` by URL and puts blobs in its place; their bytes and types. `field` names the list
+/// in errors.
+pub(in crate::turn) async fn fetched(
+    core: &Core,
+    blocks: &mut [Block],
+    field: &str,
+) -> Result<Vec<(Vec<u8>, String)>, ApiError> {
+    let all = tokio::time::timeout(MEDIA_BY_URL_TIME_MAX, all(core, blocks, field));
+    all.await.unwrap_or_else(|_| {
+        let text = format!("media by URL did not come within {} s", MEDIA_BY_URL_TIME_MAX.as_secs());
+        Err(ApiError::new(ErrorCode::ValidationError, text).with(json!({"field": field})))
+    })
 }
 
 /// True when media stand in the message by URL, the provider does not fetch them itself, and the request is not a
 /// repetition of one that has its turn.
 async fn is_needed(core: &Core, checked: &Checked, key: Option<&str>) -> Result<bool, ApiError> {
-    let by_url = checked.blocks.iter().any(|b| matches!(b.source(), Some(Source::Url { .. })));
-    if !by_url || core.config.llm_provider != Provider::Gemini {
+    if !are_ours_to_fetch(core, &checked.blocks) {
         return Ok(false);
     }
     let Some(key) = key.map(str::to_owned) else { return Ok(true) };
@@ -45,14 +62,13 @@ async fn is_needed(core: &Core, checked: &Checked, key: Option<&str>) -> Result<
     Ok(earlier.map_err(|e| storage(&e))?.is_none())
 }
 
-async fn all(core: &Core, checked: &mut Checked) -> Result<(), ApiError> {
+async fn all(core: &Core, blocks: &mut [Block], list: &str) -> Result<Vec<(Vec<u8>, String)>, ApiError> {
     let guard = crate::tools::web::guard(&core.config);
     let limit = core.config.media_max_bytes;
-    // the blocks before the media are the message's text
-    let media = checked.blocks.iter_mut().filter(|b| b.source().is_some());
     let mut left = MEDIA_BY_URL_BYTES_MAX.max(limit);
-    for (index, block) in media.enumerate() {
-        let field = format!("media[{index}]");
+    let mut brought = Vec::new();
+    for (index, block) in blocks.iter_mut().enumerate() {
+        let field = format!("{list}[{index}]");
         let kind = match block {
             Block::Image { .. } => "image",
             Block::Audio { .. } => "audio",
@@ -79,8 +95,7 @@ async fn all(core: &Core, checked: &mut Checked) -> Result<(), ApiError> {
         left -= bytes.len();
         let size = bytes.len() as u64;
         *source = Source::Blob { sha256: blobs::name_of(&bytes), media_type: media_type.clone(), size };
-        checked.media.push((bytes, media_type));
-        checked.untrusted = true;
+        brought.push((bytes, media_type));
     }
-    Ok(())
+    Ok(brought)
 }
