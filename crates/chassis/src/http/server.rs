@@ -51,9 +51,11 @@ const CUT_TIMEOUT: Duration = Duration::from_secs(1);
 /// a processor.
 const PEEK_PAUSE: Duration = Duration::from_millis(10);
 
-/// The path of probes, which are answered beyond the limit, too: a supervisor that gets no answer restarts a
-/// server that is merely busy.
-const PROBE: &str = "/health";
+/// The paths of probes, which are answered beyond the limit, too: a supervisor that gets no answer restarts a server
+/// that is merely busy. A path that a server does not have is answered by its routes, as below the limit.
+const PROBES: [&str; 3] = ["/health", "/livez", "/readyz"];
+/// As much of a request as tells a probe: the method, the longest path, and what ends it.
+const PROBE_BYTES: usize = "GET /health ".len();
 
 /// Limits of a server.
 #[derive(Debug, Clone, Copy)]
@@ -276,7 +278,7 @@ async fn beyond_the_limit(
     limits: ServerLimits,
     overload: Arc<Overload>,
 ) -> io::Result<()> {
-    let mut begin = [0; "GET ".len() + PROBE.len() + 1];
+    let mut begin = [0; PROBE_BYTES];
     let mut seen = 0;
     // a client that sends its first line in pieces is not worth a loop without a wait
     loop {
@@ -290,18 +292,23 @@ async fn beyond_the_limit(
         }
         tokio::time::sleep(PEEK_PAUSE).await;
     }
-    let probes = begin[..seen].strip_prefix(b"GET ").and_then(|rest| rest.strip_prefix(PROBE.as_bytes()));
-    match probes {
-        Some(b" " | b"?") => {
-            let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-                routes.clone().oneshot(request.map(Body::new))
-            });
-            let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.keep_alive(false).timer(TokioTimer::new()).max_buf_size(limits.header_bytes);
-            builder.serve_connection(TokioIo::new(stream), service).await.map_err(io::Error::other)
-        }
-        _ => refuse(stream, &overload).await,
+    if is_probe(&begin[..seen]) {
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            routes.clone().oneshot(request.map(Body::new))
+        });
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder.keep_alive(false).timer(TokioTimer::new()).max_buf_size(limits.header_bytes);
+        builder.serve_connection(TokioIo::new(stream), service).await.map_err(io::Error::other)
+    } else {
+        refuse(stream, &overload).await
     }
+}
+
+/// Whether a request begins like a probe.
+fn is_probe(begin: &[u8]) -> bool {
+    begin.strip_prefix(b"GET ").is_some_and(|rest| {
+        PROBES.iter().any(|path| matches!(rest.strip_prefix(path.as_bytes()), Some([b' ' | b'?', ..])))
+    })
 }
 
 /// Says why. What the caller has sent is read away before closing, because closing with unread bytes would throw

@@ -91,11 +91,12 @@ async fn thousands_of_silent_connections_keep_neither_probes_nor_callers_out() {
     setrlimit(Resource::Nofile, files).expect("more open files");
     let engine = Setup::offline().start().await;
     let mut silent = Vec::new();
-    for _ in 0..2_100 {
-        silent.push(TcpStream::connect(("127.0.0.1", engine.port)).await.expect("the engine listens"));
-    }
-    for _ in 0..20 {
-        assert_eq!(engine.send(Ask::get("/health").without_key()).await.status, 200);
+    for batch in 0..21 {
+        for _ in 0..100 {
+            silent.push(TcpStream::connect(("127.0.0.1", engine.port)).await.expect("the engine listens"));
+        }
+        let probed = engine.send(Ask::get("/health").without_key()).await;
+        assert_eq!(probed.status, 200, "after {batch} hundred");
     }
     assert_eq!(engine.turn("a", "hello").await.stop_reason(), "end_turn");
     drop(silent);

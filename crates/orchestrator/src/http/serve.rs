@@ -113,4 +113,31 @@ mod tests {
         assert_eq!((limits.connections, limits.header_timeout.as_secs()), (4096, 75));
         assert_eq!((limits.request_timeout, limits.body_timeout), (Some(REQUEST_TIMEOUT), REQUEST_TIMEOUT));
     }
+
+    #[tokio::test]
+    async fn silent_connections_keep_no_probe_out() {
+        use axum::routing::get;
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        use tokio::net::TcpStream;
+        let limits = ServerLimits { connections: 8, ..limits() };
+        let server = Server::bind(([127, 0, 0, 1], 0).into(), limits).await.expect("a free port");
+        let server = server.when_overloaded(overload());
+        let (address, drain) = (server.local_addr().expect("bound"), Drain::new());
+        let routes = axum::Router::new().route("/livez", get(|| async { "up" }));
+        let running = tokio::spawn(server.run(routes, drain.clone(), Duration::ZERO));
+        let mut silent = Vec::new();
+        for _ in 0..100 {
+            silent.push(TcpStream::connect(address).await.expect("listens"));
+        }
+        let mut probe = TcpStream::connect(address).await.expect("listens");
+        let asked = b"GET /livez HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        probe.write_all(asked).await.expect("is taken");
+        let mut answer = String::new();
+        // far below the time a silent connection is given
+        let read = tokio::time::timeout(Duration::from_secs(5), probe.read_to_string(&mut answer)).await;
+        read.expect("in time").expect("is answered");
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("up"), "{answer}");
+        drain.close();
+        running.await.expect("does not panic");
+    }
 }
