@@ -127,9 +127,12 @@ impl Material {
 
 /// What was said in a turn, when what the person said to begin it still stands.
 fn said_in(tx: &Tx<'_>, turn: &Turn, known: &Known) -> brain::Result<Vec<Told>> {
-    let stored = messages::of_turn(tx, &turn.turn_id)?;
+    let mut stored = messages::of_turn(tx, &turn.turn_id)?;
     if !stored.iter().any(|m| m.message_id == turn.user_message_id) {
-        return Ok(Vec::new());
+        // of a retry it belongs to the turn before
+        let first = messages::get(tx, &turn.task_id, &turn.user_message_id)?;
+        let Some(first) = first.filter(|message| message.active) else { return Ok(Vec::new()) };
+        stored.insert(0, first);
     }
     let told = stored.into_iter().take(MESSAGES).filter_map(|stored| {
         let (voice, role) = match stored.role {
