@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use testbed::model::{Gate, Script, SeenRequest};
 use testbed::{Reply, ScriptedModel};
 
+/// Long enough for a batch that does not wait for a slot to have asked the model: it looks every 250 ms.
+const SLOT_CHECKS: std::time::Duration = std::time::Duration::from_millis(600);
+
 /// What is learned from a turn: what the person said, as a fact.
 fn lesson(request: &SeenRequest) -> Value {
     let line = shown(request).remove(0);
@@ -115,13 +118,12 @@ async fn turns_come_first() {
     let busy = engine.execute(json!({"task_id": "busy", "message": "wait"})).await;
     soon("the turn", gate.reached()).await;
     let started = engine.post("/learning/run", json!({"task_id": "task-0"})).await.ok().await;
-    // the batch stands still as long as the only slot is taken; two looks at it are enough to have begun
-    for _ in 0..2 {
-        tokio::time::timeout(std::time::Duration::from_millis(300), std::future::pending::<()>()).await.expect_err("time");
-        assert!(model.calls().iter().all(|r| !is_lesson(r)), "it did not wait");
-    }
+    // the batch stands still as long as the only slot is taken: it has begun, and nobody is asked
+    engine.until("/learning/status", |s| s["running"] == true).await;
+    tokio::time::timeout(SLOT_CHECKS, std::future::pending::<()>()).await.expect_err("nothing ends the wait");
+    assert!(model.calls().iter().all(|r| !is_lesson(r)), "it did not wait");
     gate.open();
     busy.finish().await;
-    super::ended(&engine, &started["batch_id"]).await;
-    everything_once(&engine, 1).await;
+    let done = super::ended(&engine, &started["batch_id"]).await;
+    assert_eq!((&done["state"], &done["trajectories"]), (&json!("succeeded"), &json!(1)));
 }
