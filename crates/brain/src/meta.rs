@@ -21,6 +21,12 @@ pub const EMBEDDING_MODEL: &str = "embedding_model";
 pub const EMBEDDING_DIM: &str = "embedding_dim";
 /// The name of the space the vectors lie in: it also changes with an edition of the same model.
 pub const EMBEDDING_SPACE: &str = "embedding_space";
+/// Milliseconds: tasks that were quiet by then have had a learning batch.
+pub const LEARNED_QUIET_UNTIL: &str = "learned_quiet_until";
+/// Milliseconds: when a learning batch last began to look at everything.
+pub const LEARNED_ALL_AT: &str = "learned_all_at";
+/// What the learning batch that runs looks at, as JSON, so that the rest goes on after a death.
+pub const LEARNING_NOW: &str = "learning_now";
 
 /// Reads one fact.
 pub fn get(tx: &Tx<'_>, key: &str) -> Result<Option<String>> {

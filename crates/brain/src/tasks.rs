@@ -228,6 +228,7 @@ pub fn delete_piece(tx: &Tx<'_>, id: &TaskId) -> Result<Piece> {
         Ok(tx.conn().prepare_cached(sql)?.execute(params![id.as_str(), PIECE_ROWS])? as u64)
     };
     let full = u64::from(PIECE_ROWS);
+    crate::memory::trajectories::forget_pending(tx, id)?;
     let events = run("DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE task_id = ?1 LIMIT ?2)")?;
     let effects = crate::blobs::release_owners(
         tx,

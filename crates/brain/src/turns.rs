@@ -356,6 +356,16 @@ pub fn is_tainted(tx: &Tx<'_>, task: &TaskId) -> Result<bool> {
         .query_row([task.as_str()], |r| r.get(0))?)
 }
 
+/// The same for what a turn of the task could have read: what came in after it does not taint it.
+pub fn was_tainted(tx: &Tx<'_>, turn: &Turn) -> Result<bool> {
+    Ok(tx
+        .conn()
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM turns WHERE task_id = ?1 AND tainted = 1 AND number <= ?2)",
+        )?
+        .query_row(params![turn.task_id.as_str(), turn.number], |r| r.get(0))?)
+}
+
 /// Notes which memories were recalled into the turn.
 pub fn set_recalled(tx: &Tx<'_>, id: &TurnId, memories: &[MemoryId]) -> Result<()> {
     let ids: Vec<&str> = memories.iter().map(MemoryId::as_str).collect();

@@ -6,6 +6,7 @@
 use crate::catalog::Shelf;
 use crate::config::Config;
 use crate::feed::Feed;
+use crate::learning::Learning;
 use crate::memory::Memory;
 use crate::sandbox::proxy::Proxy;
 use crate::sandbox::{Launcher, ProcessGroups, Workspace};
@@ -34,6 +35,8 @@ pub struct Core {
     pub brain: Brain,
     /// What is kept across tasks.
     pub memory: Arc<Memory>,
+    /// What finished turns teach.
+    pub learning: Arc<Learning>,
     /// Who waits for which events.
     pub feed: Arc<Feed>,
     /// Model calls with retries and fallback.
@@ -70,6 +73,7 @@ pub struct Pulse {
     open_streams: AtomicU64,
     next_hitl_expiry: AtomicI64,
     next_backup: AtomicI64,
+    next_learning: AtomicI64,
 }
 
 impl Pulse {
@@ -113,9 +117,14 @@ impl Pulse {
         self.next_backup.store(at.map_or(0, Timestamp::millis), Ordering::Relaxed);
     }
 
+    /// When the next learning batch is due; none while there is nothing to learn from.
+    pub fn set_next_learning(&self, at: Option<Timestamp>) {
+        self.next_learning.store(at.map_or(0, Timestamp::millis), Ordering::Relaxed);
+    }
+
     /// The earliest thing the Engine must be awake for.
     pub fn next_scheduled(&self) -> Option<Timestamp> {
-        [&self.next_hitl_expiry, &self.next_backup]
+        [&self.next_hitl_expiry, &self.next_backup, &self.next_learning]
             .into_iter()
             .filter_map(|a| some_time(a.load(Ordering::Relaxed)))
             .min()
@@ -205,6 +214,7 @@ impl Core {
     ) -> brain::Result<T> {
         let (feed, coordinator) = (Arc::clone(&self.feed), Arc::clone(&self.coordinator));
         let (catalog, known) = (Arc::clone(&self.catalog), Arc::clone(&self.known));
+        let learning = Arc::clone(&self.learning);
         let started = Instant::now();
         let (value, _) = self
             .brain
@@ -220,6 +230,7 @@ impl Core {
                     if let Some(turn) = &emitted.ended {
                         coordinator.release(turn);
                         catalog.unpin(turn);
+                        learning.stirred();
                     }
                     if !emitted.events.is_empty() {
                         metrics::counter!("engine_events_total").increment(emitted.events.len() as u64);

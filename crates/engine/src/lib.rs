@@ -2,7 +2,7 @@
 //!
 //! The map, in reading order: [`config`] every variable; [`core`] what a running Engine is made of;
 //! [`catalog`] agents; [`tools`], [`permissions`], [`sandbox`] everything a model may do to the world;
-//! [`memory`] what is kept across tasks; [`turn`] the agent loop; [`feed`] from the event log to streams; [`http`] the API; [`serve`] start,
+//! [`memory`] what is kept across tasks; [`learning`] what finished turns teach; [`turn`] the agent loop; [`feed`] from the event log to streams; [`http`] the API; [`serve`] start,
 //! drain and stop; [`cli`] the commands.
 //!
 //! The invariant that holds everything together: nothing is shown that is not committed, and nothing acts
@@ -19,6 +19,7 @@ pub mod sandbox;
 pub mod tools;
 pub mod mcp;
 pub mod memory;
+pub mod learning;
 pub mod turn;
 pub mod http;
 pub mod serve;

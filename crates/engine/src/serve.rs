@@ -192,12 +192,14 @@ async fn live(
         tokio::spawn(keepers::expire_questions(Arc::clone(&core))),
         tokio::spawn(keepers::keep_tidy(Arc::clone(&core))),
         tokio::spawn(keepers::back_up(Arc::clone(&core))),
+        tokio::spawn(keepers::learn(Arc::clone(&core))),
     ];
     app.drain.draining().await;
     tracing::info!("Draining");
     core.coordinator.close();
+    core.learning.stop();
     let running = || async {
-        while core.coordinator.counts().0 > 0 {
+        while core.coordinator.counts().0 > 0 || core.learning.is_busy() {
             // turns end at their own pace; nothing else can be waited on
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -1,9 +1,9 @@
 //! What the Learning Centre may add to the soul.
 //!
-//! It only ever adds patterns, and only those that show in several turns in which the person alone had a say. It never
-//! takes anything away: what stands there a person may have written.
+//! It only ever adds patterns, and only those that show in several turns in which the person alone had a say. It takes
+//! away only what it added itself, when the turns that spoke for it no longer do.
 //!
-//! The invariant: every line present before is present after, in the same order.
+//! The invariant: no line that a person wrote is touched.
 
 use crate::field::{self, Field, Refused};
 use crate::likeness::{differ_in_substance, normalised, trigram_jaccard};
@@ -28,44 +28,44 @@ pub struct Sighting {
     pub trust: Trust,
 }
 
-/// What the soul is to become.
+/// A pattern that enough turns show.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// All its patterns: those before, then the new ones.
-    pub patterns: Vec<String>,
-    /// The new ones.
-    pub added: Vec<String>,
-    /// Why, for the history.
-    pub rationale: String,
+pub struct Lesson {
+    /// In one line, in the words of its first sighting.
+    pub text: String,
+    /// The turns that show it, each once.
+    pub turns: Vec<String>,
 }
 
-/// The patterns that enough trusted turns show and the soul does not have; None when there are none. The wording is
-/// that of the first sighting.
-pub fn learned(present: &[String], sightings: &[Sighting]) -> Option<Change> {
+/// The patterns that enough trusted turns show and the soul does not have, as far as there is room.
+pub fn learned(present: &[String], sightings: &[Sighting]) -> Vec<Lesson> {
     let mut groups: Vec<(&str, BTreeSet<&str>)> = Vec::new();
     for sighting in sightings.iter().filter(|s| s.trust == Trust::User) {
-        match groups.iter_mut().find(|(text, _)| is_same_pattern(text, &sighting.text)) {
+        match groups.iter_mut().find(|(text, _)| is_same_line(text, &sighting.text)) {
             Some((_, turns)) => {
                 turns.insert(&sighting.turn_id);
             }
             None => groups.push((&sighting.text, BTreeSet::from([sighting.turn_id.as_str()]))),
         }
     }
-    let new: Vec<(&str, BTreeSet<&str>)> = groups
+    groups
         .into_iter()
         .filter(|(text, turns)| {
-            turns.len() >= SUPPORTING_TURNS && !present.iter().any(|line| is_same_pattern(line, text))
+            turns.len() >= SUPPORTING_TURNS && !present.iter().any(|line| is_same_line(line, text))
         })
         .take(LINES.saturating_sub(present.len()))
-        .collect();
-    if new.is_empty() {
-        return None;
-    }
-    let turns: BTreeSet<&str> = new.iter().flat_map(|(_, turns)| turns.iter().copied()).collect();
-    let added: Vec<String> = new.iter().map(|(text, _)| (*text).to_owned()).collect();
-    let patterns = present.iter().chain(&added).cloned().collect();
-    let rationale = format!("seen in {}", turns.into_iter().collect::<Vec<_>>().join(", "));
-    Some(Change { patterns, added, rationale })
+        .map(|(text, turns)| Lesson {
+            text: text.to_owned(),
+            turns: turns.into_iter().map(str::to_owned).collect(),
+        })
+        .collect()
+}
+
+/// Which of the lessons that were learned, and that no person has written since, have lost their support: `stands` says
+/// whether a turn still speaks for what it showed. Nothing else is ever taken away.
+pub fn retired<'a>(lessons: &'a [Lesson], stands: impl Fn(&str) -> bool) -> Vec<&'a Lesson> {
+    let supported = |lesson: &Lesson| lesson.turns.iter().filter(|turn| stands(turn)).count() >= SUPPORTING_TURNS;
+    lessons.iter().filter(|lesson| !supported(lesson)).collect()
 }
 
 /// Checks what a person writes into a list of the soul; empty lines go.
@@ -83,7 +83,8 @@ pub fn lines(name: &'static str, raw: &[String]) -> Result<Vec<String>, Refused>
     written.into_iter().map(line_of).collect()
 }
 
-fn is_same_pattern(a: &str, b: &str) -> bool {
+/// Whether two lines say the same.
+pub fn is_same_line(a: &str, b: &str) -> bool {
     normalised(a) == normalised(b) || (trigram_jaccard(a, b) >= SAME_PATTERN && !differ_in_substance(a, b))
 }
 
@@ -98,24 +99,36 @@ mod tests {
     #[test]
     fn a_pattern_needs_three_turns_of_the_person() {
         let two_turns: Vec<_> = [1, 2, 2].map(|turn| seen("Short answers", turn, Trust::User)).into();
-        assert_eq!(learned(&[], &two_turns), None);
+        assert_eq!(learned(&[], &two_turns), []);
         let mut with_a_page = two_turns.clone();
         with_a_page.push(seen("Short answers", 3, Trust::Untrusted));
         with_a_page.push(seen("Short answers", 4, Trust::Tool));
-        assert_eq!(learned(&[], &with_a_page), None);
+        assert_eq!(learned(&[], &with_a_page), []);
         let mut three = two_turns;
         three.push(seen("short  answers", 3, Trust::User));
-        let change = learned(&["Be kind".to_owned()], &three).expect("supported");
-        assert_eq!(change.patterns, ["Be kind", "Short answers"]);
-        assert_eq!(change.rationale, "seen in turn-1, turn-2, turn-3");
+        let turns = ["turn-1", "turn-2", "turn-3"].map(str::to_owned).to_vec();
+        let lesson = Lesson { text: "Short answers".to_owned(), turns };
+        assert_eq!(learned(&["Be kind".to_owned()], &three), [lesson]);
     }
 
     #[test]
-    fn what_a_person_wrote_stays_and_is_not_said_twice() {
+    fn what_a_person_wrote_is_not_said_twice_and_a_full_soul_learns_nothing() {
         let three: Vec<_> = [1, 2, 3].map(|turn| seen("Short answers.", turn, Trust::User)).into();
-        assert_eq!(learned(&["Short answers".to_owned()], &three), None);
+        assert_eq!(learned(&["Short answers".to_owned()], &three), []);
         let full: Vec<String> = (0..LINES).map(|i| format!("line {i}")).collect();
-        assert_eq!(learned(&full, &three), None);
+        assert_eq!(learned(&full, &three), []);
+    }
+
+    #[test]
+    fn a_lesson_is_retired_when_too_few_of_its_turns_still_speak_for_it() {
+        let lesson = |text: &str, turns: &[usize]| Lesson {
+            text: text.to_owned(),
+            turns: turns.iter().map(|turn| format!("turn-{turn}")).collect(),
+        };
+        let lessons = [lesson("Short answers", &[1, 2, 3]), lesson("Metric units", &[1, 2, 3, 4])];
+        assert_eq!(retired(&lessons, |_| true), Vec::<&Lesson>::new());
+        assert_eq!(retired(&lessons, |turn| turn != "turn-2"), [&lessons[0]]);
+        assert_eq!(retired(&lessons, |_| false).len(), 2);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::lineage::{self, Parent};
 use super::nodes::{self, Render};
-use super::{MemoryId, Stored, all, edges, first};
+use super::{MemoryId, Stored, all, edges, first, trajectories};
 use crate::{Error, Result, Tx};
 use contract::memory::ParentKind;
 use contract::{NodeId, TaskId};
@@ -118,9 +118,10 @@ pub(crate) const OF_TASK: [&str; 3] = [
 ];
 
 /// Erases a piece of what rests only on a task: on its messages, its turns and the feedback on them, which goes
-/// last. Call it until it says that it is done, and before the task's history is deleted: without the history
+/// last; nobody learns from its turns any more. Call it until it says that it is done, and before the task's history is deleted: without the history
 /// nobody can tell what rested on it.
 pub fn of_task(tx: &Tx<'_>, task: &TaskId, render: &Render<'_>) -> Result<Piece> {
+    trajectories::forget_pending(tx, task)?;
     let mut parents = Vec::new();
     for sql in OF_TASK {
         parents.extend(all(tx, sql, params![task.as_str(), PIECE_PARENTS], |row| {

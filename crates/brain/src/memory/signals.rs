@@ -85,6 +85,22 @@ pub fn unprocessed(tx: &Tx<'_>, limit: u32) -> Result<Vec<Signal>> {
     all(tx, &select(UNPROCESSED), [limit], read)
 }
 
+pub(crate) const READY: &str = "WHERE processed_at IS NULL AND NOT EXISTS
+    (SELECT 1 FROM trajectories t WHERE t.turn_id = learning_signals.turn_id AND t.state = 'pending')
+    ORDER BY created_at, signal_id LIMIT ?1";
+
+/// Feedback nobody has learned from on turns that were learned from before, oldest first. The other is looked at with
+/// its turn.
+pub fn ready(tx: &Tx<'_>, limit: u32) -> Result<Vec<Signal>> {
+    all(tx, &select(READY), [limit], read)
+}
+
+/// The last feedback on a message.
+pub fn last_of_message(tx: &Tx<'_>, message: &MessageId, turn: &TurnId) -> Result<Option<Signal>> {
+    let rest = "WHERE turn_id = ?1 AND message_id = ?2 ORDER BY created_at DESC, signal_id DESC LIMIT 1";
+    first(tx, &select(rest), params![turn.as_str(), message.as_str()], read)
+}
+
 /// Notes that feedback was learned from. [`Change::Missing`] when it was before.
 pub fn processed(tx: &Tx<'_>, id: &SignalId, now: Timestamp) -> Result<Change> {
     let rows = tx

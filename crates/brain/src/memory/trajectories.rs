@@ -69,6 +69,17 @@ pub struct Trajectory {
     pub processed_at: Option<Timestamp>,
 }
 
+/// A pending trajectory, by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// The turn.
+    pub turn_id: TurnId,
+    /// Its task.
+    pub task_id: TaskId,
+    /// When it ended.
+    pub at: Timestamp,
+}
+
 const COLUMNS: &str =
     "turn_id, task_id, agent, outcome, trace_json, trust, created_at, state, attempts, processed_at";
 
@@ -132,16 +143,63 @@ pub fn pending(tx: &Tx<'_>, task: Option<&TaskId>, limit: u32) -> Result<Vec<Tra
     }
 }
 
+/// The oldest pending ones by name only, for a batch that reads each when its turn comes.
+pub fn waiting(tx: &Tx<'_>, limit: u32) -> Result<Vec<Waiting>> {
+    all(tx, &format!("SELECT turn_id, task_id, created_at FROM trajectories {PENDING}"), [limit], |row| {
+        let (turn, task): (String, String) = (row.get(0)?, row.get(1)?);
+        Ok(Waiting {
+            turn_id: TurnId::parse(&turn).map_err(|_| Error::bad_data("trajectories.turn_id", &turn))?,
+            task_id: TaskId::parse(&task).map_err(|_| Error::bad_data("trajectories.task_id", &turn))?,
+            at: time(row, 2)?,
+        })
+    })
+}
+
+/// Takes the pending trajectories of a task away: nobody learns from what is being forgotten.
+pub fn forget_pending(tx: &Tx<'_>, task: &TaskId) -> Result<usize> {
+    Ok(tx
+        .conn()
+        .prepare_cached("DELETE FROM trajectories WHERE state = 'pending' AND task_id = ?1")?
+        .execute([task.as_str()])?)
+}
+
+/// Keeps with a trajectory what it showed beside memories: patterns and procedures, which count only when several
+/// turns show them. [`Change::Missing`] when there is no such trajectory.
+pub fn note_shown(tx: &Tx<'_>, turn: &TurnId, shown: &Value) -> Result<Change> {
+    let rows = tx
+        .conn()
+        .prepare_cached(
+            "UPDATE trajectories SET trace_json = json_set(trace_json, '$.shown', json(?2)) WHERE turn_id = ?1",
+        )?
+        .execute(params![turn.as_str(), shown.to_string()])?;
+    Ok(Change::of(rows))
+}
+
+/// What trajectories showed, the newest first.
+pub fn shown(tx: &Tx<'_>, limit: u32) -> Result<Vec<(TurnId, Value)>> {
+    let sql = "SELECT turn_id, json_extract(trace_json, '$.shown') FROM trajectories
+               WHERE processed_at IS NOT NULL AND json_type(trace_json, '$.shown') = 'object'
+               ORDER BY processed_at DESC, turn_id DESC LIMIT ?1";
+    all(tx, sql, [limit], |row| {
+        let (turn, shown): (String, String) = (row.get(0)?, row.get(1)?);
+        let wrong = |column| Error::bad_data(column, &turn);
+        Ok((
+            TurnId::parse(&turn).map_err(|_| wrong("trajectories.turn_id"))?,
+            serde_json::from_str(&shown).map_err(|_| wrong("trajectories.trace_json"))?,
+        ))
+    })
+}
+
 /// How many are pending.
 pub fn pending_count(tx: &Tx<'_>) -> Result<u64> {
     let sql = "SELECT count(*) FROM trajectories WHERE state = 'pending'";
     Ok(first(tx, sql, [], |row| unsigned(row, 0))?.unwrap_or(0))
 }
 
-/// Tasks with pending trajectories, and when the last of these ended, the longest quiet first.
+/// Tasks with pending trajectories, and when the last of these ended, the latest first.
 pub fn quiet_since(tx: &Tx<'_>, limit: u32) -> Result<Vec<(TaskId, Timestamp)>> {
     let sql = "SELECT task_id, max(created_at) FROM trajectories WHERE state = 'pending'
-               GROUP BY task_id ORDER BY 2, 1 LIMIT ?1";
+               GROUP BY task_id ORDER BY 2 DESC, 1 LIMIT ?1";
     all(tx, sql, [limit], |row| {
         let task: String = row.get(0)?;
         let task = TaskId::parse(&task).map_err(|_| Error::bad_data("trajectories.task_id", &task))?;

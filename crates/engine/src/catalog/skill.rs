@@ -1,5 +1,6 @@
 //! skills/<name>/skill.json: a prompt template, scripts, or both. (specification 8.4)
 
+use ::memory::signals::Skill as Fate;
 use super::agent::{JSON_MAX, Layer, check_name, load, prompt};
 use super::document::{Object, parse};
 use super::files::{Files, Unread};
@@ -103,6 +104,11 @@ impl Skill {
     /// `platform` or `custom`.
     pub fn source(&self) -> &'static str {
         if self.layer.is_some() { "platform" } else { "custom" }
+    }
+
+    /// Whether agents are offered it. A draft that was learned from experience waits until it has been confirmed.
+    pub fn is_offered(&self) -> bool {
+        self.layer.is_some() || matches!(Fate::of(self.confidence), Fate::Offered(_))
     }
 
     /// The name of the tool it is offered as: unique because skill names have no `_`.

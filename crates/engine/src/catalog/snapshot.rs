@@ -182,9 +182,13 @@ impl Catalog {
     /// Whether an agent may call a tool.
     pub fn allows(&self, agent: &Agent, tool: &str) -> bool {
         match self.skill_tools.get(tool) {
-            Some(skill) => agent.names_skill(skill),
+            Some(skill) => agent.names_skill(skill) && self.is_offered(skill),
             None => agent.names_tool(tool),
         }
+    }
+
+    fn is_offered(&self, skill: &str) -> bool {
+        self.skills.get(skill).is_some_and(|skill| skill.is_offered())
     }
 
     /// One skill, of whatever layer.
@@ -232,7 +236,7 @@ impl Catalog {
                 let later: Vec<&str> = later.collect();
                 tools.extend(later);
                 let skills: Vec<&str> =
-                    self.skills.keys().map(String::as_str).filter(|s| agent.names_skill(s)).collect();
+                    self.skills.keys().map(String::as_str).filter(|s| agent.names_skill(s) && self.is_offered(s)).collect();
                 json!({
                     "name": agent.name,
                     "description": agent.description,

@@ -185,6 +185,16 @@ pub struct Config {
     pub memory_recall_limit: usize,
     /// MEMORY_RECALL_MAX_TOKENS; 0 recalls nothing.
     pub memory_recall_max_tokens: usize,
+    /// Learn from finished turns.
+    pub lc_enabled: bool,
+    /// How often everything that waits is learned from.
+    pub lc_batch_interval_hours: Duration,
+    /// How long a task must be left alone before it is learned from by itself.
+    pub lc_quiet_minutes: Duration,
+    /// Model tokens of one learning batch.
+    pub lc_token_budget: u64,
+    /// Make drafts of skills from what worked.
+    pub lc_skills_enabled: bool,
 
     /// web_search: first choice.
     pub brave_api_key: Option<Secret>,
@@ -412,6 +422,11 @@ impl Config {
             memory_embed_deadline_ms: Duration::from_millis(r.int("MEMORY_EMBED_DEADLINE_MS")),
             memory_recall_limit: r.int("MEMORY_RECALL_LIMIT"),
             memory_recall_max_tokens: r.int("MEMORY_RECALL_MAX_TOKENS"),
+            lc_enabled: r.flag("LC_ENABLED"),
+            lc_batch_interval_hours: Duration::from_secs(r.int::<u64>("LC_BATCH_INTERVAL_HOURS") * 3600),
+            lc_quiet_minutes: Duration::from_secs(r.int::<u64>("LC_QUIET_MINUTES") * 60),
+            lc_token_budget: r.int("LC_TOKEN_BUDGET"),
+            lc_skills_enabled: r.flag("LC_SKILLS_ENABLED"),
             brave_api_key: r.secret("BRAVE_API_KEY"),
             tavily_api_key: r.secret("TAVILY_API_KEY"),
             brave_base_url: r.text("BRAVE_BASE_URL").map(|url| url.trim_end_matches('/').to_owned()),

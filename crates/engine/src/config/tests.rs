@@ -349,7 +349,10 @@ fn near_misses_of_flags_name_the_flag() {
 
 #[test]
 fn features_to_come_are_checked_and_warned_of() {
-    assert_eq!(Setting::new().with("LC_ENABLED", "false").warned(), ["LC_ENABLED"]);
+    assert_eq!(
+        Setting::new().with("CONTENT_INGESTION_ENABLED", "true").warned(),
+        ["CONTENT_INGESTION_ENABLED"]
+    );
     assert_eq!(Setting::new().with("LC_TOKEN_BUDGET", "1").refused(), ["LC_TOKEN_BUDGET"]);
     assert_eq!(Setting::new().with("EMBEDDING_PROVIDER", "openai").refused(), ["EMBEDDING_PROVIDER"]);
     assert_eq!(Setting::new().with("EMBEDDING_DIM", "512").refused(), ["EMBEDDING_DIM"]);

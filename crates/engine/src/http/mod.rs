@@ -13,6 +13,8 @@ pub mod tasks;
 pub mod hitl;
 pub mod catalog;
 pub mod skills;
+pub mod feedback;
+pub mod learning;
 pub mod rpc;
 pub mod assets;
 pub mod memory;

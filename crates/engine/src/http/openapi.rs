@@ -1,6 +1,7 @@
 //! GET /openapi.json: made from the route list, so it cannot drift from what is served.
 
 mod memory;
+mod learning;
 
 use super::routes::OPERATIONS;
 use axum::http::header;
@@ -58,7 +59,7 @@ fn build() -> Value {
         }
         if let Some(body) = operation.body {
             value["requestBody"] = json!({
-                "required": !matches!(body, "BackupRequest"),
+                "required": !matches!(body, "BackupRequest" | "LearningRun"),
                 "content": {"application/json": {"schema": reference(body)}},
             });
         }
@@ -158,6 +159,7 @@ fn all_schemas() -> Value {
     if let Some(map) = all.as_object_mut() {
         map.extend(catalog_schemas());
         map.extend(memory::schemas());
+        map.extend(learning::schemas());
         if let Value::Object(assets) = asset_schemas() {
             map.extend(assets);
         }

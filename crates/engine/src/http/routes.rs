@@ -3,7 +3,8 @@
 
 use super::app::App;
 use super::{
-    admin, assets, bundle, catalog, docs, execute, health, hitl, memory, openapi, rpc, skills, soul, tasks,
+    admin, assets, bundle, catalog, docs, execute, feedback, health, hitl, learning, memory, openapi, rpc, skills,
+    soul, tasks,
 };
 use axum::Router;
 use axum::extract::Request;
@@ -275,6 +276,17 @@ pub const OPERATIONS: &[Operation] = &[
         codes: &[C::ValidationError, C::PayloadTooLarge, C::EngineBusy, C::Draining],
         ..op("POST", "/memory/import", "Import a bundle; answers when it is complete", "MemoryImported")
     },
+    Operation {
+        body: Some("FeedbackCreate"),
+        codes: &[C::NotFound, C::ValidationError, C::PayloadTooLarge, C::EngineBusy],
+        ..op("POST", "/feedback", "Say what an answer was worth, or what it should have been", "FeedbackRecorded")
+    },
+    op("GET", "/learning/status", "What was learned, what waits, and when it is due", "LearningStatus"),
+    Operation {
+        body: Some("LearningRun"),
+        codes: &[C::TaskNotFound, C::Conflict, C::EngineBusy, C::Draining],
+        ..op("POST", "/learning/run", "Learn now from what waits, of one task or of all", "LearningStarted")
+    },
     op("GET", "/agents", "Agents", "AgentList"),
     op("GET", "/tools", "Tools", "ToolList"),
     Operation {
@@ -355,6 +367,9 @@ fn handler(operation: &Operation, app: &Arc<App>) -> MethodRouter {
         ("GET", "/memory/stats") => with(filter, memory::stats, app),
         ("GET", "/memory/export") => with(filter, bundle::export, app),
         ("POST", "/memory/import") => with(filter, bundle::import, app),
+        ("POST", "/feedback") => with(filter, feedback::record, app),
+        ("GET", "/learning/status") => with(filter, learning::status, app),
+        ("POST", "/learning/run") => with(filter, learning::run, app),
         ("GET", "/agents") => with(filter, catalog::agents, app),
         ("GET", "/tools") => with(filter, catalog::tools, app),
         ("GET", "/usage") => with(filter, catalog::usage, app),

@@ -12,6 +12,7 @@ use crate::catalog::skill::{
 };
 use crate::core::{Core, to_the_end};
 use crate::turn::accept::storage;
+use ::memory::signals::SKILL_WRITTEN;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -178,7 +179,7 @@ pub async fn create(State(app): State<Arc<App>>, body: Body) -> Result<Json<Valu
         prompt_template: prompt,
         scripts: scripts.iter().map(|(n, _)| n.clone()).collect(),
         capabilities: sent.capabilities.unwrap_or_default(),
-        confidence: 1.0,
+        confidence: SKILL_WRITTEN,
         source: "user:api".to_owned(),
         trust: "user".to_owned(),
     };
@@ -226,6 +227,9 @@ pub async fn replace(
         if skill.prompt_template.is_none() && scripts.is_empty() {
             return Ok(Err(neither()));
         }
+        // what a person has written is theirs: sure, and never removed by itself
+        skill.confidence = SKILL_WRITTEN;
+        (skill.source, skill.trust) = ("user:api".to_owned(), "user".to_owned());
         skills::replace(tx, &skill, &scripts, Timestamp::now())?;
         Ok(Ok(shape(&Skill::custom(&skill), &scripts)))
     });

@@ -1,4 +1,5 @@
-//! What a serving Engine does by the clock: questions expire, old data go, backups are made.
+//! What a serving Engine does by the clock: questions expire, old data go, backups are made,
+//! finished turns are learned from.
 //!
 //! Each keeper runs until it is aborted and tells its failures without ending. The invariant: nothing here has to
 //! have run for a turn to be right.
@@ -93,6 +94,11 @@ pub(super) async fn back_up(core: Arc<Core>) {
             Err(error) => tracing::error!(code = "INTERNAL", error = %error, "A scheduled backup failed"),
         }
     }
+}
+
+pub(super) async fn learn(core: Arc<Core>) {
+    let learning = Arc::clone(&core.learning);
+    learning.run(core).await;
 }
 
 /// When the next scheduled backup is due: a period after the newest one, or after the brain was made.

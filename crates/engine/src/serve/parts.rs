@@ -73,6 +73,7 @@ pub(super) fn core_of(
         herald: Herald::new(provider, config.llm_max_retries, config.fallback_model.clone()),
         coordinator: Arc::new(Coordinator::new(config.engine_task_slots, config.engine_task_queue)),
         memory: Arc::new(Memory::new(&config, brain.clone())),
+        learning: Arc::default(),
         brain,
         feed: Arc::new(Feed::default()),
         catalog: Arc::new(shelf),

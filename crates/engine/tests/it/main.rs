@@ -15,6 +15,7 @@ mod hostile;
 mod keys;
 mod leaks;
 mod lifecycle;
+mod learning;
 mod limits;
 mod planner;
 mod memory;

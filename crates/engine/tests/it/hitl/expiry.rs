@@ -57,6 +57,7 @@ fn hasty(setup: &Setup) -> Arc<Core> {
     let brain = Brain::open(OpenOptions::at(setup.brain())).expect("opens");
     Arc::new(Core {
         memory: Arc::new(Memory::new(&config, brain.clone())),
+        learning: Arc::default(),
         brain,
         feed: Arc::new(Feed::default()),
         herald: Herald::new(provider, 0, None),

@@ -1,0 +1,211 @@
+//! What one turn taught, written in one transaction: memories, what becomes of its feedback, the end of its trajectory,
+//! and the batch's figures.
+//!
+//! A trajectory that is not pending any more, because it was learned from or its task is gone, teaches nothing. The same
+//! turn says the same thing once: what it wrote itself, or what was written from it, is neither added nor confirmed.
+//!
+//! The invariant: all of it is true after the commit, or nothing is.
+
+use super::lessons::{Lesson, Lessons, Showing};
+use super::material::Material;
+use super::practice;
+use crate::memory::{Outcome, Prepared, Touched, Wanted, write_in};
+use ::memory::likeness::content_hash;
+use ::memory::signals::{MEMORY_DOWN, MEMORY_UP};
+use brain::memory::batches::{self, Progress, Written};
+use brain::memory::lineage::{self, Parent};
+use brain::memory::signals::{self, Signal};
+use brain::memory::{Change, MemoryId, episodes, knowledge, standing, trajectories};
+use brain::{Tx, messages, turns};
+use contract::memory::{ParentKind, Rating, Store, Trust};
+use contract::{BatchId, Timestamp, TurnId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// What a trajectory showed beside memories, as it is kept with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// How the person wants things.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub patterns: Vec<Showing>,
+    /// How things are done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub procedures: Vec<Showing>,
+    /// Skills that were made of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skills: Vec<String>,
+}
+
+/// What a commit did.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// False when the trajectory or the feedback was gone.
+    pub learned: bool,
+    /// Rows that RAM must follow.
+    pub touched: Touched,
+    /// True when custom skills have changed.
+    pub skills: bool,
+}
+
+/// Ends a pending trajectory with what it taught.
+pub fn trajectory(
+    tx: &Tx<'_>,
+    batch: &BatchId,
+    material: &Material,
+    lessons: &Lessons,
+    vectors: &Prepared,
+    now: Timestamp,
+) -> brain::Result<Done> {
+    let turn = &material.turn.turn_id;
+    if trajectories::processed(tx, turn, now)? == Change::Missing {
+        return Ok(Done::default());
+    }
+    let mut done = Done { learned: true, ..Done::default() };
+    let mut progress = Progress { trajectories: 1, ..Progress::default() };
+    // taken back while it was read
+    if stands(tx, material)? {
+        write(tx, material, &lessons.items, vectors, now, &mut progress, &mut done)?;
+        let shown = Shown {
+            patterns: lessons.patterns.clone(),
+            procedures: lessons.procedures.clone(),
+            skills: Vec::new(),
+        };
+        if shown != Shown::default() {
+            trajectories::note_shown(tx, turn, &serde_json::to_value(shown).expect("texts always serialise"))?;
+        }
+    }
+    feedback(tx, turn, &material.signals, now, &mut done)?;
+    batches::advance(tx, batch, progress)?;
+    Ok(done)
+}
+
+/// Ends feedback that came after its turn had been learned from.
+pub fn late_feedback(
+    tx: &Tx<'_>,
+    batch: &BatchId,
+    material: &Material,
+    lessons: &Lessons,
+    vectors: &Prepared,
+    now: Timestamp,
+) -> brain::Result<Done> {
+    let mut done = Done::default();
+    for signal in &material.signals {
+        if signals::get(tx, &signal.signal_id)?.is_none_or(|s| s.processed_at.is_some()) {
+            return Ok(done);
+        }
+    }
+    done.learned = true;
+    let mut progress = Progress::default();
+    if stands(tx, material)? {
+        write(tx, material, &lessons.items, vectors, now, &mut progress, &mut done)?;
+    }
+    feedback(tx, &material.turn.turn_id, &material.signals, now, &mut done)?;
+    batches::advance(tx, batch, progress)?;
+    Ok(done)
+}
+
+/// Ends feedback on a turn that is gone: what is left of it is still moved.
+pub fn orphaned(tx: &Tx<'_>, signal: &Signal, now: Timestamp) -> brain::Result<Done> {
+    let mut done = Done { learned: true, ..Done::default() };
+    feedback(tx, &signal.turn_id, std::slice::from_ref(signal), now, &mut done)?;
+    Ok(done)
+}
+
+/// Whether what the person said to begin the turn is still what they said.
+fn stands(tx: &Tx<'_>, material: &Material) -> brain::Result<bool> {
+    let turn = &material.turn;
+    Ok(messages::get(tx, &turn.task_id, &turn.user_message_id)?.is_some_and(|message| message.active))
+}
+
+fn write(
+    tx: &Tx<'_>,
+    material: &Material,
+    items: &[Lesson],
+    vectors: &Prepared,
+    now: Timestamp,
+    progress: &mut Progress,
+    done: &mut Done,
+) -> brain::Result<()> {
+    let turn = Parent { kind: ParentKind::Trajectory, id: material.turn.turn_id.as_str().to_owned() };
+    for Lesson { wanted, origin } in items {
+        if is_from_this_turn(tx, wanted, origin.trust, &turn)? {
+            progress.duplicates += 1;
+            continue;
+        }
+        let (written, touched) = write_in(tx, wanted, origin, vectors, now)?;
+        done.touched = std::mem::take(&mut done.touched).and(touched);
+        match written.outcome {
+            Outcome::Created => count(&mut progress.written, wanted.store()),
+            Outcome::Duplicate => progress.duplicates += 1,
+            Outcome::Rejected => {}
+        }
+    }
+    Ok(())
+}
+
+fn count(written: &mut Written, store: Store) {
+    match store {
+        Store::Episodes => written.episodes += 1,
+        Store::Knowledge => written.knowledge += 1,
+        Store::Social => written.social += 1,
+    }
+}
+
+/// Whether the same words were written from this turn before, with no less trust: a turn is no second source for itself.
+fn is_from_this_turn(tx: &Tx<'_>, wanted: &Wanted, trust: Trust, turn: &Parent) -> brain::Result<bool> {
+    let same: Vec<(MemoryId, Trust)> = match wanted {
+        Wanted::Fact(f) => knowledge::by_hash(tx, &content_hash(&f.subject, &f.content))?
+            .into_iter()
+            .map(|row| (MemoryId::Fact(row.item.fact_id), row.item.provenance.trust))
+            .collect(),
+        Wanted::Episode(e) => {
+            let text = match &e.value {
+                Some(value) => format!("{}\n{value}", e.description),
+                None => e.description.clone(),
+            };
+            episodes::by_hash(tx, &content_hash(&e.key, &text))?
+                .into_iter()
+                .map(|row| (MemoryId::Episode(row.item.episode_id), row.item.provenance.trust))
+                .collect()
+        }
+        Wanted::Node(_) | Wanted::Edge(_) => Vec::new(),
+    };
+    for (id, had) in same {
+        if had >= trust && lineage::parents(tx, &id)?.contains(turn) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What feedback does: to the memories that were recalled into the turn or written in it, and to skills.
+fn feedback(
+    tx: &Tx<'_>,
+    turn: &TurnId,
+    given: &[Signal],
+    now: Timestamp,
+    done: &mut Done,
+) -> brain::Result<()> {
+    for signal in given {
+        if signals::processed(tx, &signal.signal_id, now)? == Change::Missing {
+            continue;
+        }
+        let Some(rating) = signal.rating else { continue };
+        let parent = Parent { kind: ParentKind::Trajectory, id: turn.as_str().to_owned() };
+        let mut about: BTreeSet<MemoryId> = turns::recalled(tx, turn)?.into_iter().collect();
+        about.extend(lineage::children(tx, &parent)?);
+        // what this very feedback taught is not what it is about
+        let own = Parent { kind: ParentKind::Signal, id: signal.signal_id.as_str().to_owned() };
+        for taught in lineage::children(tx, &own)? {
+            about.remove(&taught);
+        }
+        for id in &about {
+            match rating {
+                Rating::Up => standing::confirm(tx, id, MEMORY_UP, now)?,
+                Rating::Down => standing::adjust(tx, id, -MEMORY_DOWN, now)?,
+            };
+        }
+        done.skills |= practice::rated(tx, turn, rating, now)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! What a finished turn offers to be learned from: what was said and done in it, who said it, and what had been recalled.
+//!
+//! Read at one instant of the brain. The person's words are told apart from everybody else's here, once; nothing later
+//! can make the one out of the other. Recalled blocks are taken out, so that memory does not feed on itself.
+//!
+//! The invariant: every piece has an id that evidence can cite, and a voice that says how far it may be believed.
+
+use crate::secrets::Known;
+use crate::turn::context::shorten;
+use ::memory::trajectory::Message;
+use ::memory::trust::{Evidence, Turn as Reading};
+use brain::memory::lineage::Parent;
+use brain::memory::signals::{self, Signal};
+use brain::memory::{MemoryId, episodes, knowledge, trajectories};
+use brain::turns::{self, Turn};
+use brain::{Tx, messages};
+use contract::conversation::{Block, Role};
+use contract::memory::{ParentKind, Trust};
+use contract::{Timestamp, TurnId};
+
+/// Messages of one turn that are read. A turn that ran for days has thousands, and its first ones say what it was about;
+/// fewer cuts off ordinary work.
+const MESSAGES: usize = 400;
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Voice {
+    /// The person, in the message that began the turn or in feedback on it.
+    Person,
+    /// The assistant.
+    Assistant,
+    /// A tool, a hook, a sub-agent: whatever came in from elsewhere.
+    Elsewhere,
+}
+
+impl Voice {
+    /// What citing it is worth.
+    pub const fn evidence(self) -> Evidence {
+        match self {
+            Voice::Person => Evidence::UserMessage,
+            Voice::Assistant => Evidence::AssistantMessage,
+            Voice::Elsewhere => Evidence::LocalTool,
+        }
+    }
+}
+
+/// Something that was said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// As a model is shown it.
+    pub message: Message,
+    /// Who said it.
+    pub voice: Voice,
+}
+
+impl Told {
+    /// What a memory rests on that cites it.
+    pub fn parent(&self) -> Parent {
+        let is_feedback = self.message.id.starts_with("sig-");
+        let kind = if is_feedback { ParentKind::Signal } else { ParentKind::Message };
+        Parent { kind, id: self.message.id.clone() }
+    }
+}
+
+/// A memory that the turn was reminded of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recalled {
+    /// What it says.
+    pub text: String,
+    /// How far it may be trusted.
+    pub trust: Trust,
+}
+
+/// What is known of one turn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Material {
+    /// The turn.
+    pub turn: Turn,
+    /// When it ended.
+    pub at: Timestamp,
+    /// What was said, in order; empty when the person has taken it back.
+    pub told: Vec<Told>,
+    /// Whether somebody else's words could have had a say.
+    pub reading: Reading,
+    /// The feedback on it that nobody has learned from.
+    pub signals: Vec<Signal>,
+    /// What it was reminded of.
+    pub recalled: Vec<Recalled>,
+}
+
+impl Material {
+    /// Everything of a pending trajectory; `None` when it is not pending any more.
+    pub fn pending(tx: &Tx<'_>, turn: &TurnId, known: &Known) -> brain::Result<Option<Self>> {
+        let Some(trajectory) = trajectories::get(tx, turn)? else { return Ok(None) };
+        if trajectory.state != trajectories::State::Pending {
+            return Ok(None);
+        }
+        let Some(found) = Self::read(tx, turn, known)? else { return Ok(None) };
+        let outside = trajectory.turn.trust == Trust::Untrusted;
+        let reading = if outside { Reading::Tainted } else { found.reading };
+        Ok(Some(Self { reading, at: trajectory.turn.at, ..found }))
+    }
+
+    /// Everything of a turn, whether it was learned from or not; `None` when the turn is gone.
+    pub fn read(tx: &Tx<'_>, turn: &TurnId, known: &Known) -> brain::Result<Option<Self>> {
+        let Some(turn) = turns::get(tx, turn)? else { return Ok(None) };
+        let reading = if turns::was_tainted(tx, &turn)? { Reading::Tainted } else { Reading::Clean };
+        let on_it = signals::of_turn(tx, &turn.turn_id)?;
+        let signals: Vec<Signal> = on_it.into_iter().filter(|s| s.processed_at.is_none()).collect();
+        let mut told = said_in(tx, &turn, known)?;
+        if !told.is_empty() {
+            told.extend(signals.iter().filter_map(|signal| feedback(signal, known)));
+        }
+        let mut recalled = Vec::new();
+        for id in turns::recalled(tx, &turn.turn_id)? {
+            recalled.extend(said_by(tx, &id)?);
+        }
+        let at = turn.ended_at.unwrap_or(turn.created_at);
+        Ok(Some(Self { at, told, reading, signals, recalled, turn }))
+    }
+
+    /// One piece by its id.
+    pub fn told(&self, id: &str) -> Option<&Told> {
+        self.told.iter().find(|told| told.message.id == id)
+    }
+}
+
+/// What was said in a turn, when what the person said to begin it still stands.
+fn said_in(tx: &Tx<'_>, turn: &Turn, known: &Known) -> brain::Result<Vec<Told>> {
+    let mut stored = messages::of_turn(tx, &turn.turn_id)?;
+    if !stored.iter().any(|m| m.message_id == turn.user_message_id) {
+        // of a retry it belongs to the turn before
+        let first = messages::get(tx, &turn.task_id, &turn.user_message_id)?;
+        let Some(first) = first.filter(|message| message.active) else { return Ok(Vec::new()) };
+        stored.insert(0, first);
+    }
+    let told = stored.into_iter().take(MESSAGES).filter_map(|stored| {
+        let (voice, role) = match stored.role {
+            Role::User if stored.message_id == turn.user_message_id => (Voice::Person, "user"),
+            // what a hook wanted to be read
+            Role::User => (Voice::Elsewhere, "note"),
+            Role::Assistant => (Voice::Assistant, "assistant"),
+            Role::Tool => (Voice::Elsewhere, "tool"),
+        };
+        let lines: Vec<String> = stored.content.iter().filter_map(line_of).collect();
+        let text = known.scrub(&lines.join("\n")).into_owned();
+        let message = Message::new(stored.message_id.as_str(), role, &text);
+        (!message.text.trim().is_empty()).then_some(Told { message, voice })
+    });
+    Ok(told.collect())
+}
+
+fn line_of(block: &Block) -> Option<String> {
+    match block {
+        Block::Text { text } => Some(text.clone()),
+        Block::Thinking { .. } => None,
+        Block::ToolUse { name, input, .. } => {
+            let Block::Text { text } = shorten(&Block::text(input.to_string())) else { return None };
+            Some(format!("[calls {name} with {text}]"))
+        }
+        Block::ToolResult { content, is_error, .. } => {
+            let lines: Vec<String> = content.iter().map(shorten).filter_map(|b| line_of(&b)).collect();
+            let mark = if *is_error { "[failed] " } else { "" };
+            Some(format!("{mark}{}", lines.join("\n")))
+        }
+        Block::Image { .. } | Block::Document { .. } | Block::Audio { .. } | Block::Video { .. } => {
+            Some("[an attachment]".to_owned())
+        }
+    }
+}
+
+/// Feedback in words is said by the person, about the turn.
+pub fn feedback(signal: &Signal, known: &Known) -> Option<Told> {
+    let parts: Vec<&str> = [&signal.comment, &signal.corrected].into_iter().flatten().map(String::as_str).collect();
+    let text = known.scrub(&parts.join("\n")).into_owned();
+    let message = Message::new(signal.signal_id.as_str(), "user", &text);
+    (!message.text.trim().is_empty()).then_some(Told { message, voice: Voice::Person })
+}
+
+/// What a recalled memory says; names alone say nothing that could be repeated.
+fn said_by(tx: &Tx<'_>, id: &MemoryId) -> brain::Result<Option<Recalled>> {
+    Ok(match id {
+        MemoryId::Episode(id) => episodes::get(tx, id)?.map(|e| {
+            let text = format!("{}\n{}", e.item.description, e.item.value.unwrap_or_default());
+            Recalled { text, trust: e.item.provenance.trust }
+        }),
+        MemoryId::Fact(id) => {
+            knowledge::get(tx, id)?.map(|f| Recalled { text: f.item.content, trust: f.item.provenance.trust })
+        }
+        MemoryId::Node(_) | MemoryId::Edge(_) => None,
+    })
+}
