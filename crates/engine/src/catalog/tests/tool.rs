@@ -36,7 +36,7 @@ fn every_rule_of_a_tool_has_its_message() {
         ),
         (
             schema(json!({"type": "object", "properties": {"x": {"$ref": "https://example.com/a.json"}}})),
-            "/input_schema: `$ref` must point inside the schema (`#/…`); write a self-contained JSON Schema 2020-12",
+            "/input_schema: `$ref` must point inside the schema (`#/…`), not to `https://example.com/a.json`; write a self-contained JSON Schema 2020-12",
         ),
         (schema(deep), "/input_schema: nested deeper than 32; write a self-contained JSON Schema 2020-12"),
         (
