@@ -107,8 +107,9 @@ impl<'a> Walk<'a> {
     /// False for an object that is a resource, or of a dialect, of its own.
     fn own_base(&self, value: &Value) -> bool {
         let text = |keyword: &str| value.get(keyword).is_some_and(Value::is_string);
-        let dialect = || Draft::default().detect(value) == self.draft;
-        !text("$id") && !(self.draft == Draft::Draft4 && text("id")) && (!text("$schema") || dialect())
+        let named = text("$id") || (self.draft == Draft::Draft4 && text("id"));
+        let foreign = text("$schema") && Draft::default().detect(value) != self.draft;
+        !named && !foreign
     }
 
     fn passable(&self, value: &Value) -> Result<(), Refused> {
