@@ -493,13 +493,16 @@ mod tests {
             let set = provider.map(|p| ("LLM_PROVIDER".to_owned(), p.to_owned()));
             let text = format!("lists {name}, which is not set: engines start without it");
             let warning = Warning { name: "ORCH_ENGINE_ENV_PASSTHROUGH".to_owned(), text };
-            unused_key(&set.into_iter().collect::<Values>(), &warning)
+            unused_key(&Values::new("environment", set), &warning)
         };
         assert!(told(Some("offline"), "LLM_API_KEY").is_some_and(|text| text.contains("LLM_API_KEY")));
         assert!(told(Some("anthropic"), "OPENAI_API_KEY").is_some());
-        for (provider, name) in
-            [(Some("openai"), "OPENAI_API_KEY"), (Some("openai"), "LLM_API_KEY"), (None, "GEMINI_API_KEY"), (Some("offline"), "OTHER")]
-        {
+        for (provider, name) in [
+            (Some("openai"), "OPENAI_API_KEY"),
+            (Some("openai"), "LLM_API_KEY"),
+            (None, "GEMINI_API_KEY"),
+            (Some("offline"), "OTHER"),
+        ] {
             assert_eq!(told(provider, name), None, "{provider:?} {name}");
         }
     }
