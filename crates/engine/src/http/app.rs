@@ -2,11 +2,11 @@
 
 use crate::core::{Core, Pulse};
 use crate::sandbox::Launcher;
+use axum::Json;
 use chassis::drain::Drain;
 use chassis::http::KeyRing;
 use chassis::telemetry::Metrics;
 use contract::engine_api::SandboxReport;
-use axum::Json;
 use contract::{ApiError, ErrorCode};
 use serde_json::{Value, json};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};

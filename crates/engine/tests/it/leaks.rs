@@ -221,8 +221,17 @@ async fn what_a_person_typed_and_what_is_remembered_is_told_without_known_secret
         ),
         ("the soul", engine.send(Ask::new("PUT", "/memory/soul").body(soul.to_string())).await.ok().await),
     ];
-    let mut told: Vec<(&str, String)> = written.into_iter().map(|(place, v)| (place, v.to_string())).collect();
-    for place in ["/tasks", "/tasks/a", "/tasks/a/messages", "/memory/soul/full", "/skills", "/skills/keeper", "/memory/export"] {
+    let mut told: Vec<(&str, String)> =
+        written.into_iter().map(|(place, v)| (place, v.to_string())).collect();
+    for place in [
+        "/tasks",
+        "/tasks/a",
+        "/tasks/a/messages",
+        "/memory/soul/full",
+        "/skills",
+        "/skills/keeper",
+        "/memory/export",
+    ] {
         told.push((place, engine.get(place).await.text().await));
     }
     for (place, text) in &told {

@@ -493,7 +493,7 @@ mod tests {
             let set = provider.map(|p| ("LLM_PROVIDER".to_owned(), p.to_owned()));
             let text = format!("lists {name}, which is not set: engines start without it");
             let warning = Warning { name: "ORCH_ENGINE_ENV_PASSTHROUGH".to_owned(), text };
-            unused_key(&Values::new(set), &warning)
+            unused_key(&Values::new("environment", set), &warning)
         };
         assert!(told(Some("offline"), "LLM_API_KEY").is_some_and(|text| text.contains("LLM_API_KEY")));
         assert!(told(Some("anthropic"), "OPENAI_API_KEY").is_some());

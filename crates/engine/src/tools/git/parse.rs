@@ -69,9 +69,8 @@ pub(super) fn log(said: &str) -> Value {
         None => text.to_owned(),
     };
     let commits = fields.chunks_exact(4);
-    let commits = commits.map(
-        |f| json!({"hash": f[0], "author": short(f[1]), "date": f[2], "subject": short(f[3])}),
-    );
+    let commits =
+        commits.map(|f| json!({"hash": f[0], "author": short(f[1]), "date": f[2], "subject": short(f[3])}));
     json!({"commits": commits.collect::<Vec<_>>()})
 }
 
@@ -102,8 +101,12 @@ mod tests {
             "? stray".to_owned(),
         ];
         let status = status(&(said.join("\0") + "\0"));
-        assert_eq!((&status["branch"], &status["ahead"], &status["behind"]), (&"main".into(), &2.into(), &1.into()));
-        let file = |path: &str, state: &str, staged: bool| json!({"path": path, "state": state, "staged": staged});
+        assert_eq!(
+            (&status["branch"], &status["ahead"], &status["behind"]),
+            (&"main".into(), &2.into(), &1.into())
+        );
+        let file =
+            |path: &str, state: &str, staged: bool| json!({"path": path, "state": state, "staged": staged});
         assert_eq!(
             status["files"],
             json!([

@@ -88,7 +88,8 @@ async fn where_there_is_no_repository_the_answer_says_so_and_an_empty_one_has_an
     let t = Tools::new();
     // one that lies around the workspace is not the workspace's
     must(&t.sandbox.base, &["init", "-q"]);
-    for repo in [json!({}), json!({"repo": "sub"}), json!({"repo": "none"}), json!({"repo": "../../outside"})] {
+    for repo in [json!({}), json!({"repo": "sub"}), json!({"repo": "none"}), json!({"repo": "../../outside"})]
+    {
         for tool in ["git_status", "git_log"] {
             assert_eq!(t.reason(tool, repo.clone()).await, ToolReason::NotFound, "{tool} {repo}");
         }
@@ -157,7 +158,8 @@ async fn a_repository_cannot_make_its_reader_run_anything() {
     let before = fs::read(repo.join(".git/index")).expect("an index");
     let status = t.value("git_status", json!({"repo": "repo"})).await;
     assert!(!ran.exists(), "a program of the repository ran");
-    let paths: Vec<&str> = status["files"].as_array().expect("files").iter().filter_map(|f| f["path"].as_str()).collect();
+    let paths: Vec<&str> =
+        status["files"].as_array().expect("files").iter().filter_map(|f| f["path"].as_str()).collect();
     assert_eq!(paths, ["a"], "the change is seen all the same");
     let log = t.value("git_log", json!({"repo": "repo", "path": "repo/a"})).await;
     assert_eq!(subjects(&log), ["First"]);
