@@ -211,10 +211,15 @@ impl<'a> Walker<'a> {
 
     /// Notes a touch of an exact path.
     pub fn touch_path(&mut self, path: &Path, reach: Reach, how: How, foreign_process: bool) {
+        self.note(Touch { path: path.to_path_buf(), reach, how, names: String::new(), foreign_process });
+    }
+
+    /// Notes a touch.
+    pub fn note(&mut self, touch: Touch) {
         if self.found.touches.len() >= MAX_TOUCHES {
             return self.meet_limit();
         }
-        self.removed |= matches!(how, How::Delete { .. });
-        self.found.touches.insert(Touch { path: path.to_path_buf(), reach, how, foreign_process });
+        self.removed |= matches!(touch.how, How::Delete { .. });
+        self.found.touches.insert(touch);
     }
 }

@@ -135,11 +135,11 @@ fn subcommand(walker: &mut Walker<'_>, sub: &str, rest: &[Field], vague_tree: bo
                 })
                 || plain.has("", "mirror");
             if forced {
-                walker.found.destructive.insert(Destruction::ForcedPush);
+                walker.found.destructive.insert(Destruction::ForcedPush(walker.state.directories.clone()));
             }
         }
         "reset" if plain.has("", "hard") || plain.vague => {
-            walker.found.destructive.insert(Destruction::HardReset);
+            walker.found.destructive.insert(Destruction::HardReset(walker.state.directories.clone()));
         }
         "clean" => {
             let args = Args::read(rest, CLEAN);
