@@ -85,6 +85,8 @@ pub(crate) struct Walker<'a> {
     pub removed: bool,
     /// What the command just walked writes to a pipe.
     pub output: Input,
+    /// What the latest process substitution writes, when that is certain.
+    pub substituted: Option<String>,
     whole: String,
     steps: usize,
     tokens: usize,
@@ -115,6 +117,7 @@ impl<'a> Walker<'a> {
             harmless: true,
             removed: false,
             output: Input::Unknown,
+            substituted: None,
             whole: whole.to_owned(),
             steps: MAX_STEPS,
             tokens: lex::MAX_TOKENS,

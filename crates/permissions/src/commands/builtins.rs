@@ -23,9 +23,8 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
         "eval" => {
             if arguments.iter().any(Field::is_dynamic) {
                 walker.dynamic();
-            } else {
-                walker.script(&Field::known(joined(arguments)).shown());
             }
+            walker.script(&Field::known(joined(arguments)).as_far_as_known());
         }
         "trap" => {
             if let Some(action) = arguments.iter().find(|f| f.text != "--") {
@@ -137,7 +136,12 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
                 walker.output = Input::Text(only.to_string_lossy().into_owned());
             }
         }
-        "source" | "." => touch_all(walker, arguments.first(), How::Read),
+        "source" | "." => {
+            touch_all(walker, arguments.first(), How::Read);
+            if let Some(file) = arguments.first() {
+                super::shells::file_of_commands(walker, file, |w, text| w.script(text));
+            }
+        }
         "test" | "[" | "[[" | "((" | ":" | "true" | "false" => {}
         _ => return false,
     }
