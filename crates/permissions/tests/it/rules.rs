@@ -314,3 +314,56 @@ fn hosts_are_read_wherever_a_command_names_them() {
     assert_eq!(hosts("rsync a d.example:b; git push git@e.example:x/y"), ["d.example", "e.example"]);
     assert!(hosts("echo a.example b: c; ls x:y").is_empty());
 }
+
+#[test]
+fn a_remembered_rule_does_not_follow_a_link_that_was_moved() {
+    let mut w = world();
+    for command in ["rm -rf out/old", "echo x > out/old/f", "cd out && rm -rf old", "cp small out/old/new"] {
+        let asked = prompt(w.bash(command));
+        w.remembered.insert(asked.rule.clone(), asked.scope);
+        let rule = Some(asked.rule);
+        assert_eq!(w.bash(command), Verdict::Allow { rule, grants: asked.grants }, "{command}");
+    }
+    w.tree = w.tree.symlink("/data/work/out", "/etc");
+    for command in ["rm -rf out/old", "echo x > out/old/f", "cd out && rm -rf old", "cp small out/old/new"] {
+        let again = prompt(w.bash(command));
+        assert!(again.reason.ends_with(reason::MOVED), "{command}: {}", again.reason);
+        assert!(again.question.contains("/etc/old"), "{command}: {}", again.question);
+        assert!(again.grants.write.iter().all(|path| path.starts_with("/etc")), "{command}");
+    }
+    // a rule remembered before scopes were kept covers no place
+    w.remembered.insert("bash:rm -rf /srv/old", Scope::default());
+    prompt(w.bash("rm -rf /srv/old"));
+}
+
+#[test]
+fn a_pattern_agreed_to_covers_what_appears_below_it_later() {
+    let mut w = world();
+    let asked = prompt(w.bash("rm -rf /srv/*"));
+    w.remembered.insert(asked.rule, asked.scope);
+    w.tree = w.tree.file("/srv/new", 10);
+    assert!(matches!(w.bash("rm -rf /srv/*"), Verdict::Allow { .. }));
+}
+
+#[test]
+fn a_question_that_nobody_could_check_is_refused() {
+    let w = world();
+    let many: Vec<String> = (0..2000).map(|n| format!("/srv/{n}{}", "x".repeat(200))).collect();
+    assert_eq!(w.bash(&format!("rm -f {}", many.join(" "))), Verdict::deny(reason::TOO_MANY));
+    prompt(w.bash(&format!("rm -f {}", many[..200].join(" "))));
+}
+
+#[test]
+fn a_target_nobody_knows_is_compared_with_the_large_files_that_are_there() {
+    let mut w = world();
+    assert_eq!(prompt(w.bash("echo x > \"$X\"")).reason, reason::TRUNCATES);
+    assert_eq!(w.bash("echo x > \"$X.md\""), Verdict::allow());
+    w.tree = w.tree.file("/data/work/sub/notes.md", 9000);
+    assert_eq!(prompt(w.bash("echo x > \"$X.md\"")).reason, reason::TRUNCATES);
+    // what is too much to be looked through may hold one
+    let mut crowded = world();
+    for n in 0..20_001 {
+        crowded.tree = crowded.tree.file(&format!("/data/work/many/{n}"), 1);
+    }
+    assert_eq!(prompt(crowded.bash("echo x > \"$X.md\"")).reason, reason::TRUNCATES);
+}
