@@ -54,9 +54,15 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
             {
                 walker.dynamic();
             }
+            let refers = name != "export" && Args::read(arguments, FLAGS).has("n", "");
             let exports = name == "export" || Args::read(arguments, FLAGS).has("x", "");
             for field in arguments {
                 assign_text(walker, &field.text);
+                // Another variable under this name: whatever that one holds.
+                if refers {
+                    let name = field.text.split('=').next().unwrap_or("");
+                    walker.assign(name, Value::Unknown);
+                }
                 if exports {
                     let name = field.text.split(['=', '+']).next().unwrap_or("");
                     walker.state.exported.insert(name.to_owned());

@@ -3,8 +3,9 @@
 use super::{base_name, below, touch_all};
 use crate::analysis::{How, Reach};
 use crate::args::{Args, Options};
-use crate::ground::Kind;
+use crate::ground::{Facts, Kind};
 use crate::pattern;
+use crate::rules::TRUNCATE_ASKS_ABOVE;
 use crate::walk::Walker;
 use crate::words::Field;
 use std::ffi::OsStr;
@@ -79,6 +80,8 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
             let args = Args::read(arguments, COPY);
             let (sources, target) = split(&args);
             into(walker, &sources, target.as_ref(), replacing(&args, target.as_ref()), false);
+            let large = worth_following(walker, &sources);
+            also_named(walker, &large, target.as_ref());
             remember_links(walker, &sources, target.as_ref());
             touch_all(walker, &sources, How::Delete { recursive: false, force: false });
         }
@@ -208,6 +211,21 @@ fn link(walker: &mut Walker<'_>, arguments: &[Field]) {
     }
 }
 
+/// The sources whose facts matter under their next name: directories and large files. A chain of small ones would only
+/// lead in circles.
+fn worth_following(walker: &mut Walker<'_>, sources: &[Field]) -> Vec<Field> {
+    let mut out = Vec::new();
+    for source in sources {
+        let places = walker.places(source, false);
+        let facts = places.iter().filter_map(|place| walker.world.facts(&place.path));
+        let matter = |f: Facts| f.kind == Kind::Directory || f.size > TRUNCATE_ASKS_ABOVE;
+        if source.literal().is_some() && facts.into_iter().any(matter) {
+            out.push(source.clone());
+        }
+    }
+    out
+}
+
 /// From now on the target is another name of these files.
 fn also_named(walker: &mut Walker<'_>, sources: &[Field], target: Option<&Field>) {
     let Some(target) = target else { return };
@@ -224,7 +242,8 @@ fn imagine(walker: &mut Walker<'_>, target: &Field, points_to: &Path, source: &F
         return walker.meet_limit();
     }
     let name = base_name(source.text.trim_end_matches('/')).to_owned();
-    let mut spots = walker.places(target, false);
+    // `x/` is a directory, there or not.
+    let mut spots = if target.text.ends_with('/') { Vec::new() } else { walker.places(target, false) };
     spots.extend(walker.places(&below(target, &name), false));
     for spot in spots {
         // What is there stays what it is, unless something has been removed before.

@@ -14,6 +14,8 @@ const MKDIR: Options = Options { short: "m", long: &["mode", "context"] };
 const TRUNCATE: Options = Options { short: "sr", long: &["size", "reference"] };
 const SHRED: Options = Options { short: "ns", long: &["iterations", "random-source", "size"] };
 const MODES: Options = Options { short: "", long: &["reference", "from"] };
+const SHUF: Options =
+    Options { short: "ino", long: &["input-range", "head-count", "output", "random-source"] };
 const SORT: Options = Options {
     short: "koStT",
     long: &[
@@ -107,6 +109,10 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
             touch_all(walker, &args.operands, How::Metadata { recursive });
         }
         "sed" | "gsed" => super::sed::run(walker, arguments),
+        "shuf" => {
+            let outputs: Vec<Field> = Args::read(arguments, SHUF).values("o", "output").cloned().collect();
+            touch_all(walker, &outputs, How::Truncate);
+        }
         "sort" => {
             let args = Args::read(arguments, SORT);
             let outputs: Vec<Field> = args.values("o", "output").cloned().collect();
