@@ -175,10 +175,10 @@ mod tests {
     fn an_answer_covers_the_same_or_less_and_nothing_beside_it() {
         let a = touch("/a/x", Reach::Exact, How::Truncate);
         let b = touch("/b/x", Reach::Exact, How::Truncate);
-        let both = scope(&[a.clone(), b.clone()]);
-        assert!(both.covers(&both) && both.covers(&scope(&[a.clone()])) && both.covers(&Scope::default()));
-        assert!(!scope(&[a.clone()]).covers(&both) && !Scope::default().covers(&scope(&[a.clone()])));
-        assert!(!scope(&[a]).covers(&scope(&[touch("/a/x/y", Reach::Exact, How::Truncate)])));
+        let (only_a, both) = (scope(std::slice::from_ref(&a)), scope(&[a, b]));
+        assert!(both.covers(&both) && both.covers(&only_a) && both.covers(&Scope::default()));
+        assert!(!only_a.covers(&both) && !Scope::default().covers(&only_a));
+        assert!(!only_a.covers(&scope(&[touch("/a/x/y", Reach::Exact, How::Truncate)])));
     }
 
     #[test]

@@ -143,8 +143,7 @@ fn flags<'s>(rest: &mut &'s str, out: &mut Vec<Deed<'s>>) {
 /// Reads an address away; false when every line is meant.
 fn address(rest: &mut &str) -> bool {
     let whole = *rest;
-    loop {
-        let Some(first) = rest.chars().next() else { break };
+    while let Some(first) = rest.chars().next() {
         match first {
             '0'..='9' | '$' | ',' | '~' | '+' | ' ' | '\t' => *rest = &rest[1..],
             '/' => {
