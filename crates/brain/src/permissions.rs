@@ -3,7 +3,7 @@
 use crate::{Error, Result, Tx};
 use contract::{HitlId, PermissionId, TaskId, Timestamp};
 use rusqlite::{Row, params};
-use std::collections::HashSet;
+use serde_json::Value;
 
 /// A remembered answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,19 +35,28 @@ fn read(row: &Row<'_>) -> Result<Remembered> {
     })
 }
 
-/// Remembers a rule; remembering it again changes nothing.
-pub fn remember(
-    tx: &Tx<'_>,
-    task: &TaskId,
-    tool: &str,
-    rule: &str,
-    request: &HitlId,
-    now: Timestamp,
-) -> Result<()> {
+/// What an `always` says.
+#[derive(Debug, Clone, Copy)]
+pub struct Always<'a> {
+    /// Tool name.
+    pub tool: &'a str,
+    /// The exact rule.
+    pub rule: &'a str,
+    /// What the question was about; absent for questions asked before that was kept.
+    pub scope: Option<&'a Value>,
+    /// The question that was answered.
+    pub request: &'a HitlId,
+}
+
+/// Remembers a rule for what its question was about; said again about something else, that holds from now on.
+pub fn remember(tx: &Tx<'_>, task: &TaskId, always: Always<'_>, now: Timestamp) -> Result<()> {
+    let Always { tool, rule, scope, request } = always;
     tx.conn()
         .prepare_cached(
-            "INSERT INTO permissions (id, task_id, tool, rule, request_id, created_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (task_id, rule) DO NOTHING",
+            "INSERT INTO permissions (id, task_id, tool, rule, request_id, created_at, scope_json)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (task_id, rule) DO UPDATE SET scope_json = excluded.scope_json,
+                                                       request_id = excluded.request_id",
         )?
         .execute(params![
             PermissionId::generate().as_str(),
@@ -55,16 +64,25 @@ pub fn remember(
             tool,
             rule,
             request.as_str(),
-            now.millis()
+            now.millis(),
+            scope.map(Value::to_string),
         ])?;
     Ok(())
 }
 
-/// The rules a task has been granted for good.
-pub fn rules_of(tx: &Tx<'_>, task: &TaskId) -> Result<HashSet<String>> {
-    let mut statement = tx.conn().prepare_cached("SELECT rule FROM permissions WHERE task_id = ?1")?;
-    let rows = statement.query_map([task.as_str()], |r| r.get(0))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+/// The rules a task has been granted for good, each with what it was granted for.
+pub fn rules_of(tx: &Tx<'_>, task: &TaskId) -> Result<Vec<(String, Option<Value>)>> {
+    let mut statement =
+        tx.conn().prepare_cached("SELECT rule, scope_json FROM permissions WHERE task_id = ?1")?;
+    let mut rows = statement.query([task.as_str()])?;
+    let mut out = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (rule, scope): (String, Option<String>) = (row.get(0)?, row.get(1)?);
+        let bad = |_| Error::bad_data("permissions.scope_json", &rule);
+        let scope = scope.map(|text| serde_json::from_str(&text)).transpose().map_err(bad)?;
+        out.push((rule, scope));
+    }
+    Ok(out)
 }
 
 /// Remembered answers, oldest first, after the id `after`.

@@ -51,13 +51,15 @@ pub struct Prompt {
     pub turn_id: TurnId,
     /// The call that waits.
     pub call_id: CallId,
+    /// Which question of that call it is, from 1: a call asks again when its meaning changed after the answer.
+    pub round: u32,
     /// permission or question.
     pub kind: HitlKind,
     /// What is asked.
     pub question: String,
     /// Offered answers.
     pub options: Vec<String>,
-    /// For a permission: `tool`, `input`, `reason`, `rule`, and what a yes grants.
+    /// For a permission: `tool`, `input`, `reason`, `rule`, and the `scope` a yes is for.
     pub details: Value,
     /// Where it stands.
     pub state: PromptState,
@@ -75,7 +77,7 @@ pub struct Prompt {
 
 const COLUMNS: &str =
     "request_id, task_id, turn_id, tool_call_id, kind, question, options, details_json, state,
-    answer, feedback, content_blocks, created_at, expires_at";
+    answer, feedback, content_blocks, created_at, expires_at, round";
 
 fn read(row: &Row<'_>) -> Result<Prompt> {
     let id: String = row.get(0)?;
@@ -93,6 +95,7 @@ fn read(row: &Row<'_>) -> Result<Prompt> {
         task_id: TaskId::parse(&task).map_err(|_| bad("hitl_requests.task_id"))?,
         turn_id: TurnId::parse(&turn).map_err(|_| bad("hitl_requests.turn_id"))?,
         call_id: CallId::parse(&call).map_err(|_| bad("hitl_requests.tool_call_id"))?,
+        round: row.get(14)?,
         kind: HitlKind::parse(&kind).ok_or_else(|| bad("hitl_requests.kind"))?,
         question: row.get(5)?,
         options: serde_json::from_str(&options).map_err(|_| bad("hitl_requests.options"))?,
@@ -121,7 +124,7 @@ fn collect(tx: &Tx<'_>, condition: &str, parameters: impl rusqlite::Params) -> R
     Ok(out)
 }
 
-/// Stores a pending question. A call asks once: asking again finds the row, and false is returned.
+/// Stores a pending question. A round of a call asks once: asking again finds the row, and false is returned.
 pub fn ask(tx: &Tx<'_>, prompt: &Prompt) -> Result<bool> {
     let options = serde_json::to_string(&prompt.options)
         .map_err(|e| Error::bad_data("hitl_requests.options", e.to_string()))?;
@@ -129,9 +132,9 @@ pub fn ask(tx: &Tx<'_>, prompt: &Prompt) -> Result<bool> {
         .conn()
         .prepare_cached(
             "INSERT INTO hitl_requests (request_id, task_id, turn_id, tool_call_id, kind, question, options,
-                                        details_json, state, created_at, expires_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'pending', ?9, ?10)
-             ON CONFLICT (tool_call_id) DO NOTHING",
+                                        details_json, state, created_at, expires_at, round)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'pending', ?9, ?10, ?11)
+             ON CONFLICT (tool_call_id, round) DO NOTHING",
         )?
         .execute(params![
             prompt.request_id.as_str(),
@@ -144,6 +147,7 @@ pub fn ask(tx: &Tx<'_>, prompt: &Prompt) -> Result<bool> {
             prompt.details.to_string(),
             prompt.created_at.millis(),
             prompt.expires_at.millis(),
+            prompt.round,
         ])?
         == 1)
 }

@@ -32,6 +32,11 @@ pub static MIGRATIONS: &[Migration] = &[
     },
     Migration { version: 3, name: "connections", sql: include_str!("../migrations/0003_connections.sql") },
     Migration { version: 4, name: "memory", sql: include_str!("../migrations/0004_memory.sql") },
+    Migration {
+        version: 5,
+        name: "scope_of_answers",
+        sql: include_str!("../migrations/0005_scope_of_answers.sql"),
+    },
 ];
 
 impl Migration {

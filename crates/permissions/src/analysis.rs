@@ -2,12 +2,12 @@
 //!
 //! An analysis says what is known and marks what is not; it never decides.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize, Serializer};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What happens to a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "how")]
 pub enum How {
     /// Read, or named in a way that may mean reading.
@@ -40,7 +40,7 @@ impl How {
 }
 
 /// How much of a path is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reach {
     /// This very path.
@@ -55,15 +55,24 @@ pub enum Reach {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Touch {
     /// Absolute, links followed.
+    #[serde(serialize_with = "shown")]
     pub path: PathBuf,
     /// How much of it is known.
     pub reach: Reach,
     /// What happens to it.
     #[serde(flatten)]
     pub how: How,
+    /// The last part as it was written, with the marks of patterns, where the path is not exact.
+    #[serde(skip)]
+    pub names: String,
     /// `/proc/<pid>/{environ,mem,root}` of another process, whatever it resolves to.
     #[serde(skip)]
     pub foreign_process: bool,
+}
+
+/// A name need not be text; for people it is shown as far as it is.
+fn shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// Why a part of a command could not be analysed.
@@ -84,10 +93,10 @@ pub enum Destruction {
     Wipe,
     /// `dd of=`.
     CopyOver,
-    /// `git push --force` and its kin.
-    ForcedPush,
-    /// `git reset --hard`.
-    HardReset,
+    /// `git push --force` and its kin, in these directories.
+    ForcedPush(Vec<PathBuf>),
+    /// `git reset --hard` and its kin, in these directories.
+    HardReset(Vec<PathBuf>),
     /// `git clean -f`, in these directories (empty: nobody knows where).
     Clean(Vec<PathBuf>),
 }

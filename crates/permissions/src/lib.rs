@@ -24,6 +24,8 @@ mod analysis;
 mod policy;
 mod signs;
 mod verdict;
+mod scope;
+mod overwritten;
 pub mod rules;
 pub mod diff;
 
@@ -31,5 +33,6 @@ pub use analysis::{Analysis, Destruction, How, Opaque, Reach, Touch};
 pub use ground::{Facts as FileFacts, Ground, Kind, Tree, resolve};
 pub use normalise::normalised;
 pub use policy::Policy;
+pub use scope::{Remembered, Scope};
 pub use verdict::{ANSWERS, ANSWERS_ONCE, Grants, Prompt, Verdict};
 pub use walk::{Setting, analyse};

@@ -5,7 +5,7 @@
 //!
 //! The invariant: every possible working directory is tried.
 
-use crate::analysis::{How, Reach};
+use crate::analysis::{How, Reach, Touch};
 use crate::ground::by_name;
 use crate::pattern::{self, BELOW, UNKNOWN};
 use crate::walk::Walker;
@@ -62,9 +62,13 @@ impl Walker<'_> {
                 How::Delete { recursive: true, .. } if place.later => {
                     How::Delete { recursive: false, force: true }
                 }
+                // What is made until then is not what lies there now.
+                How::Truncate if place.later => How::Write,
                 how => how,
             };
-            self.touch_path(&place.path, place.reach, how, foreign);
+            let names = if place.reach == Reach::Exact { String::new() } else { last_part(&field.text) };
+            let Place { path, reach, .. } = place;
+            self.note(Touch { path, reach, how, names, foreign_process: foreign });
         }
     }
 
@@ -162,6 +166,14 @@ impl Walker<'_> {
         // A pattern that matches nothing means itself.
         let place = self.exact(&pattern::plain(text), directory, follow);
         out.push(place);
+    }
+}
+
+/// The part of an argument that names a file; anything when there is none.
+fn last_part(text: &str) -> String {
+    match text.rsplit('/').next() {
+        Some(name) if !name.is_empty() => name.to_owned(),
+        Some(_) | None => UNKNOWN.into(),
     }
 }
 

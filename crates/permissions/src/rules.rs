@@ -8,12 +8,13 @@
 
 use crate::analysis::{Analysis, Destruction, How, Opaque, Reach, Touch};
 use crate::ground::{Ground, by_name, resolve};
+use crate::overwritten::LargeFiles;
 use crate::places::{is_any_process, is_device};
 use crate::policy::{Policy, split_port};
+use crate::scope::{Remembered, Scope};
 use crate::signs::{has_destructive_word, has_writing_sign};
 use crate::verdict::{ANSWERS_ONCE, Grants, Prompt, Verdict};
 use crate::walk::{Setting, analyse};
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// A redirection that truncates a larger file asks first. Larger loses more without asking, smaller asks about every
@@ -42,6 +43,11 @@ pub mod reason {
     pub const TOO_MUCH: &str = "command too long or too deep to be analysed";
     /// Writing beyond the workspace.
     pub const WRITES_OUTSIDE: &str = "writing outside ALLOWED_ROOTS";
+    /// More than one question can hold.
+    pub const TOO_MANY: &str =
+        "this command would touch more places than one question can name; do it in smaller parts";
+    /// A link was moved, or something was put in its place.
+    pub const MOVED: &str = "what it would touch has changed since the answer";
     /// Emptying a file.
     pub const TRUNCATES: &str = "replaces the content of an existing file";
     /// git, losing work.
@@ -71,7 +77,7 @@ pub struct Facts<'a> {
     /// Facts about files.
     pub ground: &'a dyn Ground,
     /// The `always` rules of this task.
-    pub remembered: &'a HashSet<String>,
+    pub remembered: &'a Remembered,
 }
 
 impl std::fmt::Debug for Facts<'_> {
@@ -85,12 +91,20 @@ impl Facts<'_> {
         resolve(Path::new(path), directory, |p| self.ground.link(p))
     }
 
-    /// Asks, unless the rule is remembered.
+    /// Asks, unless the rule is remembered for what the call means now.
     fn settle(&self, prompt: Prompt) -> Verdict {
-        if self.remembered.contains(&prompt.rule) {
-            return Verdict::Allow { rule: Some(prompt.rule), grants: prompt.grants };
-        }
-        Verdict::ask(prompt)
+        settled(prompt, self.remembered)
+    }
+}
+
+/// Asks, unless the question's rule is remembered for everything the question is about.
+fn settled(prompt: Prompt, remembered: &Remembered) -> Verdict {
+    if remembered.answers(&prompt) {
+        return Verdict::Allow { rule: Some(prompt.rule), grants: prompt.grants };
+    }
+    match remembered.of(&prompt.rule) {
+        Some(before) => Verdict::ask(prompt.asked_again(before)),
+        None => Verdict::ask(prompt),
     }
 }
 
@@ -125,6 +139,7 @@ pub fn write_path(path: &str, facts: &Facts<'_>) -> Verdict {
             path: resolved.clone(),
             reach: Reach::Exact,
             how: How::Write,
+            names: String::new(),
             foreign_process: false,
         }],
         ..Prompt::new(format!("write:{shown}"), reason::WRITES_OUTSIDE, format!("Write {shown}?"))
@@ -158,7 +173,8 @@ pub fn bash(command: &str, cwd: Option<&str>, facts: &Facts<'_>) -> Verdict {
     if !analysis.opaque.is_empty() && names_sealed(command, facts.policy) {
         return Verdict::deny(reason::PROTECTED);
     }
-    let mut found = Asked::default();
+    let wipes = analysis.destructive.iter().any(|d| matches!(d, Destruction::Wipe | Destruction::CopyOver));
+    let mut found = Asked { wipes, ..Asked::default() };
     for touch in &analysis.touches {
         found.touch(touch, facts);
     }
@@ -175,11 +191,15 @@ pub fn bash(command: &str, cwd: Option<&str>, facts: &Facts<'_>) -> Verdict {
         };
         for named in analysis.hosts.iter().filter(|named| !allowed(named)) {
             found.because(reason::HOST);
+            found.scope.add_host(named);
             found.grants.hosts.push(named.clone());
         }
     }
     if found.reasons.is_empty() {
         return Verdict::allow();
+    }
+    if found.scope.is_too_large() {
+        return Verdict::deny(reason::TOO_MANY);
     }
     let normal = if start == directory {
         analysis.normalised
@@ -191,6 +211,7 @@ pub fn bash(command: &str, cwd: Option<&str>, facts: &Facts<'_>) -> Verdict {
     let more = if shown.len() < normal.len() { " …" } else { "" };
     facts.settle(Prompt {
         grants: found.grants,
+        scope: found.scope,
         touches: shown_touches(&analysis.touches, facts.policy),
         ..Prompt::new(format!("bash:{normal}"), found.reasons.join("; "), format!("Run {shown}{more}?"))
     })
@@ -200,6 +221,7 @@ pub fn bash(command: &str, cwd: Option<&str>, facts: &Facts<'_>) -> Verdict {
 fn shown_touches(touches: &std::collections::BTreeSet<Touch>, policy: &Policy) -> Vec<Touch> {
     let mut shown: Vec<Touch> = touches.iter().filter(|t| t.how.changes()).cloned().collect();
     shown.sort_by_key(|t| policy.is_inside(&t.path));
+    shown.dedup_by(|a, b| (&a.path, a.reach, a.how) == (&b.path, b.reach, b.how));
     shown.truncate(SHOWN_TOUCHES);
     shown
 }
@@ -228,6 +250,10 @@ fn names_sealed(text: &str, policy: &Policy) -> bool {
 struct Asked {
     reasons: Vec<&'static str>,
     grants: Grants,
+    scope: Scope,
+    /// Something wipes what it is given, wherever that is.
+    wipes: bool,
+    large: LargeFiles,
 }
 
 impl Asked {
@@ -241,6 +267,7 @@ impl Asked {
         if !touch.how.changes() || touch.path.to_str().is_some_and(is_device) {
             return;
         }
+        let mut counts = self.wipes;
         let inside = facts.policy.is_inside(&touch.path);
         let hard = match touch.how {
             How::Delete { recursive, force } => recursive || force,
@@ -249,22 +276,28 @@ impl Asked {
         };
         if let How::Metadata { recursive: true } = touch.how {
             self.because(reason::DESTRUCTIVE);
+            counts = true;
         }
         if !inside {
             let removes = matches!(touch.how, How::Delete { .. });
             self.because(if hard && removes { reason::DESTRUCTIVE_OUTSIDE } else { reason::WRITES_OUTSIDE });
             self.open(&touch.path);
+            counts = true;
         } else if touch.reach == Reach::Unknown && hard {
             self.because(reason::DESTRUCTIVE_UNKNOWN);
+            counts = true;
         } else if matches!(touch.how, How::Delete { recursive: true, .. })
             && facts.policy.holds_more_than_work(&touch.path)
         {
             self.because(reason::DESTRUCTIVE);
+            counts = true;
         }
-        let size =
-            facts.ground.facts(&touch.path).filter(|f| f.kind == crate::ground::Kind::File).map(|f| f.size);
-        if touch.how == How::Truncate && touch.reach == Reach::Exact && size > Some(TRUNCATE_ASKS_ABOVE) {
+        if touch.how == How::Truncate && self.large.may_be_meant(touch, facts.policy, facts.ground) {
             self.because(reason::TRUNCATES);
+            counts = true;
+        }
+        if counts {
+            self.scope.add(touch);
         }
     }
 
@@ -277,7 +310,10 @@ impl Asked {
     fn destruction(&mut self, destruction: &Destruction, facts: &Facts<'_>) {
         match destruction {
             Destruction::Wipe | Destruction::CopyOver => self.because(reason::DESTRUCTIVE),
-            Destruction::ForcedPush | Destruction::HardReset => self.because(reason::GIT),
+            Destruction::ForcedPush(places) | Destruction::HardReset(places) => {
+                self.because(reason::GIT);
+                places.iter().for_each(|place| self.scope.add_directory(place));
+            }
             Destruction::Clean(places) => {
                 let own = |place: &PathBuf| {
                     let repository = place.ancestors().find(|d| facts.ground.is_repository(d));
@@ -285,6 +321,7 @@ impl Asked {
                 };
                 if places.is_empty() || !places.iter().all(own) {
                     self.because(reason::GIT);
+                    places.iter().for_each(|place| self.scope.add_directory(place));
                 }
             }
         }
@@ -315,13 +352,13 @@ pub struct ToolFacts<'a> {
 
 /// Adds what every tool has in common to the verdict of the tool's own rules. One call asks once: a prompt for two
 /// reasons names both, and its rule is the pair, so that `always` remembers exactly what was shown.
-pub fn tool(own: Verdict, tool: &ToolFacts<'_>, remembered: &HashSet<String>) -> Verdict {
+pub fn tool(own: Verdict, tool: &ToolFacts<'_>, remembered: &Remembered) -> Verdict {
     if let Verdict::Deny { .. } = own {
         return own;
     }
     let rule = format!("tool:{}", tool.name);
     let question = format!("Run {}?", tool.name);
-    let asks_for_cost = tool.high_cost && !remembered.contains(&rule);
+    let asks_for_cost = tool.high_cost && remembered.of(&rule).is_none();
     if tool.requires_permission {
         let mut prompt = Prompt::new(rule, reason::EVERY_CALL, question);
         if tool.high_cost {
@@ -336,10 +373,7 @@ pub fn tool(own: Verdict, tool: &ToolFacts<'_>, remembered: &HashSet<String>) ->
         Verdict::Prompt(mut prompt) if asks_for_cost => {
             prompt.reason = format!("{}; {}", prompt.reason, reason::HIGH_COST);
             prompt.rule = format!("{rule} and {}", prompt.rule);
-            if remembered.contains(&prompt.rule) {
-                return Verdict::Allow { rule: Some(prompt.rule), grants: prompt.grants };
-            }
-            Verdict::Prompt(prompt)
+            settled(prompt, remembered)
         }
         own if asks_for_cost => Verdict::ask(joined(Prompt::new(rule, reason::HIGH_COST, question), own)),
         own => own,
@@ -355,6 +389,7 @@ fn joined(prompt: Prompt, own: Verdict) -> Prompt {
                 reason,
                 question: own.question,
                 grants: own.grants,
+                scope: own.scope,
                 touches: own.touches,
                 diff: own.diff,
                 ..prompt

@@ -3,6 +3,7 @@
 //! The invariant: a prompt names the exact rule that `always` would remember, and everything a yes would open.
 
 use crate::analysis::Touch;
+use crate::scope::Scope;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -31,9 +32,9 @@ impl Grants {
         self.write.is_empty() && self.hosts.is_empty()
     }
 
-    /// True when `path` is one of the allowed paths or lies below one.
+    /// True when `path` is one of the allowed paths itself.
     pub fn allow(&self, path: &Path) -> bool {
-        self.write.iter().any(|g| path.starts_with(g))
+        self.write.iter().any(|granted| granted == path)
     }
 }
 
@@ -50,6 +51,8 @@ pub struct Prompt {
     pub options: Vec<String>,
     /// What a yes allows this call beyond the workspace.
     pub grants: Grants,
+    /// What the question is about: a yes is for this and nothing else.
+    pub scope: Scope,
     /// What the call would change, as far as it is known; bounded.
     pub touches: Vec<Touch>,
     /// For a file tool: what would change in the file.
@@ -65,6 +68,7 @@ impl Prompt {
             question: question.into(),
             options: ANSWERS.map(String::from).to_vec(),
             grants: Grants::default(),
+            scope: Scope::default(),
             touches: Vec::new(),
             diff: None,
         }

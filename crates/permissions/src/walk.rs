@@ -85,6 +85,8 @@ pub(crate) struct Walker<'a> {
     pub removed: bool,
     /// What the command just walked writes to a pipe.
     pub output: Input,
+    /// What the latest process substitution writes, when that is certain.
+    pub substituted: Option<String>,
     whole: String,
     steps: usize,
     tokens: usize,
@@ -115,6 +117,7 @@ impl<'a> Walker<'a> {
             harmless: true,
             removed: false,
             output: Input::Unknown,
+            substituted: None,
             whole: whole.to_owned(),
             steps: MAX_STEPS,
             tokens: lex::MAX_TOKENS,
@@ -211,10 +214,15 @@ impl<'a> Walker<'a> {
 
     /// Notes a touch of an exact path.
     pub fn touch_path(&mut self, path: &Path, reach: Reach, how: How, foreign_process: bool) {
+        self.note(Touch { path: path.to_path_buf(), reach, how, names: String::new(), foreign_process });
+    }
+
+    /// Notes a touch.
+    pub fn note(&mut self, touch: Touch) {
         if self.found.touches.len() >= MAX_TOUCHES {
             return self.meet_limit();
         }
-        self.removed |= matches!(how, How::Delete { .. });
-        self.found.touches.insert(Touch { path: path.to_path_buf(), reach, how, foreign_process });
+        self.removed |= matches!(touch.how, How::Delete { .. });
+        self.found.touches.insert(touch);
     }
 }

@@ -57,6 +57,15 @@ impl Field {
         pattern::plain(&self.text)
     }
 
+    /// The text with patterns as they were written, and the mark of the unknown where something is not known.
+    pub fn as_far_as_known(&self) -> String {
+        let unmarked = |c: char| match c {
+            UNKNOWN | BELOW => UNKNOWN.to_string(),
+            c => pattern::plain(c.encode_utf8(&mut [0; 4])),
+        };
+        self.text.chars().map(unmarked).collect()
+    }
+
     /// True when it could turn out to be an option.
     pub fn may_be_option(&self) -> bool {
         self.text.starts_with([UNKNOWN, '-'])
@@ -214,7 +223,10 @@ impl Walker<'_> {
                     (Expansion::OneOf(vec![UNKNOWN.into()]), true)
                 }
                 Atom::Part(Part::Process(text)) => {
-                    self.substitution(text);
+                    self.substituted = match self.output(text).as_deref() {
+                        Some([only]) => Some(only.clone()),
+                        Some(_) | None => None,
+                    };
                     // A pipe: whatever it is called, it is no file.
                     (Expansion::OneOf(vec!["/dev/fd/63".into()]), true)
                 }

@@ -46,6 +46,7 @@ impl Person {
             turn_id: self.turn_id.clone(),
             // a call may ask its permission and several questions: each is a row of its own
             call_id: CallId::parse(&format!("{}.q{number}", self.call_id)).ok()?,
+            round: 1,
             kind: HitlKind::Question,
             question: text(question, &core.known),
             options: Vec::new(),

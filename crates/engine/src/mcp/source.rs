@@ -6,7 +6,7 @@
 use super::person::Person;
 use crate::core::Core;
 use crate::permissions::rules::{self, ActionFacts, Pin};
-use crate::permissions::{ANSWERS_ONCE, Grants, PermissionContext, Prompt, Verdict};
+use crate::permissions::{ANSWERS_ONCE, Grants, PermissionContext, Prompt, Scope, Verdict};
 use crate::tools::schema;
 use crate::tools::tool::{CallContext, Effect, Failure, Kind, Media, Output, Tool};
 use connectors::connection::CallOptions;
@@ -158,6 +158,8 @@ impl Tool for ConnectorTool {
             question: format!("Use {name} as {server} describes it now?\n{difference}"),
             options: ANSWERS_ONCE.map(String::from).to_vec(),
             grants: Grants::default(),
+            // The rule names the definition itself.
+            scope: Scope::default(),
             touches: Vec::new(),
             diff: None,
         })

@@ -17,7 +17,7 @@ use crate::outbound::facts::Reading;
 use crate::sandbox::Workspace;
 use crate::tools::tool::{Effect, Tool};
 use ::permissions::rules::ToolFacts;
-pub use ::permissions::{ANSWERS, ANSWERS_ONCE, Grants, Prompt, Verdict};
+pub use ::permissions::{ANSWERS, ANSWERS_ONCE, Grants, Prompt, Remembered, Scope, Verdict};
 use serde_json::Value;
 use std::collections::HashSet;
 
@@ -27,7 +27,7 @@ pub struct PermissionContext<'a> {
     /// The task's view of the file system, made with [`Workspace::for_task`].
     pub workspace: &'a Workspace,
     /// The `always` rules of this task.
-    pub remembered: &'a HashSet<String>,
+    pub remembered: &'a Remembered,
     /// TOOL_NETWORK_ALLOWLIST.
     pub network: &'a [String],
     /// What the turn has read; for calls that go out.
@@ -48,7 +48,7 @@ pub fn check(tool: &dyn Tool, input: &Value, context: &PermissionContext<'_>) ->
     };
     let own = match tool.check(input, context) {
         // Tools with rules of their own need not look at what is remembered.
-        Verdict::Prompt(prompt) if context.remembered.contains(&prompt.rule) => {
+        Verdict::Prompt(prompt) if context.remembered.answers(&prompt) => {
             Verdict::Allow { rule: Some(prompt.rule), grants: prompt.grants }
         }
         own => own,

@@ -1,6 +1,6 @@
 //! The rules as a table: command, verdict.
 
-use super::{Grants, PermissionContext, Verdict, check, rules};
+use super::{Grants, PermissionContext, Remembered, Scope, Verdict, check, rules};
 use crate::outbound::facts::Reading;
 use crate::sandbox::Workspace;
 use crate::tools::files;
@@ -16,7 +16,8 @@ struct World {
     _dir: tempfile::TempDir,
     base: PathBuf,
     workspace: Workspace,
-    remembered: HashSet<String>,
+    remembered: Remembered,
+    agreed: HashSet<String>,
 }
 
 fn world() -> World {
@@ -47,7 +48,7 @@ fn world() -> World {
         .read_only(&base.join("data/work/catalog"))
         .for_task(&base.join("data/tmp/t1"))
         .unwrap();
-    World { _dir: dir, base, workspace, remembered: HashSet::new() }
+    World { _dir: dir, base, workspace, remembered: Remembered::default(), agreed: HashSet::new() }
 }
 
 impl World {
@@ -57,7 +58,7 @@ impl World {
             remembered: &self.remembered,
             network: &[],
             reading: Reading::default(),
-            agreed: &self.remembered,
+            agreed: &self.agreed,
             class: Effect::Once,
         }
     }
@@ -238,12 +239,12 @@ fn remembered_rules_allow_but_never_what_is_denied() {
         panic!("must ask")
     };
     assert_eq!(prompt.rule, format!("write:{}", target.display()));
-    w.remembered.insert(prompt.rule);
+    w.remembered.insert(prompt.rule, prompt.scope);
     let grants = Grants::paths(vec![target]);
     let rule = Some(format!("write:{}", w.base.join("srv/new").display()));
     assert_eq!(check(&*tool("write_file"), &input, &w.context()), Verdict::Allow { rule, grants });
     let brain = w.base.join("data/brain.sqlite");
-    w.remembered.insert(format!("write:{}", brain.display()));
+    w.remembered.insert(format!("write:{}", brain.display()), Scope::default());
     for name in ["read_file", "write_file", "edit_file"] {
         for path in [
             brain.to_str().unwrap(),

@@ -21,6 +21,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Where it is looked for. Not along PATH: whoever can put a program there would become the sandbox.
@@ -39,6 +40,10 @@ const NAMESPACES: [&str; 6] = [
     "--unshare-cgroup-try",
     "--unshare-net",
 ];
+/// Mounts what a descriptor is open on.
+const BIND: &str = "--bind-fd";
+/// The same, read-only.
+const BIND_READ_ONLY: &str = "--ro-bind-fd";
 /// The name of the machine inside.
 const HOST_NAME: &str = "sandbox";
 /// A program that cannot exist: getting as far as not finding it shows that everything before works.
@@ -48,6 +53,8 @@ const NO_PROGRAM: &str = "/proc/self/no-such-program";
 #[derive(Debug)]
 pub struct Bubblewrap {
     program: PathBuf,
+    /// It mounts what is open. Older ones (before 0.8) look names up again; landlock then holds the difference.
+    takes_descriptors: bool,
     /// This program, opened once: the file may be replaced by an upgrade while the Engine runs.
     inside: File,
 }
@@ -87,8 +94,15 @@ impl Bubblewrap {
         })?;
         trusted(&program).map_err(missing)?;
         let inside = File::open(inside).map_err(|e| missing(format!("open {}: {e}", inside.display())))?;
-        let found = Self { program, inside };
-        found.try_out(mark).map_err(|e| {
+        let mut found = Self { program, inside, takes_descriptors: true };
+        let tried = found.try_out(mark).or_else(|error| {
+            if !error.to_string().contains(BIND_READ_ONLY) {
+                return Err(error);
+            }
+            found.takes_descriptors = false;
+            found.try_out(mark)
+        });
+        tried.map_err(|e| {
             missing(format!(
                 "it does not work here ({e}); usual causes: the container runtime's seccomp profile, \
                  kernel.unprivileged_userns_clone=0, user.max_user_namespaces=0, or an AppArmor rule"
@@ -117,17 +131,25 @@ impl Bubblewrap {
             door: theirs.as_ref().map(|(fd, port)| (fd.as_raw_fd(), *port)),
         };
         let mut command = Command::new(&self.program);
-        command.args(arguments(order.grants, order.scratch, order.cwd, ruleset.is_some()));
+        let (arguments, descriptors) = self.arguments(&order, ruleset.is_some())?;
+        command.args(arguments);
         command.arg("--").arg(format!("/proc/self/fd/{}", inside.as_raw_fd()));
         command.args(orders.to_args()).arg(order.program).args(order.args).env_clear();
-        let mut handed_over = vec![speaker, environment, inside];
+        let mut handed_over = descriptors;
+        handed_over.extend([speaker, environment, inside]);
         handed_over.extend(order.ruleset.map(|(fd, _)| fd));
         handed_over.extend(theirs.map(|(fd, _)| fd));
         Ok(Wrapped { command, handed_over, words, door: ours })
     }
 
     fn try_out(&self, mark: Option<Mark>) -> io::Result<()> {
-        let system: Vec<Grant> = view::system();
+        let mut system: Vec<Grant> = view::system();
+        // One of them by descriptor, to see whether that is understood.
+        if self.takes_descriptors
+            && let Some(first) = system.first_mut()
+        {
+            first.held = Some(Arc::new(OwnedFd::from(File::open(&first.path)?)));
+        }
         let order = Order {
             grants: &system,
             scratch: None,
@@ -224,62 +246,92 @@ fn environment_file(variables: &[(OsString, OsString)]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Bubblewrap's arguments. `rules`: landlock works inside, too, so that a directory may be mounted of which
-/// only the making of one name is granted.
-fn arguments(grants: &[Grant], scratch: Option<&Path>, cwd: &Path, rules: bool) -> Vec<OsString> {
-    let mut mounts: Vec<(&Path, &Path, Rights)> = grants
+/// One thing to be mounted.
+#[derive(Clone, Copy)]
+struct Mount<'a> {
+    name: &'a Path,
+    path: &'a Path,
+    rights: Rights,
+    held: Option<&'a OwnedFd>,
+}
+
+/// What is mounted, in order. `rules`: landlock works inside, too, so that a directory may be mounted of which only
+/// the making of one name is granted.
+fn mounts<'a>(grants: &'a [Grant], scratch: Option<&'a Path>, rules: bool) -> Vec<Mount<'a>> {
+    let mut mounts: Vec<Mount<'_>> = grants
         .iter()
         .filter(|g| rules || !matches!(g.rights, Rights::Names | Rights::Fill))
         // These two are made new.
         .filter(|g| !g.name.starts_with("/dev") && !g.name.starts_with("/proc"))
-        .map(|g| (g.name.as_path(), g.path.as_path(), g.rights))
+        .map(|g| Mount { name: &g.name, path: &g.path, rights: g.rights, held: g.held.as_deref() })
         .collect();
     // What is mounted cannot be removed. Where its directory is mounted for its names, it is in there already.
-    let named: Vec<&Path> = mounts
-        .iter()
-        .filter(|(name, path, rights)| *rights == Rights::Names && name == path)
-        .map(|m| m.0)
-        .collect();
-    mounts.retain(|(name, path, rights)| {
-        *rights != Rights::Write || name != path || !name.parent().is_some_and(|dir| named.contains(&dir))
+    let named: Vec<&Path> =
+        mounts.iter().filter(|m| m.rights == Rights::Names && m.name == m.path).map(|m| m.name).collect();
+    mounts.retain(|m| {
+        m.rights != Rights::Write
+            || m.name != m.path
+            || !m.name.parent().is_some_and(|dir| named.contains(&dir))
     });
     let tmp = Path::new("/tmp");
     match scratch {
         // Places for mounts would be made in the scratch directory.
-        Some(_) if mounts.iter().any(|(name, _, _)| name.starts_with(tmp)) => {
-            mounts.push((tmp, tmp, Rights::Frame));
+        Some(_) if mounts.iter().any(|m| m.name.starts_with(tmp)) => {
+            mounts.push(Mount { name: tmp, path: tmp, rights: Rights::Frame, held: None });
         }
-        Some(scratch) => mounts.push((tmp, scratch, Rights::Write)),
+        Some(scratch) => mounts.push(Mount { name: tmp, path: scratch, rights: Rights::Write, held: None }),
         None => {}
     }
     // A directory before what is in it; at one place the frame first, then the strongest right last.
-    mounts.sort_by(|a, b| a.0.cmp(b.0).then(strength(a.2).cmp(&strength(b.2))));
-    let mut out: Vec<OsString> = NAMESPACES.iter().map(Into::into).collect();
-    let mut say = |words: &[&Path]| out.extend(words.iter().map(|w| w.as_os_str().to_owned()));
-    let flag = |text: &'static str| Path::new(text);
-    for word in ["--hostname", HOST_NAME, "--as-pid-1", "--die-with-parent", "--cap-drop", "ALL"] {
-        say(&[flag(word)]);
-    }
-    for &(name, path, rights) in &mounts {
-        match rights {
-            Rights::Read | Rights::Facts => say(&[flag("--ro-bind"), path, name]),
-            Rights::Write | Rights::Names | Rights::Fill | Rights::Device => {
-                say(&[flag("--bind"), path, name]);
+    mounts.sort_by(|a, b| a.name.cmp(b.name).then(strength(a.rights).cmp(&strength(b.rights))));
+    mounts
+}
+
+impl Bubblewrap {
+    /// Its arguments, and the descriptors they speak of.
+    fn arguments(&self, order: &Order<'_>, rules: bool) -> io::Result<(Vec<OsString>, Vec<OwnedFd>)> {
+        let mounts = mounts(order.grants, order.scratch, rules);
+        let mut descriptors = Vec::new();
+        let mut out: Vec<OsString> = NAMESPACES.iter().map(Into::into).collect();
+        let mut say = |words: &[&Path]| out.extend(words.iter().map(|w| w.as_os_str().to_owned()));
+        let flag = |text: &'static str| Path::new(text);
+        for word in ["--hostname", HOST_NAME, "--as-pid-1", "--die-with-parent", "--cap-drop", "ALL"] {
+            say(&[flag(word)]);
+        }
+        for &Mount { name, path, rights, held } in &mounts {
+            // Bubblewrap closes each when it has used it, so every mount gets one of its own.
+            let open = match held.filter(|_| self.takes_descriptors) {
+                Some(held) => {
+                    let own = held.try_clone()?;
+                    let number = own.as_raw_fd().to_string();
+                    descriptors.push(own);
+                    Some(number)
+                }
+                None => None,
+            };
+            let (by_name, by_descriptor) = match rights {
+                Rights::Read | Rights::Facts => ("--ro-bind", BIND_READ_ONLY),
+                Rights::Write | Rights::Names | Rights::Fill | Rights::Device => ("--bind", BIND),
+                Rights::Frame => {
+                    say(&[flag("--tmpfs"), name]);
+                    continue;
+                }
+            };
+            match open {
+                Some(number) => say(&[flag(by_descriptor), Path::new(&number), name]),
+                None => say(&[flag(by_name), path, name]),
             }
-            Rights::Frame => say(&[flag("--tmpfs"), name]),
         }
-    }
-    // After the rest, so that a root such as `/` does not bring the host's back.
-    // Not writable: to the kernel, root in a user namespace is still root where `/proc/sys` is concerned.
-    say(&[flag("--proc"), flag("/proc"), flag("--remount-ro"), flag("/proc")]);
-    say(&[flag("--dev"), flag("/dev"), flag("--remount-ro"), flag("/dev")]);
-    for &(name, _, rights) in &mounts {
-        if rights == Rights::Frame {
-            say(&[flag("--remount-ro"), name]);
+        // After the rest, so that a root such as `/` does not bring the host's back.
+        // Not writable: to the kernel, root in a user namespace is still root where `/proc/sys` is concerned.
+        say(&[flag("--proc"), flag("/proc"), flag("--remount-ro"), flag("/proc")]);
+        say(&[flag("--dev"), flag("/dev"), flag("--remount-ro"), flag("/dev")]);
+        for mount in mounts.iter().filter(|m| m.rights == Rights::Frame) {
+            say(&[flag("--remount-ro"), mount.name]);
         }
+        say(&[flag("--remount-ro"), flag("/"), flag("--chdir"), order.cwd]);
+        Ok((out, descriptors))
     }
-    say(&[flag("--remount-ro"), flag("/"), flag("--chdir"), cwd]);
-    out
 }
 
 fn strength(rights: Rights) -> u8 {
@@ -299,11 +351,24 @@ mod tests {
     use super::*;
 
     fn grant(name: &str, rights: Rights) -> Grant {
-        Grant { name: name.into(), path: name.into(), rights }
+        Grant { name: name.into(), path: name.into(), rights, held: None }
     }
 
     fn words(grants: &[Grant], rules: bool) -> String {
-        let args = arguments(grants, Some(Path::new("/data/tmp/t1")), Path::new("/data/work"), rules);
+        let order = Order {
+            grants,
+            scratch: Some(Path::new("/data/tmp/t1")),
+            cwd: Path::new("/data/work"),
+            environment: Vec::new(),
+            ruleset: None,
+            proxy: None,
+            program: "/bin/true".into(),
+            args: Vec::new(),
+        };
+        let inside = File::open("/dev/null").unwrap();
+        let wrap = Bubblewrap { program: "/usr/bin/bwrap".into(), takes_descriptors: true, inside };
+        let (args, descriptors) = wrap.arguments(&order, rules).unwrap();
+        assert_eq!(descriptors.len(), args.iter().filter(|a| *a == BIND || *a == BIND_READ_ONLY).count());
         let text: Vec<String> = args.into_iter().map(|a| a.into_string().unwrap()).collect();
         text.join(" ")
     }

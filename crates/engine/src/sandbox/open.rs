@@ -62,6 +62,25 @@ pub fn replace(workspace: &Workspace, path: &Path, content: &[u8]) -> io::Result
     Ok(before.is_none())
 }
 
+/// What lies at a path, held so that whatever is moved or put there later is something else.
+#[derive(Debug)]
+pub struct Held {
+    /// The directory it lies in.
+    pub parent: OwnedFd,
+    /// The thing itself, a link not followed; `None` when there is nothing.
+    pub thing: Option<File>,
+}
+
+/// Holds what lies at `path`. `None` when a directory in front of it is missing; an error when one of them is a link.
+pub fn hold(path: &Path) -> io::Result<Option<Held>> {
+    let (parent, name) = match parent_of(path, MakeParents::No) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let thing = existing(parent.as_fd(), name)?;
+    Ok(Some(Held { parent, thing }))
+}
+
 /// The metadata of the file itself (links not followed), or `None` when there is none.
 pub fn stat(path: &Path) -> io::Result<Option<std::fs::Metadata>> {
     let (dir, name) = match parent_of(path, MakeParents::No) {
@@ -111,15 +130,27 @@ enum MakeParents {
 
 /// The directory of `path`, opened component by component from the root without following links.
 fn parent_of(path: &Path, make: MakeParents) -> io::Result<(OwnedFd, &OsStr)> {
-    let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "not an absolute path to a file");
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(invalid()) };
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(not_a_file_path()) };
+    Ok((walk_to(parent, make)?, name))
+}
+
+/// A directory, opened component by component from the root without following links.
+pub fn directory(path: &Path) -> io::Result<OwnedFd> {
+    walk_to(path, MakeParents::No)
+}
+
+fn not_a_file_path() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not an absolute path to a file")
+}
+
+fn walk_to(path: &Path, make: MakeParents) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut dir = rustix::fs::open("/", flags, Mode::empty())?;
-    for part in parent.components() {
+    for part in path.components() {
         let part = match part {
             Component::RootDir => continue,
             Component::Normal(part) => part,
-            Component::CurDir | Component::ParentDir | Component::Prefix(_) => return Err(invalid()),
+            Component::CurDir | Component::ParentDir | Component::Prefix(_) => return Err(not_a_file_path()),
         };
         dir = match rustix::fs::openat(&dir, part, flags, Mode::empty()) {
             Err(rustix::io::Errno::NOENT) if make == MakeParents::Yes => {
@@ -132,7 +163,7 @@ fn parent_of(path: &Path, make: MakeParents) -> io::Result<(OwnedFd, &OsStr)> {
             other => other?,
         };
     }
-    Ok((dir, name))
+    Ok(dir)
 }
 
 /// Makes a rename durable. Some file systems cannot sync a directory; the rename has happened anyway.

@@ -11,9 +11,9 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreated, RulesetCreatedAttr, Scope,
 };
+use rustix::fs::FileType;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// The descriptor a child restricts itself with. `tcp_port` is the one port it may connect to.
 pub fn ruleset(landlock: Landlock, grants: &[Grant], tcp_port: Option<u16>) -> io::Result<Option<OwnedFd>> {
@@ -27,7 +27,7 @@ pub fn ruleset(landlock: Landlock, grants: &[Grant], tcp_port: Option<u16>) -> i
     }
     let mut set = set.create().map_err(io::Error::other)?;
     for grant in grants {
-        add(&mut set, abi, &grant.path, access(grant.rights, abi))?;
+        add(&mut set, abi, grant, access(grant.rights, abi))?;
     }
     if landlock.tcp()
         && let Some(port) = tcp_port
@@ -60,9 +60,19 @@ pub fn facts(landlock: Landlock) -> u64 {
     access(Rights::Facts, landlock.abi).bits()
 }
 
-fn add(set: &mut RulesetCreated, abi: ABI, path: &Path, mut access: BitFlags<AccessFs>) -> io::Result<()> {
-    let Ok(fd) = PathFd::new(path) else { return Ok(()) };
-    if !path.is_dir() {
+fn add(set: &mut RulesetCreated, abi: ABI, grant: &Grant, mut access: BitFlags<AccessFs>) -> io::Result<()> {
+    let opened = match &grant.held {
+        Some(_) => None,
+        None => match PathFd::new(&grant.path) {
+            Ok(opened) => Some(opened),
+            // Gone since: nothing is there to be granted.
+            Err(_) => return Ok(()),
+        },
+    };
+    let held = grant.held.as_ref().map(|held| held.as_fd());
+    let Some(fd) = held.or(opened.as_ref().map(AsFd::as_fd)) else { return Ok(()) };
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode);
+    if kind != FileType::Directory {
         access &= AccessFs::from_file(abi);
     }
     if access.is_empty() {

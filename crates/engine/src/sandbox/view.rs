@@ -6,14 +6,19 @@
 //! cannot be opened, listed or made, also when it is made only later. Paths a person allowed for one call are
 //! added to that call only.
 //!
+//! What a person allowed is opened here and granted as what was opened, so that a link or a directory put in its place
+//! until the command starts gets nothing.
+//!
 //! The invariant: no grant covers a sealed path.
 
+use super::open::{self, Held};
 use super::workspace::Workspace;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 /// Read-only for every child.
 const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
@@ -96,7 +101,7 @@ pub enum Rights {
 }
 
 /// One path and what may be done with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Grant {
     /// The name it has inside.
     pub name: PathBuf,
@@ -104,6 +109,8 @@ pub struct Grant {
     pub path: PathBuf,
     /// What may be done.
     pub rights: Rights,
+    /// The thing itself, where the name is not to be looked up again.
+    pub held: Option<Arc<OwnedFd>>,
 }
 
 /// Everything one launch may see.
@@ -113,7 +120,8 @@ pub fn of(workspace: &Workspace, extra: Extra<'_>) -> io::Result<Vec<Grant>> {
     for (name, path) in READABLE.iter() {
         match path {
             Some(path) if !workspace.is_sealed_name(path) && !workspace.contains_sealed(path) => {
-                grants.list.push(Grant { name: name.clone(), path: path.clone(), rights: Rights::Read });
+                let (name, path) = (name.clone(), path.clone());
+                grants.list.push(Grant { name, path, rights: Rights::Read, held: None });
             }
             // Around something sealed, or not there when the Engine started.
             Some(_) | None => grants.tree(name, Rights::Read)?,
@@ -148,7 +156,7 @@ static READABLE: LazyLock<Vec<(PathBuf, Option<PathBuf>)>> = LazyLock::new(|| {
 /// The read-only system alone, as the trial of bubblewrap sees it.
 pub fn system() -> Vec<Grant> {
     let there = READABLE.iter().filter_map(|(name, path)| Some((name.clone(), path.clone()?)));
-    there.map(|(name, path)| Grant { name, path, rights: Rights::Read }).collect()
+    there.map(|(name, path)| Grant { name, path, rights: Rights::Read, held: None }).collect()
 }
 
 struct Grants<'a> {
@@ -158,7 +166,7 @@ struct Grants<'a> {
 
 impl Grants<'_> {
     fn push(&mut self, path: &Path, rights: Rights) {
-        self.list.push(Grant { name: path.to_owned(), path: path.to_owned(), rights });
+        self.list.push(Grant { name: path.to_owned(), path: path.to_owned(), rights, held: None });
     }
 
     /// Grants `name` with everything below it, or, around sealed and read-only places, entry by entry.
@@ -171,10 +179,10 @@ impl Grants<'_> {
         let rights = if ws.is_read_only(&path) { Rights::Read } else { rights };
         let mixed = ws.contains_sealed(&path) || (rights == Rights::Write && ws.contains_read_only(&path));
         if !mixed {
-            self.list.push(Grant { name: name.to_owned(), path, rights });
+            self.list.push(Grant { name: name.to_owned(), path, rights, held: None });
             return Ok(());
         }
-        self.list.push(Grant { name: path.clone(), path: path.clone(), rights: Rights::Frame });
+        self.list.push(Grant { name: path.clone(), path: path.clone(), rights: Rights::Frame, held: None });
         for entry in fs::read_dir(&path)? {
             let entry = entry?;
             // A link is granted where its target is, or not at all.
@@ -192,24 +200,47 @@ impl Grants<'_> {
         if ws.is_sealed(path) || ws.is_read_only(path) {
             return Ok(());
         }
-        if path.exists() {
-            self.tree(path, Rights::Write)?;
-            if let Some(parent) = path.parent()
-                && !ws.contains_sealed(parent)
+        let changed = |error: io::Error| {
+            let text = format!("{} is not what was allowed any more: {error}", path.display());
+            io::Error::new(error.kind(), text)
+        };
+        if let Some(Held { parent, thing: Some(thing) }) = open::hold(path).map_err(changed)? {
+            let meta = thing.metadata()?;
+            if ws.is_sealed_inode(&meta) {
+                return Ok(());
+            }
+            if meta.is_dir() && (ws.contains_sealed(path) || ws.contains_read_only(path)) {
+                self.tree(path, Rights::Write)?;
+            } else if !meta.is_symlink() {
+                // Of a link only the name was allowed: it can be removed or replaced, not written through.
+                self.hold(path, Rights::Write, thing.into());
+            }
+            if let Some(directory) = path.parent()
+                && !ws.contains_sealed(directory)
             {
-                self.push(parent, Rights::Names);
+                self.hold(directory, Rights::Names, parent);
             }
             return Ok(());
         }
         // Landlock knows no "this name only": making a new file takes rights on the nearest directory. They
         // are without reading and removing, so that the yes for one name does not open its neighbours.
-        if let Some(dir) = path.ancestors().find(|a| a.exists())
-            && dir.is_dir()
-            && !ws.contains_sealed(dir)
-        {
-            self.push(dir, Rights::Fill);
+        for name in path.ancestors().skip(1) {
+            let directory = match open::directory(name) {
+                Ok(directory) => directory,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(changed(e)),
+            };
+            if !ws.contains_sealed(name) {
+                self.hold(name, Rights::Fill, directory);
+            }
+            break;
         }
         Ok(())
+    }
+
+    fn hold(&mut self, path: &Path, rights: Rights, thing: OwnedFd) {
+        let held = Some(Arc::new(thing));
+        self.list.push(Grant { name: path.to_owned(), path: path.to_owned(), rights, held });
     }
 }
 

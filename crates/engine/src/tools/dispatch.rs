@@ -17,7 +17,7 @@ mod perform;
 mod planning;
 
 use crate::core::Core;
-use crate::permissions::{self, PermissionContext};
+use crate::permissions::{self, PermissionContext, Remembered};
 use crate::sandbox::Workspace;
 use crate::tools::own;
 use crate::tools::result::IN_DOUBT_TEXT;
@@ -216,7 +216,7 @@ struct One<'a> {
 struct Standing {
     effect: Option<effects::Effect>,
     prompt: Option<Prompt>,
-    remembered: HashSet<String>,
+    remembered: Remembered,
     repeats: usize,
     agreed: HashSet<String>,
 }
@@ -308,7 +308,7 @@ impl<'a> One<'a> {
             (Decision::Nothing, _) | (Decision::Run(_), None) => Ok(Attempt::Settled),
             (Decision::Wait, _) => Ok(self.waits()),
             (Decision::Refuse(refusal), _) => self.refuse(refusal).await,
-            (Decision::Ask(question), _) => self.ask_permission(question).await,
+            (Decision::Ask { question, round }, _) => self.ask_permission(question, round).await,
             (Decision::Run(leave), Some((tool, workspace))) => self.perform(tool, workspace, leave).await,
             (Decision::InDoubt, _) => {
                 self.note("in_doubt_effect", "the outcome of a call is in doubt").await;
@@ -334,9 +334,12 @@ impl<'a> One<'a> {
                 let repeats = effects::repeats(tx, &turn.turn_id, &call.id, &call.tool, &call.input)?;
                 let effect = effects::get(tx, &call.id)?;
                 let asked = prompts::of_turn(tx, &turn.turn_id)?;
-                let prompt = asked.iter().find(|p| p.call_id == call.id).cloned();
+                let prompt = asked.iter().filter(|p| p.call_id == call.id).max_by_key(|p| p.round).cloned();
                 let agreed = going_out::agreed(&asked, prompt.as_ref());
                 let remembered = brain::permissions::rules_of(tx, &turn.task_id)?;
+                let remembered =
+                    remembered.into_iter().map(|(rule, scope)| (rule, decide::kept(scope.as_ref())));
+                let remembered = remembered.collect();
                 Ok(Standing { effect, prompt, remembered, repeats, agreed })
             })
             .await

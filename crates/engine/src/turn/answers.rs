@@ -3,6 +3,7 @@
 use crate::core::{Core, Emitted, to_the_end};
 use crate::turn::accept::{by_url, is_somebody_elses};
 use crate::turn::frame::asker;
+use brain::permissions::Always;
 use brain::prompts::{Answer, Prompt, PromptState};
 use brain::turns::{Change, TurnState};
 use brain::{Tx, blobs, permissions, prompts, tasks, turns};
@@ -90,7 +91,9 @@ async fn commit_answer(
             if answer.text == "always" && prompt.kind == HitlKind::Permission {
                 let tool = prompt.details["tool"].as_str().unwrap_or_default();
                 let rule = prompt.details["rule"].as_str().unwrap_or_default();
-                permissions::remember(tx, &prompt.task_id, tool, rule, &prompt.request_id, now)?;
+                let scope = prompt.details.get("scope");
+                let always = Always { tool, rule, scope, request: &prompt.request_id };
+                permissions::remember(tx, &prompt.task_id, always, now)?;
             }
             let requeued = wake(tx, out, &prompt, Resolution::Answered, Some(answer.text))?;
             tasks::touch(tx, &prompt.task_id, now)?;

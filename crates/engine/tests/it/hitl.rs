@@ -1,6 +1,7 @@
 //! People in the loop: prompts, questions, answers, remembered permissions; across restarts and in time.
 
 mod expiry;
+mod moved;
 mod reasons;
 
 use crate::support::http::Ask;

@@ -2,6 +2,7 @@
 
 use super::sandbox::{Sandbox, config, eventually, processes_mentioning, unique_sleep};
 use engine::outbound::{AllowList, Guard, SystemResolver};
+use engine::permissions::Grants;
 use engine::sandbox::proxy::Proxy;
 use engine::sandbox::{
     Command, Confine, LaunchError, Launcher, LauncherConfig, Limits, Mask, ProcessGroups, SandboxMode, groups,
@@ -289,5 +290,50 @@ async fn without_namespaces_and_a_landlock_that_sees_connections_there_is_no_way
         let (said, asked, elsewhere) = with_a_way_out(launcher).await;
         assert_eq!(line(&said, "proxy"), "refused True", "{said}");
         assert_eq!((asked.len(), elsewhere.len()), (0, 0), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_put_in_the_place_of_an_allowed_path_before_the_start_is_not_opened() {
+    for mask in [Mask::default(), NO_NAMESPACES, Mask { namespaces: false, ..NO_LANDLOCK }] {
+        let mut s = Sandbox::new();
+        let Ok(launcher) = Launcher::detect(with(SandboxMode::Required, mask)) else { continue };
+        launcher.settle();
+        s.launcher = Arc::new(launcher);
+        let mode = s.launcher.layers().join("+");
+        let outside = s.base.join("outside");
+        for (dir, text) in [("shown", "shown"), ("other", "other")] {
+            fs::create_dir(outside.join(dir)).expect("made");
+            fs::write(outside.join(dir).join("f"), text).expect("written");
+        }
+        let read = |name: &str| fs::read_to_string(outside.join(name)).unwrap_or_default();
+        let attempt = async |script: String, path: &str| {
+            let mut command = Command::new("/bin/bash", ["-c", &script]);
+            command.grants = Grants::paths(vec![outside.join(path)]);
+            let started = s.launcher.spawn(command, &s.workspace, &s.groups).await;
+            let end = started?.finish(Duration::from_secs(20), &CancellationToken::new()).await;
+            Ok::<_, LaunchError>((end.exit_code, end.stderr.into_text()))
+        };
+        // as it was when it was allowed
+        let through = format!("echo changed > {}", outside.join("shown/f").display());
+        let (code, said) = attempt(through.clone(), "shown/f").await.expect("it starts");
+        assert_eq!((code, read("shown/f").as_str()), (0, "changed\n"), "{mode}: {said}");
+
+        // the file has become a link: its name may be replaced, what it leads to stays closed
+        fs::remove_file(outside.join("shown/f")).expect("removed");
+        std::os::unix::fs::symlink(outside.join("other/f"), outside.join("shown/f")).expect("linked");
+        let (code, said) = attempt(through.clone(), "shown/f").await.expect("it starts");
+        assert!(code != 0 && read("other/f") == "other", "{mode}: {said}");
+        fs::remove_file(outside.join("shown/f")).expect("removed");
+
+        // the directory has become a link: nothing starts
+        fs::remove_dir_all(outside.join("shown")).expect("removed");
+        std::os::unix::fs::symlink(outside.join("other"), outside.join("shown")).expect("linked");
+        for path in ["shown/f", "shown/new"] {
+            let script = format!("rm -rf {0}; echo changed > {0}", outside.join(path).display());
+            let refused = attempt(script, path).await;
+            assert!(matches!(refused, Err(LaunchError::Sandbox(_))), "{mode}: {refused:?}");
+        }
+        assert_eq!((read("other/f").as_str(), read("other/new").as_str()), ("other", ""), "{mode}");
     }
 }

@@ -3,6 +3,7 @@
 use super::touch_all;
 use crate::analysis::How;
 use crate::args::{Args, FLAGS, Options};
+use crate::pattern::BELOW;
 use crate::walk::Walker;
 use crate::words::Field;
 
@@ -40,12 +41,19 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
             let into: Vec<Field> = args.values("d", "").cloned().collect();
             let into = if into.is_empty() { vec![Field::known(".")] } else { into };
             touch_all(walker, &into, How::Write);
+            if args.has("o", "") {
+                touch_all(walker, &anything_in(&into), How::Truncate);
+            }
         }
         "zip" => touch_all(walker, Args::read(arguments, FLAGS).operands.first(), How::Write),
         "7z" | "7za" | "7zr" => {
             let into = arguments.iter().filter_map(|f| f.text.strip_prefix("-o"));
             let into: Vec<Field> = into.map(Field::known).collect();
             touch_all(walker, &into, How::Write);
+            if arguments.iter().any(|f| matches!(f.text.as_str(), "-aoa" | "-y")) {
+                let into = if into.is_empty() { vec![Field::known(".")] } else { into };
+                touch_all(walker, &anything_in(&into), How::Truncate);
+            }
         }
         "cpio" => {
             let args = Args::read(arguments, Options { short: "DFEOIH", long: &["directory", "file"] });
@@ -66,6 +74,11 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
     true
 }
 
+/// Whatever lies below these directories.
+fn anything_in(directories: &[Field]) -> Vec<Field> {
+    directories.iter().map(|d| super::below(d, &BELOW.to_string())).collect()
+}
+
 fn tar(walker: &mut Walker<'_>, arguments: &[Field]) {
     let arguments = old_style(arguments);
     let args = Args::read(&arguments, TAR);
@@ -79,6 +92,16 @@ fn tar(walker: &mut Walker<'_>, arguments: &[Field]) {
         let into: Vec<Field> = args.values("C", "directory").cloned().collect();
         let into = if into.is_empty() { vec![Field::known(".")] } else { into };
         touch_all(walker, &into, How::Write);
+        // Whoever names a member, or asks for it, replaces what is there; otherwise nobody knows what lies inside.
+        let spares =
+            args.has("k", "keep-old-files") || args.has("", "skip-old-files") || args.has("O", "to-stdout");
+        let base = into.last().cloned().unwrap_or_else(|| Field::known("."));
+        for member in args.operands.iter().filter(|m| !spares && m.literal().is_some()) {
+            walker.touch(&super::below(&base, &member.text), How::Truncate);
+        }
+        if args.has("U", "unlink-first") || args.has("", "overwrite") || args.has("", "recursive-unlink") {
+            touch_all(walker, &anything_in(&into), How::Truncate);
+        }
         if args.has("P", "absolute-names") {
             // The names in the archive decide.
             walker.dynamic();

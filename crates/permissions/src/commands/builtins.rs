@@ -23,9 +23,8 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
         "eval" => {
             if arguments.iter().any(Field::is_dynamic) {
                 walker.dynamic();
-            } else {
-                walker.script(&Field::known(joined(arguments)).shown());
             }
+            walker.script(&Field::known(joined(arguments)).as_far_as_known());
         }
         "trap" => {
             if let Some(action) = arguments.iter().find(|f| f.text != "--") {
@@ -55,9 +54,15 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
             {
                 walker.dynamic();
             }
+            let refers = name != "export" && Args::read(arguments, FLAGS).has("n", "");
             let exports = name == "export" || Args::read(arguments, FLAGS).has("x", "");
             for field in arguments {
                 assign_text(walker, &field.text);
+                // Another variable under this name: whatever that one holds.
+                if refers {
+                    let name = field.text.split('=').next().unwrap_or("");
+                    walker.assign(name, Value::Unknown);
+                }
                 if exports {
                     let name = field.text.split(['=', '+']).next().unwrap_or("");
                     walker.state.exported.insert(name.to_owned());
@@ -137,7 +142,12 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
                 walker.output = Input::Text(only.to_string_lossy().into_owned());
             }
         }
-        "source" | "." => touch_all(walker, arguments.first(), How::Read),
+        "source" | "." => {
+            touch_all(walker, arguments.first(), How::Read);
+            if let Some(file) = arguments.first() {
+                super::shells::file_of_commands(walker, file, |w, text| w.script(text));
+            }
+        }
         "test" | "[" | "[[" | "((" | ":" | "true" | "false" => {}
         _ => return false,
     }

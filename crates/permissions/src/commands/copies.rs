@@ -1,11 +1,14 @@
 //! Commands that copy, move and link: the last argument, or a named directory, is written.
 
 use super::{base_name, below, touch_all};
-use crate::analysis::How;
+use crate::analysis::{How, Reach};
 use crate::args::{Args, Options};
+use crate::ground::{Facts, Kind};
 use crate::pattern;
+use crate::rules::TRUNCATE_ASKS_ABOVE;
 use crate::walk::Walker;
 use crate::words::Field;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 const COPY: Options = Options {
@@ -59,17 +62,26 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
             let args = Args::read(arguments, COPY);
             let (sources, target) = split(&args);
             let empties = sources.iter().any(|s| matches!(s.text.as_str(), "/dev/null" | "/proc/self/fd/0"));
-            let how = if empties { How::Truncate } else { How::Write };
             if args.has("l", "link") {
                 touch_all(walker, &sources, How::Write);
             }
+            let names = args.has("l", "link") || args.has("s", "symbolic-link");
+            let how = match names {
+                true => How::Write,
+                false => replacing(&args, target.as_ref().filter(|_| !empties)),
+            };
             into(walker, &sources, target.as_ref(), how, true);
+            if names {
+                also_named(walker, &sources, target.as_ref());
+            }
             remember_links(walker, &sources, target.as_ref());
         }
         "mv" => {
             let args = Args::read(arguments, COPY);
             let (sources, target) = split(&args);
-            into(walker, &sources, target.as_ref(), How::Write, false);
+            into(walker, &sources, target.as_ref(), replacing(&args, target.as_ref()), false);
+            let large = worth_following(walker, &sources);
+            also_named(walker, &large, target.as_ref());
             remember_links(walker, &sources, target.as_ref());
             touch_all(walker, &sources, How::Delete { recursive: false, force: false });
         }
@@ -79,7 +91,7 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
                 touch_all(walker, &args.operands, How::Write);
             } else {
                 let (sources, target) = split(&args);
-                into(walker, &sources, target.as_ref(), How::Write, true);
+                into(walker, &sources, target.as_ref(), replacing(&args, target.as_ref()), true);
             }
         }
         "ln" | "link" | "symlink" => link(walker, arguments),
@@ -92,7 +104,9 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
             if args.has("", "remove-source-files") {
                 touch_all(walker, &sources, How::Delete { recursive: false, force: false });
             }
-            into(walker, &sources, target.as_ref(), How::Write, true);
+            let spares = args.has("n", "dry-run") || args.has("", "ignore-existing");
+            let how = if spares { How::Write } else { replacing(&args, target.as_ref()) };
+            into(walker, &sources, target.as_ref(), how, true);
             let named: Vec<Field> = args
                 .values("", "log-file")
                 .chain(args.values("", "backup-dir"))
@@ -106,12 +120,20 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
         "scp" | "sftp" => {
             let args = Args::read(arguments, Options { short: "cFiJloPSX", long: &[] });
             if let Some(target) = args.operands.last().filter(|t| !is_remote(&t.text)) {
-                walker.touch(target, How::Write);
+                walker.touch(target, replacing(&args, Some(target)));
             }
         }
         _ => return false,
     }
     true
+}
+
+/// What happens to the file that is there: it is replaced, unless it is kept or spared. A target nobody knows is not
+/// searched for: copies with computed names are ordinary work.
+fn replacing(args: &Args, target: Option<&Field>) -> How {
+    let spares = args.has("n", "no-clobber") || args.has("b", "backup") || args.has("S", "suffix");
+    let unknown = target.is_some_and(|t| t.text.contains(pattern::UNKNOWN));
+    if spares || unknown { How::Write } else { How::Truncate }
 }
 
 /// True for `host:path`.
@@ -143,7 +165,13 @@ fn into(walker: &mut Walker<'_>, sources: &[Field], target: Option<&Field>, how:
     for source in sources.iter().filter(|s| s.text.contains(pattern::is_active)) {
         if is_directory(walker, target) {
             let name = base_name(&source.text).to_owned();
-            walker.touch_as(&below(target, &name), how, follow);
+            walker.touch_as(&below(target, &name), How::Write, follow);
+            for place in walker.places(source, false) {
+                let name = place.path.file_name().and_then(OsStr::to_str).map(str::to_owned);
+                if let Some(name) = name.filter(|_| place.reach == Reach::Exact) {
+                    walker.touch_as(&below(target, &name), how, follow);
+                }
+            }
         }
     }
 }
@@ -164,7 +192,13 @@ fn link(walker: &mut Walker<'_>, arguments: &[Field]) {
         target = Some(Field::known(name));
         sources.push(only);
     }
-    into(walker, &sources, target.as_ref(), How::Write, false);
+    let force = args.has("f", "force");
+    let keeps = args.has("b", "backup") || args.has("S", "suffix");
+    let how = if force && !keeps { How::Truncate } else { How::Write };
+    into(walker, &sources, target.as_ref(), how, false);
+    if force {
+        touch_all(walker, target.as_ref(), How::Delete { recursive: false, force: false });
+    }
     if args.has("s", "symbolic") {
         let Some(target) = &target else { return };
         for source in &sources {
@@ -173,9 +207,32 @@ fn link(walker: &mut Walker<'_>, arguments: &[Field]) {
     } else {
         // A second name of a file writes into the same file.
         touch_all(walker, &sources, How::Write);
+        also_named(walker, &sources, target.as_ref());
     }
-    if args.has("f", "force") {
-        touch_all(walker, target.as_ref(), How::Delete { recursive: false, force: false });
+}
+
+/// The sources whose facts matter under their next name: directories and large files. A chain of small ones would only
+/// lead in circles.
+fn worth_following(walker: &mut Walker<'_>, sources: &[Field]) -> Vec<Field> {
+    let mut out = Vec::new();
+    for source in sources {
+        let places = walker.places(source, false);
+        let facts = places.iter().filter_map(|place| walker.world.facts(&place.path));
+        let matter = |f: Facts| f.kind == Kind::Directory || f.size > TRUNCATE_ASKS_ABOVE;
+        if source.literal().is_some() && facts.into_iter().any(matter) {
+            out.push(source.clone());
+        }
+    }
+    out
+}
+
+/// From now on the target is another name of these files.
+fn also_named(walker: &mut Walker<'_>, sources: &[Field], target: Option<&Field>) {
+    let Some(target) = target else { return };
+    for source in sources {
+        for place in walker.places(source, true).into_iter().filter(|p| p.reach == Reach::Exact) {
+            imagine(walker, target, &place.path, source);
+        }
     }
 }
 
@@ -185,10 +242,13 @@ fn imagine(walker: &mut Walker<'_>, target: &Field, points_to: &Path, source: &F
         return walker.meet_limit();
     }
     let name = base_name(source.text.trim_end_matches('/')).to_owned();
-    let mut spots = walker.places(target, false);
+    // `x/` is a directory, there or not.
+    let mut spots = if target.text.ends_with('/') { Vec::new() } else { walker.places(target, false) };
     spots.extend(walker.places(&below(target, &name), false));
     for spot in spots {
-        if !walker.world.is_directory(&spot.path) {
+        // What is there stays what it is, unless something has been removed before.
+        let taken = walker.world.facts(&spot.path).is_some_and(|f| f.kind != Kind::Link) && !walker.removed;
+        if !taken && !walker.world.is_directory(&spot.path) && spot.path != points_to {
             walker.world.links.insert(spot.path, points_to.to_path_buf());
         }
     }

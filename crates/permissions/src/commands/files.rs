@@ -1,18 +1,21 @@
 //! Commands that make, empty, change or remove files in place.
 
-use super::{base_name, touch_all};
+use super::touch_all;
 use crate::analysis::{Destruction, How};
 use crate::args::{Args, FLAGS, Options};
+use crate::pattern::BELOW;
 use crate::places::is_device;
+use crate::state::Input;
 use crate::walk::Walker;
-use crate::words::Field;
+use crate::words::{Field, Value};
 
 const TOUCH: Options = Options { short: "drt", long: &["date", "reference", "time"] };
 const MKDIR: Options = Options { short: "m", long: &["mode", "context"] };
 const TRUNCATE: Options = Options { short: "sr", long: &["size", "reference"] };
 const SHRED: Options = Options { short: "ns", long: &["iterations", "random-source", "size"] };
 const MODES: Options = Options { short: "", long: &["reference", "from"] };
-const SED: Options = Options { short: "efl", long: &["expression", "file", "line-length"] };
+const SHUF: Options =
+    Options { short: "ino", long: &["input-range", "head-count", "output", "random-source"] };
 const SORT: Options = Options {
     short: "koStT",
     long: &[
@@ -105,7 +108,11 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
                 args.has("R", "recursive") || args.operands.iter().any(|f| f.text.starts_with('\u{10ffff}'));
             touch_all(walker, &args.operands, How::Metadata { recursive });
         }
-        "sed" | "gsed" => sed(walker, arguments),
+        "sed" | "gsed" => super::sed::run(walker, arguments),
+        "shuf" => {
+            let outputs: Vec<Field> = Args::read(arguments, SHUF).values("o", "output").cloned().collect();
+            touch_all(walker, &outputs, How::Truncate);
+        }
         "sort" => {
             let args = Args::read(arguments, SORT);
             let outputs: Vec<Field> = args.values("o", "output").cloned().collect();
@@ -137,6 +144,13 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
             let args = Args::read(arguments, Options { short: "p", long: &["tmpdir", "suffix"] });
             let named: Vec<Field> = args.values("p", "tmpdir").chain(&args.operands).cloned().collect();
             touch_all(walker, &named, How::Write);
+            // A new file of the temporary directory.
+            if named.is_empty()
+                && let Value::Known(directories) = walker.variable("TMPDIR")
+                && let [directory] = directories.as_slice()
+            {
+                walker.output = Input::Text(format!("{directory}/{BELOW}"));
+            }
         }
         "ed" | "ex" | "vi" | "vim" | "nvim" | "nano" | "emacs" => {
             let operands = Args::read(arguments, Options { short: "cSsu", long: &[] }).operands;
@@ -165,44 +179,6 @@ fn dd(walker: &mut Walker<'_>, arguments: &[Field]) {
         if !is_device(target) {
             walker.found.destructive.insert(Destruction::CopyOver);
             walker.touch(&Field { text: target.to_owned(), many: field.many }, How::Truncate);
-        }
-    }
-}
-
-fn sed(walker: &mut Walker<'_>, arguments: &[Field]) {
-    let args = Args::read(arguments, SED);
-    let mut scripts: Vec<Field> = args.values("e", "expression").cloned().collect();
-    let given = !scripts.is_empty() || args.values("f", "file").next().is_some();
-    let mut files = args.operands.as_slice();
-    if !given && let Some((script, rest)) = files.split_first() {
-        scripts.push(script.clone());
-        files = rest;
-    }
-    if args.has("i", "in-place") || args.vague {
-        touch_all(walker, files, How::Write);
-    }
-    for script in scripts {
-        follow_script(walker, &script.shown());
-    }
-}
-
-/// `w file` and `e command` inside a sed script.
-fn follow_script(walker: &mut Walker<'_>, script: &str) {
-    for line in script.split(['\n', ';']) {
-        for (at, letter) in line.char_indices().filter(|(_, c)| matches!(c, 'w' | 'W' | 'e')) {
-            let rest = &line[at + 1..];
-            let before = line[..at].chars().next_back();
-            let Some(argument) = rest.strip_prefix([' ', '\t']).map(str::trim) else {
-                continue;
-            };
-            if before.is_some_and(|c| c.is_alphabetic() && !"gpiIme".contains(c)) {
-                continue;
-            }
-            if letter == 'e' {
-                walker.substitution(argument);
-            } else if argument.starts_with(['/', '.', '~']) && base_name(argument) != argument {
-                walker.touch(&Field::known(argument), How::Truncate);
-            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{runners, touch_all};
 use crate::analysis::{How, Reach};
-use crate::pattern::{BELOW, UNKNOWN};
+use crate::pattern::{BELOW, UNKNOWN, activate};
 use crate::state::Input;
 use crate::walk::Walker;
 use crate::words::Field;
@@ -30,6 +30,17 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
     true
 }
 
+/// The pattern that every name fits, when the expression says one and has no other way through.
+fn only_name(expression: &[Field]) -> Option<String> {
+    let other = |f: &Field| matches!(f.text.as_str(), "!" | "-not" | "-o" | "-or" | "," | "(" | "\\(");
+    if expression.iter().any(other) {
+        return None;
+    }
+    let at = expression.iter().position(|f| f.text == "-name")?;
+    let name = expression.get(at + 1)?.literal()?;
+    (!name.contains(['/', '\\']) && !name.is_empty()).then(|| name.chars().map(activate).collect())
+}
+
 fn find(walker: &mut Walker<'_>, arguments: &[Field]) {
     let mut at = 0;
     let mut follows = false;
@@ -53,15 +64,16 @@ fn find(walker: &mut Walker<'_>, arguments: &[Field]) {
     }
     follows |= arguments.iter().any(|f| f.text == "-follow");
     let vague = starts.iter().any(|s| s.may_be_option());
+    let expression = &arguments[from + length..];
     // What is found, as an argument of another command.
+    let name = only_name(expression).map(|name| format!("/{name}")).unwrap_or_default();
     let found: Vec<Field> = starts
         .iter()
         .map(|s| {
             let mark = if follows { UNKNOWN } else { BELOW };
-            Field { text: format!("{}/{mark}", s.text.trim_end_matches('/')), many: true }
+            Field { text: format!("{}/{mark}{name}", s.text.trim_end_matches('/')), many: true }
         })
         .collect();
-    let expression = &arguments[from + length..];
     let mut prints_names = true;
     let mut index = 0;
     while let Some(field) = expression.get(index) {

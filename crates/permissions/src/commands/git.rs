@@ -3,7 +3,7 @@
 use super::{copies, shells, takes_next, touch_all};
 use crate::analysis::{Destruction, How, Reach};
 use crate::args::{Args, FLAGS, Options};
-use crate::pattern::UNKNOWN;
+use crate::pattern::{BELOW, UNKNOWN, activate};
 use crate::walk::Walker;
 use crate::words::Field;
 use std::path::PathBuf;
@@ -95,6 +95,32 @@ pub(super) fn run(walker: &mut Walker<'_>, arguments: &[Field]) {
     });
 }
 
+/// Changes that nobody has committed are lost.
+fn hard(walker: &mut Walker<'_>) {
+    walker.found.destructive.insert(Destruction::HardReset(walker.state.directories.clone()));
+}
+
+/// What is committed takes the place of these files, or of everything below.
+fn discard(walker: &mut Walker<'_>, path: &Field) {
+    let everything = || Field { text: BELOW.into(), many: true };
+    match path.literal() {
+        // A pattern of git's own, or a place from the top of the repository.
+        Some(text) if text.starts_with(':') => walker.touch(&everything(), How::Truncate),
+        Some(text) if text.contains(['*', '?', '[']) => {
+            let pattern: String = text.chars().map(activate).collect();
+            walker.touch(&Field { text: format!("{BELOW}/{pattern}"), many: true }, How::Truncate);
+        }
+        Some(_) | None => {
+            let places = walker.places(path, true);
+            if places.iter().any(|p| walker.world.is_directory(&p.path)) {
+                walker.touch(&super::below(path, &BELOW.to_string()), How::Truncate);
+            } else {
+                walker.touch(path, How::Truncate);
+            }
+        }
+    }
+}
+
 /// `-c name=value`: some settings are commands.
 fn configured(walker: &mut Walker<'_>, setting: &Field) {
     let Some((name, value)) = setting.text.split_once('=') else { return };
@@ -135,12 +161,34 @@ fn subcommand(walker: &mut Walker<'_>, sub: &str, rest: &[Field], vague_tree: bo
                 })
                 || plain.has("", "mirror");
             if forced {
-                walker.found.destructive.insert(Destruction::ForcedPush);
+                walker.found.destructive.insert(Destruction::ForcedPush(walker.state.directories.clone()));
             }
         }
         "reset" if plain.has("", "hard") || plain.vague => {
-            walker.found.destructive.insert(Destruction::HardReset);
+            hard(walker);
         }
+        "reset" if plain.has("", "merge") => hard(walker),
+        "checkout" => {
+            let options = Options { short: "bB", long: &["orphan", "conflict", "pathspec-from-file"] };
+            let args = Args::read(rest, options);
+            if args.has("f", "force") {
+                hard(walker);
+            }
+            let paths = match rest.iter().position(|f| f.text == "--") {
+                Some(at) => rest[at + 1..].to_vec(),
+                None => args.operands,
+            };
+            paths.iter().for_each(|path| discard(walker, path));
+        }
+        "restore" => {
+            let args = Args::read(rest, Options { short: "s", long: &["source", "pathspec-from-file"] });
+            if !args.has("S", "staged") || args.has("W", "worktree") {
+                args.operands.iter().for_each(|path| discard(walker, path));
+            }
+        }
+        "switch" if plain.has("f", "force") || plain.has("", "discard-changes") => hard(walker),
+        "checkout-index" if plain.has("f", "force") => hard(walker),
+        "read-tree" if plain.has("", "reset") => hard(walker),
         "clean" => {
             let args = Args::read(rest, CLEAN);
             let dry = args.has("n", "dry-run");

@@ -7,6 +7,7 @@ use crate::pattern::UNKNOWN;
 use crate::state::Input;
 use crate::walk::Walker;
 use crate::words::Field;
+use std::ops::Range;
 
 const INTERPRETERS: [&str; 17] = [
     "python",
@@ -58,6 +59,9 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
             walker.dynamic();
         }
         program(walker, &field.shown());
+        if awk {
+            super::overwrites::of_awk(&field.shown()).iter().for_each(|f| walker.touch(f, How::Truncate));
+        }
     }
     // In place: `perl -i -pe …`, `ruby -i`.
     let in_place = arguments
@@ -84,7 +88,10 @@ fn program(walker: &mut Walker<'_>, code: &str) {
     walker.foreign_text(code);
     let writes = WRITING.iter().any(|sign| code.contains(sign));
     let how = if writes { How::Write } else { How::Read };
-    for literal in literals(code) {
+    let literals = literals(code);
+    let names = super::overwrites::emptied(code, &literals);
+    names.into_iter().for_each(|name| walker.touch(&Field::known(name), How::Truncate));
+    for (literal, _) in literals {
         let is_path = literal.starts_with(['/', '~', '.']) && literal.len() > 1 && !literal.contains('\n');
         if is_path || literal.contains("/..") {
             walker.touch(&Field::known(literal.clone()), how);
@@ -93,17 +100,21 @@ fn program(walker: &mut Walker<'_>, code: &str) {
         }
         // `system("rm -rf …")`.
         if literal.contains(' ')
-            && ["system", "popen", "subprocess", "exec", "spawn", "`", "%x"].iter().any(|s| code.contains(s))
+            && ["system", "popen", "subprocess", "exec", "spawn", "`", "%x", "|getline", "| getline"]
+                .iter()
+                .any(|s| code.contains(s))
         {
             walker.substitution(&literal);
         }
     }
 }
 
-fn literals(code: &str) -> Vec<String> {
+/// Quoted texts, each with where it stands.
+fn literals(code: &str) -> Vec<(String, Range<usize>)> {
     let mut out = Vec::new();
     let mut chars = code.chars();
     while let Some(quote) = chars.next() {
+        let start = code.len() - chars.as_str().len() - quote.len_utf8();
         if !matches!(quote, '\'' | '"' | '`') {
             continue;
         }
@@ -122,7 +133,7 @@ fn literals(code: &str) -> Vec<String> {
         }
         if closed {
             chars = rest;
-            out.push(text);
+            out.push((text, start..code.len() - chars.as_str().len()));
         }
         if out.len() >= MAX_LITERALS {
             break;

@@ -6,6 +6,7 @@
 //! The invariant: a path named by any argument is at least noted as read.
 
 mod files;
+mod sed;
 mod copies;
 mod archives;
 mod git;
@@ -15,6 +16,7 @@ mod shells;
 mod finding;
 mod builtins;
 mod interpreters;
+mod overwrites;
 mod read_only;
 
 use crate::analysis::How;

@@ -1,8 +1,9 @@
 //! Names of hosts a command would talk to, and what downloads write.
 
-use super::{copies::is_remote, touch_all};
+use super::{below, copies::is_remote, touch_all};
 use crate::analysis::How;
 use crate::args::{Args, Options};
+use crate::pattern::UNKNOWN;
 use crate::policy::with_port;
 use crate::walk::Walker;
 use crate::words::Field;
@@ -137,24 +138,39 @@ pub(super) fn hosts(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) {
             let directories: Vec<Field> = args.values("", "output-dir").cloned().collect();
             touch_all(walker, &directories, How::Write);
             written.retain(|f| f.text != "-");
-            touch_all(walker, &written, How::Write);
-            if args.has("O", "remote-name") && directories.is_empty() {
-                walker.touch(&Field::known("."), How::Write);
+            let base = directories.first().cloned().unwrap_or_else(|| Field::known("."));
+            for file in &written {
+                let file = if directories.is_empty() { file.clone() } else { below(&base, &file.text) };
+                walker.touch(&file, replacing(&file));
+            }
+            if args.has("O", "remote-name") {
+                walker.touch(&base, How::Write);
+                for url in args.operands.iter().filter(|f| f.literal().is_some()) {
+                    let path = url.text.split(['?', '#']).next().unwrap_or("");
+                    let name = super::base_name(path);
+                    if !name.is_empty() {
+                        walker.touch(&below(&base, name), How::Truncate);
+                    }
+                }
             }
         }
         "wget" => {
             let args = Args::read(arguments, WGET);
             found.extend(args.operands.iter().filter_map(|f| schemeless(&f.shown())));
             let mut written: Vec<Field> = args
-                .values("oaO", "output-file")
-                .chain(args.values("", "output-document"))
-                .chain(args.values("", "append-output"))
+                .values("a", "append-output")
                 .chain(args.values("P", "directory-prefix"))
                 .chain(args.values("", "save-cookies"))
                 .chain(args.values("", "warc-file"))
                 .cloned()
                 .collect();
-            if written.is_empty() {
+            let replaced: Vec<Field> =
+                args.values("oO", "output-document").chain(args.values("", "output-file")).cloned().collect();
+            let replaced: Vec<Field> = replaced.into_iter().filter(|f| f.text != "-").collect();
+            for file in &replaced {
+                walker.touch(file, replacing(file));
+            }
+            if written.is_empty() && replaced.is_empty() {
                 written.push(Field::known("."));
             }
             touch_all(walker, &written, How::Write);
@@ -171,6 +187,11 @@ pub(super) fn hosts(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) {
         _ => {}
     }
     walker.found.hosts.extend(found);
+}
+
+/// A file that is downloaded anew; a name nobody knows is not searched for.
+fn replacing(file: &Field) -> How {
+    if file.text.contains(UNKNOWN) { How::Write } else { How::Truncate }
 }
 
 /// What curl and wget read as `http://…`.

@@ -1,7 +1,7 @@
 //! Shells that are given a text: as an argument, as a here-document, through a pipe.
 
 use super::{after_options, joined};
-use crate::args::Options;
+use crate::args::{Args, Options};
 use crate::pattern::{self, UNKNOWN};
 use crate::state::Input;
 use crate::walk::Walker;
@@ -17,6 +17,7 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
         return false;
     }
     let (options, rest) = after_options(arguments, SHELL);
+    before_anything(walker, &options);
     if arguments.iter().take(arguments.len() - rest.len()).any(Field::is_dynamic) {
         walker.dynamic();
     }
@@ -24,11 +25,11 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
         let Some((command, positional)) = rest.split_first() else { return true };
         if command.is_dynamic() {
             walker.dynamic();
-            return true;
         }
         let zero = positional.first().map_or("bash", |f| f.text.as_str()).to_owned();
         let positional: Vec<Field> = positional.iter().skip(1).cloned().collect();
-        let text = command.shown();
+        // What is not known of it stands where it stands: the rest of the text is read.
+        let text = command.as_far_as_known();
         child(walker, &positional, |w| {
             w.assign("0", Value::Known(vec![zero]));
             w.script(&text);
@@ -38,23 +39,62 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
     let reads_input = rest.is_empty() || options.has("s", "") || rest.first().is_some_and(|f| f.text == "-");
     if let Some(file) = rest.first().filter(|_| !reads_input) {
         // A script file may hold anything; only one that is made while running is worth a question.
-        if file.text.starts_with("/dev/fd/")
-            || file.text.starts_with("/dev/stdin")
-            || file.text.contains(UNKNOWN)
-        {
-            walker.dynamic();
-        }
+        file_of_commands(walker, file, |w, text| child(w, &[], |w| w.script(text)));
         return true;
     }
     match walker.state.input.clone() {
         Input::None => {}
-        Input::Text(text) if !text.contains([UNKNOWN, pattern::BELOW]) => {
-            let text = pattern::plain(&text);
-            child(walker, &[], |w| w.script(&text));
-        }
-        Input::Unknown | Input::NamesBelow(_) | Input::Text(_) => walker.dynamic(),
+        Input::Text(text) => given(walker, &text, |w, text| child(w, &[], |w| w.script(text))),
+        Input::Unknown | Input::NamesBelow(_) => walker.dynamic(),
     }
     true
+}
+
+/// Files that a shell reads before its own text: `BASH_ENV`, `--rcfile`.
+fn before_anything(walker: &mut Walker<'_>, options: &Args) {
+    let mut files: Vec<Field> =
+        options.values("", "rcfile").chain(options.values("", "init-file")).cloned().collect();
+    if walker.state.variables.contains_key("BASH_ENV") {
+        match walker.variable("BASH_ENV") {
+            Value::Known(values) => files.extend(values.into_iter().map(Field::known)),
+            Value::Unknown => files.push(Field::unknown()),
+        }
+    }
+    for file in &files {
+        file_of_commands(walker, file, |w, text| child(w, &[], |w| w.script(text)));
+    }
+}
+
+/// A file that is read as commands. It may hold anything; only one that is made while running is looked at.
+pub(super) fn file_of_commands(
+    walker: &mut Walker<'_>,
+    file: &Field,
+    run: impl FnOnce(&mut Walker<'_>, &str),
+) {
+    match file.literal() {
+        Some("/dev/stdin" | "/dev/fd/0" | "/proc/self/fd/0") => match walker.state.input.clone() {
+            Input::Text(text) => given(walker, &text, run),
+            Input::None => {}
+            Input::Unknown | Input::NamesBelow(_) => walker.dynamic(),
+        },
+        Some(name) if name.starts_with("/dev/fd/") || name.starts_with("/proc/self/fd/") => {
+            match walker.substituted.clone() {
+                Some(text) => given(walker, &text, run),
+                None => walker.dynamic(),
+            }
+        }
+        Some(_) => {}
+        None if file.text.contains(UNKNOWN) => walker.dynamic(),
+        None => {}
+    }
+}
+
+/// A text that is read as commands, as far as it is known.
+fn given(walker: &mut Walker<'_>, text: &str, run: impl FnOnce(&mut Walker<'_>, &str)) {
+    if text.contains([UNKNOWN, pattern::BELOW]) {
+        walker.dynamic();
+    }
+    run(walker, &Field::known(text).as_far_as_known());
 }
 
 /// A text some program hands to a shell.

@@ -4,11 +4,11 @@
 //! what a command really does. Everything it can reach lies in those directories.
 
 use permissions::rules::{self, Facts};
-use permissions::{FileFacts, Ground, Kind, Policy, Verdict};
+use permissions::{FileFacts, Ground, Kind, Policy, Remembered, Verdict};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -75,7 +75,11 @@ impl Places {
             scratch: Some(self.base.join("home/t")),
             ..Policy::default()
         };
-        rules::bash(command, None, &Facts { policy: &policy, ground: &Real, remembered: &HashSet::new() })
+        rules::bash(
+            command,
+            None,
+            &Facts { policy: &policy, ground: &Real, remembered: &Remembered::default() },
+        )
     }
 
     fn run(&self, command: &str) {

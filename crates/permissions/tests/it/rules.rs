@@ -2,8 +2,7 @@
 
 use crate::world::world;
 use permissions::rules::{self, ActionFacts, FetchFacts, Pin, ToolFacts, reason};
-use permissions::{Grants, How, Prompt, Verdict, analyse};
-use std::collections::HashSet;
+use permissions::{Grants, How, Prompt, Remembered, Scope, Verdict, analyse};
 use std::path::PathBuf;
 
 fn prompt(verdict: Verdict) -> Prompt {
@@ -38,10 +37,11 @@ fn a_prompt_says_what_would_be_remembered_what_would_be_touched_and_what_a_yes_o
 #[test]
 fn a_remembered_rule_allows_exactly_its_command_and_never_what_is_denied() {
     let mut w = world();
+    let scope = prompt(w.bash("rm -rf /srv/old")).scope;
     for command in ["rm -rf /srv/old", "cat ../brain.sqlite"] {
-        w.remembered.insert(format!("bash:{command}"));
+        w.remembered.insert(format!("bash:{command}"), scope.clone());
     }
-    w.remembered.insert("write:/data/brain.sqlite".into());
+    w.remembered.insert("write:/data/brain.sqlite", Scope::default());
     assert_eq!(
         w.bash(" rm  -rf /srv/old"),
         Verdict::Allow {
@@ -93,7 +93,8 @@ fn a_tool_that_asks_every_time_cannot_be_remembered_and_an_expensive_one_can() {
     let every = ToolFacts { name: "deploy", requires_permission: true, high_cost: false };
     let costly = ToolFacts { name: "render", requires_permission: false, high_cost: true };
     let plain = ToolFacts { name: "ls", requires_permission: false, high_cost: false };
-    let remembered: HashSet<String> = ["tool:deploy".to_owned(), "tool:render".to_owned()].into();
+    let remembered: Remembered =
+        ["tool:deploy", "tool:render"].map(|rule| (rule, Scope::default())).into_iter().collect();
     let asked = prompt(rules::tool(Verdict::allow(), &every, &remembered));
     assert_eq!(
         (asked.rule.as_str(), asked.options.as_slice()),
@@ -107,10 +108,10 @@ fn a_tool_that_asks_every_time_cannot_be_remembered_and_an_expensive_one_can() {
         "a yes also opens what the command needs"
     );
     assert!(asked.reason.contains(reason::DESTRUCTIVE_OUTSIDE) && asked.question.contains("rm -rf"));
-    assert_eq!(prompt(rules::tool(Verdict::allow(), &costly, &HashSet::new())).rule, "tool:render");
+    assert_eq!(prompt(rules::tool(Verdict::allow(), &costly, &Remembered::default())).rule, "tool:render");
     assert_eq!(rules::tool(Verdict::allow(), &costly, &remembered), Verdict::allow());
     assert_eq!(prompt(rules::tool(own.clone(), &costly, &remembered)).rule, "bash:rm -rf /srv/old");
-    assert_eq!(rules::tool(own.clone(), &plain, &HashSet::new()), own);
+    assert_eq!(rules::tool(own.clone(), &plain, &Remembered::default()), own);
     for facts in [every, costly, plain] {
         assert_eq!(rules::tool(Verdict::deny("no"), &facts, &remembered), Verdict::deny("no"));
     }
@@ -121,12 +122,12 @@ fn a_call_that_asks_for_two_reasons_asks_once_and_always_remembers_the_pair() {
     let w = world();
     let costly = ToolFacts { name: "render", requires_permission: false, high_cost: true };
     let own = w.bash("rm -rf /srv/old");
-    let asked = prompt(rules::tool(own.clone(), &costly, &HashSet::new()));
+    let asked = prompt(rules::tool(own.clone(), &costly, &Remembered::default()));
     assert!(asked.reason.contains(reason::DESTRUCTIVE_OUTSIDE) && asked.reason.contains(reason::HIGH_COST));
     assert_eq!(asked.rule, "tool:render and bash:rm -rf /srv/old");
     assert!(asked.options.contains(&"always".to_owned()));
     // what `always` stores must let this very call run, with what it needs
-    let pair: HashSet<String> = [asked.rule].into();
+    let pair: Remembered = [(asked.rule, asked.scope)].into_iter().collect();
     match rules::tool(own.clone(), &costly, &pair) {
         Verdict::Allow { rule, grants } => {
             assert_eq!(rule.as_deref(), Some("tool:render and bash:rm -rf /srv/old"));
@@ -163,7 +164,7 @@ fn an_address_outside_the_list_asks_and_without_a_list_only_an_invented_one_does
     for host in ["example.org", "EXAMPLE.org.", "a.allowed.net", "a.b.allowed.net"] {
         assert_eq!(ask(&w, host, true, false), "allow", "{host}");
     }
-    w.remembered.insert("net:evil.example".into());
+    w.remembered.insert("net:evil.example", Scope::default());
     assert_eq!(ask(&w, "evil.example", true, false), "allow");
     w.remembered.clear();
     w.policy.network.clear();
@@ -206,7 +207,7 @@ fn a_connected_action_asks_when_its_definition_moved_or_untrusted_content_was_re
         let moved = ActionFacts { pin, trusted: true, once: false, agreed_in_turn: true, ..same };
         assert_eq!(prompt(rules::action(&moved, &w.facts())).reason, why);
     }
-    w.remembered.insert("mcp:slack.send:abc".into());
+    w.remembered.insert("mcp:slack.send:abc", Scope::default());
     let moved = ActionFacts { pin: Pin::Changed, ..same };
     assert!(matches!(rules::action(&moved, &w.facts()), Verdict::Allow { rule: Some(_), .. }));
     let again = ActionFacts { definition: "other", ..moved };
@@ -312,4 +313,57 @@ fn hosts_are_read_wherever_a_command_names_them() {
     assert_eq!(hosts("ssh -i key me@c.example. ls"), ["c.example"]);
     assert_eq!(hosts("rsync a d.example:b; git push git@e.example:x/y"), ["d.example", "e.example"]);
     assert!(hosts("echo a.example b: c; ls x:y").is_empty());
+}
+
+#[test]
+fn a_remembered_rule_does_not_follow_a_link_that_was_moved() {
+    let mut w = world();
+    for command in ["rm -rf out/old", "echo x > out/old/f", "cd out && rm -rf old", "cp small out/old/new"] {
+        let asked = prompt(w.bash(command));
+        w.remembered.insert(asked.rule.clone(), asked.scope);
+        let rule = Some(asked.rule);
+        assert_eq!(w.bash(command), Verdict::Allow { rule, grants: asked.grants }, "{command}");
+    }
+    w.tree = w.tree.symlink("/data/work/out", "/etc");
+    for command in ["rm -rf out/old", "echo x > out/old/f", "cd out && rm -rf old", "cp small out/old/new"] {
+        let again = prompt(w.bash(command));
+        assert!(again.reason.ends_with(reason::MOVED), "{command}: {}", again.reason);
+        assert!(again.question.contains("/etc/old"), "{command}: {}", again.question);
+        assert!(again.grants.write.iter().all(|path| path.starts_with("/etc")), "{command}");
+    }
+    // a rule remembered before scopes were kept covers no place
+    w.remembered.insert("bash:rm -rf /srv/old", Scope::default());
+    prompt(w.bash("rm -rf /srv/old"));
+}
+
+#[test]
+fn a_pattern_agreed_to_covers_what_appears_below_it_later() {
+    let mut w = world();
+    let asked = prompt(w.bash("rm -rf /srv/*"));
+    w.remembered.insert(asked.rule, asked.scope);
+    w.tree = w.tree.file("/srv/new", 10);
+    assert!(matches!(w.bash("rm -rf /srv/*"), Verdict::Allow { .. }));
+}
+
+#[test]
+fn a_question_that_nobody_could_check_is_refused() {
+    let w = world();
+    let many: Vec<String> = (0..2000).map(|n| format!("/srv/{n}{}", "x".repeat(200))).collect();
+    assert_eq!(w.bash(&format!("rm -f {}", many.join(" "))), Verdict::deny(reason::TOO_MANY));
+    prompt(w.bash(&format!("rm -f {}", many[..200].join(" "))));
+}
+
+#[test]
+fn a_target_nobody_knows_is_compared_with_the_large_files_that_are_there() {
+    let mut w = world();
+    assert_eq!(prompt(w.bash("echo x > \"$X\"")).reason, reason::TRUNCATES);
+    assert_eq!(w.bash("echo x > \"$X.md\""), Verdict::allow());
+    w.tree = w.tree.file("/data/work/sub/notes.md", 9000);
+    assert_eq!(prompt(w.bash("echo x > \"$X.md\"")).reason, reason::TRUNCATES);
+    // what is too much to be looked through may hold one
+    let mut crowded = world();
+    for n in 0..20_001 {
+        crowded.tree = crowded.tree.file(&format!("/data/work/many/{n}"), 1);
+    }
+    assert_eq!(prompt(crowded.bash("echo x > \"$X.md\"")).reason, reason::TRUNCATES);
 }

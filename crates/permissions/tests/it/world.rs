@@ -1,14 +1,13 @@
 //! The places all tests speak of: a workspace in `/data/work`, a brain beside it, `/srv` outside.
 
 use permissions::rules::{self, Facts};
-use permissions::{Policy, Tree, Verdict};
-use std::collections::HashSet;
+use permissions::{Policy, Remembered, Tree, Verdict};
 use std::path::PathBuf;
 
 pub struct World {
     pub tree: Tree,
     pub policy: Policy,
-    pub remembered: HashSet<String>,
+    pub remembered: Remembered,
 }
 
 pub fn world() -> World {
@@ -49,7 +48,7 @@ pub fn world() -> World {
         read_only: vec!["/data/work/catalog".into()],
         network: vec!["example.org".into(), "*.allowed.net".into()],
     };
-    World { tree, policy, remembered: HashSet::new() }
+    World { tree, policy, remembered: Remembered::default() }
 }
 
 impl World {

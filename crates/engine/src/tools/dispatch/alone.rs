@@ -7,7 +7,7 @@ use super::{count, long_term};
 use crate::catalog::hooks::HookEvent;
 use crate::core::Core;
 use crate::outbound::facts::Reading;
-use crate::permissions::{self, PermissionContext, Verdict};
+use crate::permissions::{self, PermissionContext, Remembered, Verdict};
 use crate::sandbox::{ProcessGroups, Workspace};
 use crate::tools::own;
 use crate::tools::registry::Registry;
@@ -95,14 +95,14 @@ async fn one(
         Gate::Stopped => return Err(ApiError::new(ErrorCode::Draining, "the engine is shutting down")),
     };
     refuse_bad(checked_by, tool, &input).await?;
-    let remembered = HashSet::new();
+    let (remembered, agreed) = (Remembered::default(), HashSet::new());
     let context = PermissionContext {
         workspace: &place.workspace,
         remembered: &remembered,
         network: &core.config.tool_network_allowlist,
         // no turn, so nothing has been read in it
         reading: Reading::default(),
-        agreed: &remembered,
+        agreed: &agreed,
         class: tool.effect(&input),
     };
     let grants = match permissions::check(tool, &input, &context) {

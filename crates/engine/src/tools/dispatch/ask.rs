@@ -1,8 +1,8 @@
 //! Asking a person, and what their answer means for the call that asked.
 //!
-//! The invariant: a call asks once, whatever happens in between; its question's row is keyed by the call.
+//! The invariant: a round of a call asks once, whatever happens in between; its question's row is keyed by both.
 
-use super::decide::Refusal;
+use super::decide::{FIRST_ROUND, Refusal};
 use super::outcome::End;
 use super::{Attempt, MAX_PENDING, One, hooked};
 use crate::core::Emitted;
@@ -17,28 +17,38 @@ use contract::{HitlId, Timestamp, ToolReason};
 use serde_json::{Value, json};
 use std::time::Duration;
 
+/// A question on its way to a person.
+struct Asking {
+    kind: HitlKind,
+    round: u32,
+    question: String,
+    options: Vec<String>,
+    details: Value,
+}
+
 impl One<'_> {
     /// Asks a person whether the call may run.
-    pub(super) async fn ask_permission(&self, question: permissions::Prompt) -> brain::Result<Attempt> {
+    pub(super) async fn ask_permission(
+        &self,
+        question: permissions::Prompt,
+        round: u32,
+    ) -> brain::Result<Attempt> {
         let details = json!({
             "tool": self.call.tool,
             "input": self.call.input,
             "reason": question.reason,
             "rule": question.rule,
+            "scope": question.scope,
             "touches": question.touches,
             "diff": question.diff,
         });
-        self.ask(HitlKind::Permission, question.question, question.options, details).await
+        let permissions::Prompt { question, options, .. } = question;
+        self.ask(Asking { kind: HitlKind::Permission, round, question, options, details }).await
     }
 
-    /// Asks once per call, whatever happens in between.
-    async fn ask(
-        &self,
-        kind: HitlKind,
-        question: String,
-        options: Vec<String>,
-        details: Value,
-    ) -> brain::Result<Attempt> {
+    /// Asks once per round, whatever happens in between.
+    async fn ask(&self, asking: Asking) -> brain::Result<Attempt> {
+        let Asking { kind, round, question, options, details } = asking;
         let now = Timestamp::now();
         let details = named_in(hooked::kept_in(details, self.passed.as_ref()), self.nested().as_ref());
         let prompt = Prompt {
@@ -46,6 +56,7 @@ impl One<'_> {
             task_id: self.turn.task_id.clone(),
             turn_id: self.turn.turn_id.clone(),
             call_id: self.call.id.clone(),
+            round,
             kind,
             question,
             options,
@@ -74,7 +85,9 @@ impl One<'_> {
                 .as_array()
                 .map(|a| a.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect())
                 .unwrap_or_default();
-            return self.ask(HitlKind::Question, question, options, json!({})).await;
+            let kind = HitlKind::Question;
+            let asking = Asking { kind, round: FIRST_ROUND, question, options, details: json!({}) };
+            return self.ask(asking).await;
         };
         let (state, outcome) = match prompt.state {
             PromptState::Pending => return Ok(self.waits()),

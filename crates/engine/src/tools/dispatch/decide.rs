@@ -1,11 +1,18 @@
 //! What is to be done with one call: a pure decision from what the journal, the prompt and the rules say.
 
 use super::{MAX_CALLS, MAX_REPEATS};
-use crate::permissions::{self, Grants, Verdict};
+use crate::permissions::{self, Grants, Scope, Verdict};
 use crate::tools::tool::Effect;
 use brain::effects::{self, EffectState, Permission};
 use brain::prompts::{Prompt, PromptState};
 use contract::ToolReason;
+use serde_json::Value;
+
+/// The first question of a call.
+pub const FIRST_ROUND: u32 = 1;
+/// Questions of one call, each because what it would touch has changed since the answer. More would let a script that
+/// keeps moving a link ask a person for ever; fewer gives up on one honest change.
+pub const MAX_ROUNDS: u32 = 3;
 
 /// A call that is answered without being run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +59,12 @@ pub enum Decision {
     /// Answer without running.
     Refuse(Refusal),
     /// Ask a person.
-    Ask(permissions::Prompt),
+    Ask {
+        /// What.
+        question: permissions::Prompt,
+        /// For the how-manieth time.
+        round: u32,
+    },
     /// A person has been asked and has not answered.
     Wait,
     /// Run it.
@@ -108,41 +120,66 @@ pub fn before_rules(facts: &Facts<'_>) -> Option<Decision> {
     Some(Decision::Refuse(refusal))
 }
 
-/// Decides from the rules' verdict and the call's question, when it has asked one.
+/// What an answer was about, as it was stored. What is missing or cannot be read covers nothing that has a place.
+pub fn kept(scope: Option<&Value>) -> Scope {
+    scope.and_then(|scope| serde_json::from_value(scope.clone()).ok()).unwrap_or_default()
+}
+
+/// Decides from the rules' verdict and the call's latest question, when it has asked one.
+///
+/// A call that has asked is judged by its own answer: it never runs while it waits, and never after a no, whatever the
+/// rules have come to say meanwhile.
 pub fn after_rules(verdict: Verdict, prompt: Option<&Prompt>) -> Decision {
-    let question = match verdict {
-        Verdict::Allow { rule, grants } => {
-            let permission = if rule.is_some() { Permission::Remembered } else { Permission::Allow };
-            return Decision::Run(Leave { grants, permission, rule });
-        }
-        Verdict::Deny { reason } => {
-            return Decision::Refuse(Refusal::denied(Permission::Denied, reason, None));
-        }
-        Verdict::Prompt(question) => question,
+    if let Verdict::Deny { reason } = verdict {
+        return Decision::Refuse(Refusal::denied(Permission::Denied, reason, None));
+    }
+    let Some(prompt) = prompt else {
+        return match verdict {
+            Verdict::Prompt(question) => Decision::Ask { question, round: FIRST_ROUND },
+            verdict => allowed(verdict),
+        };
     };
-    let Some(prompt) = prompt else { return Decision::Ask(question) };
-    let rule = Some(question.rule.clone());
+    let rule = prompt.details["rule"].as_str().map(str::to_owned);
     match prompt.state {
-        PromptState::Pending => Decision::Wait,
+        PromptState::Pending => return Decision::Wait,
         PromptState::Expired | PromptState::Cancelled => {
             let text = "nobody answered the permission question in time, which counts as no".to_owned();
-            Decision::Refuse(Refusal::denied(Permission::PromptNo, text, rule))
+            return Decision::Refuse(Refusal::denied(Permission::PromptNo, text, rule));
         }
         PromptState::Answered if !matches!(prompt.answer.as_deref(), Some("yes" | "always")) => {
             let text = match &prompt.feedback {
                 Some(feedback) => format!("the person refused this call and said: {feedback}"),
                 None => "the person refused this call".to_owned(),
             };
-            Decision::Refuse(Refusal::denied(Permission::PromptNo, text, rule))
+            return Decision::Refuse(Refusal::denied(Permission::PromptNo, text, rule));
         }
-        // a path may resolve to something else by now; the yes was for what the person saw
-        PromptState::Answered if prompt.details["rule"].as_str() != Some(question.rule.as_str()) => {
-            let text = "what this call would touch has changed since the person said yes".to_owned();
-            Decision::Refuse(Refusal::denied(Permission::Denied, text, rule))
+        PromptState::Answered => {}
+    }
+    let question = match verdict {
+        Verdict::Prompt(question) => question,
+        verdict => return allowed(verdict),
+    };
+    // a link may have been moved since: the yes was for what the person saw
+    let seen = kept(prompt.details.get("scope"));
+    if rule.as_deref() == Some(question.rule.as_str()) && seen.covers(&question.scope) {
+        return Decision::Run(Leave { grants: question.grants, permission: Permission::PromptYes, rule });
+    }
+    if prompt.round >= MAX_ROUNDS {
+        let text = "what this call would touch keeps changing while a person is asked about it".to_owned();
+        return Decision::Refuse(Refusal::denied(Permission::Denied, text, rule));
+    }
+    Decision::Ask { question: question.asked_again(&seen), round: prompt.round + 1 }
+}
+
+/// What needs no question.
+fn allowed(verdict: Verdict) -> Decision {
+    match verdict {
+        Verdict::Allow { rule, grants } => {
+            let permission = if rule.is_some() { Permission::Remembered } else { Permission::Allow };
+            Decision::Run(Leave { grants, permission, rule })
         }
-        PromptState::Answered => {
-            Decision::Run(Leave { grants: question.grants, permission: Permission::PromptYes, rule })
-        }
+        Verdict::Deny { reason } => Decision::Refuse(Refusal::denied(Permission::Denied, reason, None)),
+        Verdict::Prompt(question) => Decision::Ask { question, round: FIRST_ROUND },
     }
 }
 
@@ -187,6 +224,7 @@ mod tests {
             task_id: TaskId::parse("a").expect("valid"),
             turn_id: TurnId::generate(),
             call_id: CallId::generate(),
+            round: FIRST_ROUND,
             kind: HitlKind::Permission,
             question: "Run it?".into(),
             options: Vec::new(),
@@ -230,7 +268,7 @@ mod tests {
     #[test]
     fn a_question_is_asked_once_and_only_a_yes_to_the_same_rule_lets_the_call_run() {
         let rule = "bash:rm -rf /x";
-        assert!(matches!(after_rules(question(rule), None), Decision::Ask(_)));
+        assert!(matches!(after_rules(question(rule), None), Decision::Ask { round: FIRST_ROUND, .. }));
         assert_eq!(after_rules(question(rule), Some(&prompt(PromptState::Pending, None))), Decision::Wait);
         for (state, answer) in [
             (PromptState::Answered, Some("no")),
@@ -244,7 +282,46 @@ mod tests {
         for answer in ["yes", "always"] {
             let yes = prompt(PromptState::Answered, Some(answer));
             assert!(matches!(after_rules(question(rule), Some(&yes)), Decision::Run(_)));
-            assert!(matches!(after_rules(question("bash:rm -rf /y"), Some(&yes)), Decision::Refuse(_)));
+            let again = after_rules(question("bash:rm -rf /y"), Some(&yes));
+            assert!(matches!(again, Decision::Ask { round: 2, .. }), "{again:?}");
+            let last = Prompt { round: MAX_ROUNDS, ..yes };
+            assert!(matches!(after_rules(question("bash:rm -rf /y"), Some(&last)), Decision::Refuse(_)));
         }
+    }
+
+    #[test]
+    fn what_has_become_harmless_still_waits_for_its_answer_and_obeys_it() {
+        let allow = || Verdict::allow();
+        assert_eq!(after_rules(allow(), Some(&prompt(PromptState::Pending, None))), Decision::Wait);
+        for (state, answer) in [(PromptState::Answered, Some("no")), (PromptState::Expired, None)] {
+            assert!(matches!(after_rules(allow(), Some(&prompt(state, answer))), Decision::Refuse(_)));
+        }
+        let yes = prompt(PromptState::Answered, Some("yes"));
+        assert!(matches!(after_rules(allow(), Some(&yes)), Decision::Run(_)));
+    }
+
+    #[test]
+    fn a_yes_is_spent_on_the_places_it_was_given_for_and_one_without_places_on_none() {
+        let at = |path: &str| json!({"places": [{"path": path, "reach": "exact", "how": "write"}]});
+        let now = |path: &str| {
+            let scope = kept(Some(&at(path)));
+            Verdict::ask(permissions::Prompt {
+                scope,
+                ..permissions::Prompt::new("bash:rm -rf /x", "why", "Q?")
+            })
+        };
+        let mut yes = prompt(PromptState::Answered, Some("yes"));
+        yes.details["scope"] = at("/a/x");
+        assert!(matches!(after_rules(now("/a/x"), Some(&yes)), Decision::Run(_)));
+        match after_rules(now("/b/x"), Some(&yes)) {
+            Decision::Ask { question, round: 2 } => {
+                assert!(question.question.contains("/b/x"), "{question:?}")
+            }
+            other => panic!("{other:?}"),
+        }
+        let from_before = prompt(PromptState::Answered, Some("yes"));
+        assert!(matches!(after_rules(now("/a/x"), Some(&from_before)), Decision::Ask { .. }));
+        yes.details["scope"] = json!("not a scope");
+        assert!(matches!(after_rules(now("/a/x"), Some(&yes)), Decision::Ask { .. }));
     }
 }
