@@ -1,11 +1,11 @@
 //! skills/<name>/skill.json: a prompt template, scripts, or both. (specification 8.4)
 
-use ::memory::signals::Skill as Fate;
 use super::agent::{JSON_MAX, Layer, check_name, load, prompt};
 use super::document::{Object, parse};
 use super::files::{Files, Unread};
 use super::problem::{Problem, quoted};
 use super::template;
+use ::memory::signals::Skill as Fate;
 use serde_json::{Value, json};
 use std::time::Duration;
 

@@ -235,8 +235,12 @@ impl Catalog {
                     agent.tools.iter().map(String::as_str).filter(|t| t.contains('.') && !tools.contains(t));
                 let later: Vec<&str> = later.collect();
                 tools.extend(later);
-                let skills: Vec<&str> =
-                    self.skills.keys().map(String::as_str).filter(|s| agent.names_skill(s) && self.is_offered(s)).collect();
+                let skills: Vec<&str> = self
+                    .skills
+                    .keys()
+                    .map(String::as_str)
+                    .filter(|s| agent.names_skill(s) && self.is_offered(s))
+                    .collect();
                 json!({
                     "name": agent.name,
                     "description": agent.description,

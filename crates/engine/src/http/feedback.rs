@@ -73,7 +73,9 @@ async fn kept(core: &Core, sent: Sent) -> Result<SignalId, ApiError> {
         move |tx| {
             let Some((_, message)) = messages::find(tx, &about)? else { return Ok(None) };
             let last = signals::last_of_message(tx, &about, &message.turn_id)?;
-            let said = |s: &Signal| s.rating == sent.rating && s.comment == sent.comment && s.corrected == sent.corrected;
+            let said = |s: &Signal| {
+                s.rating == sent.rating && s.comment == sent.comment && s.corrected == sent.corrected
+            };
             if let Some(same) = last.filter(said) {
                 return Ok(Some(same.signal_id));
             }

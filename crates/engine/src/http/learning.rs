@@ -34,9 +34,16 @@ pub async fn run(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>,
         return Err(ApiError::new(ErrorCode::Conflict, text).with(json!({"reason": "disabled"})).into());
     }
     if let Some(wanted) = task.clone()
-        && core.brain.read("task", move |tx| tasks::get(tx, &wanted)).await.map_err(|e| storage(&e))?.is_none()
+        && core
+            .brain
+            .read("task", move |tx| tasks::get(tx, &wanted))
+            .await
+            .map_err(|e| storage(&e))?
+            .is_none()
     {
-        return Err(ApiError::new(ErrorCode::TaskNotFound, "there is no such task").with(json!({"task_id": task})).into());
+        return Err(ApiError::new(ErrorCode::TaskNotFound, "there is no such task")
+            .with(json!({"task_id": task}))
+            .into());
     }
     let asked = to_the_end(async move { core.learning.ask(&core, task).await }).await;
     let asked = asked.map_err(|e| storage(&e))?;

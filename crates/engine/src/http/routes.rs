@@ -3,8 +3,8 @@
 
 use super::app::App;
 use super::{
-    admin, assets, bundle, catalog, docs, execute, feedback, health, hitl, learning, memory, openapi, rpc, skills,
-    soul, tasks,
+    admin, assets, bundle, catalog, docs, execute, feedback, health, hitl, learning, memory, openapi, rpc,
+    skills, soul, tasks,
 };
 use axum::Router;
 use axum::extract::Request;
@@ -279,7 +279,12 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         body: Some("FeedbackCreate"),
         codes: &[C::NotFound, C::ValidationError, C::PayloadTooLarge, C::EngineBusy],
-        ..op("POST", "/feedback", "Say what an answer was worth, or what it should have been", "FeedbackRecorded")
+        ..op(
+            "POST",
+            "/feedback",
+            "Say what an answer was worth, or what it should have been",
+            "FeedbackRecorded",
+        )
     },
     op("GET", "/learning/status", "What was learned, what waits, and when it is due", "LearningStatus"),
     Operation {

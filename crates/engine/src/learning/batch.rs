@@ -68,7 +68,8 @@ struct Underway {
 
 fn number(tx: &Tx<'_>, key: &'static str) -> brain::Result<Timestamp> {
     let text = meta::get(tx, key)?;
-    let ms = text.map(|t| t.parse().map_err(|_| brain::Error::bad_data("brain_meta.value", key))).transpose()?;
+    let ms =
+        text.map(|t| t.parse().map_err(|_| brain::Error::bad_data("brain_meta.value", key))).transpose()?;
     Ok(Timestamp::from_millis(ms.unwrap_or(0)))
 }
 
@@ -108,7 +109,13 @@ pub fn begin(
 }
 
 /// Ends a batch; false when it had ended.
-fn end(tx: &Tx<'_>, batch: &BatchId, state: State, error: Option<&str>, now: Timestamp) -> brain::Result<bool> {
+fn end(
+    tx: &Tx<'_>,
+    batch: &BatchId,
+    state: State,
+    error: Option<&str>,
+    now: Timestamp,
+) -> brain::Result<bool> {
     if batches::finish(tx, batch, state, error, now)? == brain::memory::Change::Missing {
         return Ok(false);
     }
@@ -155,8 +162,8 @@ pub fn recover(tx: &Tx<'_>, is_enabled: bool, now: Timestamp) -> brain::Result<O
     let underway = meta::get(tx, meta::LEARNING_NOW)?;
     end(tx, &dead.batch_id, State::Partial, Some(INTERRUPTED), now)?;
     let Some(text) = underway else { return Ok(None) };
-    let underway: Underway =
-        serde_json::from_str(&text).map_err(|_| brain::Error::bad_data("brain_meta.value", meta::LEARNING_NOW))?;
+    let underway: Underway = serde_json::from_str(&text)
+        .map_err(|_| brain::Error::bad_data("brain_meta.value", meta::LEARNING_NOW))?;
     let moved = dead.progress.trajectories > 0;
     let deaths = if moved { 0 } else { underway.deaths + 1 };
     if !is_enabled || deaths >= DEATHS {
@@ -363,7 +370,8 @@ async fn failed(core: &Arc<Core>, turn: &TurnId, why: String, course: &mut Cours
 
 /// What the readings of a turn come to.
 fn taught(material: &Material, read: &Read, only_feedback: bool) -> Lessons {
-    let dropped = |count: fn(&Extraction) -> usize| read.accounts.iter().map(|a| count(&a.found)).sum::<usize>();
+    let dropped =
+        |count: fn(&Extraction) -> usize| read.accounts.iter().map(|a| count(&a.found)).sum::<usize>();
     tracing::debug!(
         turn_id = %material.turn.turn_id,
         calls = read.accounts.len(),
@@ -407,11 +415,17 @@ async fn write(
 }
 
 /// Feedback on a turn that was learned from, or is gone.
-async fn late_feedback(core: &Arc<Core>, job: &Job, signal: Signal, course: &mut Course) -> brain::Result<()> {
+async fn late_feedback(
+    core: &Arc<Core>,
+    job: &Job,
+    signal: Signal,
+    course: &mut Course,
+) -> brain::Result<()> {
     let (known, turn) = (Arc::clone(&core.known), signal.turn_id.clone());
     let found = core.brain.read("feedback material", move |tx| Material::read(tx, &turn, &known)).await?;
     let Some(mut material) = found else {
-        write(core, "feedback on a gone turn", move |tx| commit::orphaned(tx, &signal, Timestamp::now())).await?;
+        write(core, "feedback on a gone turn", move |tx| commit::orphaned(tx, &signal, Timestamp::now()))
+            .await?;
         return Ok(());
     };
     material.signals.retain(|s| s.signal_id == signal.signal_id);
@@ -421,7 +435,8 @@ async fn late_feedback(core: &Arc<Core>, job: &Job, signal: Signal, course: &mut
     let tried = signal.created_at.plus_millis(crate::core::millis(WORDS_TRIED)) > Timestamp::now();
     let mut lessons = Lessons::default();
     if has_words && tried {
-        if course.spent > 0 && course.spent + reading::estimate(core, &material) > core.config.lc_token_budget {
+        if course.spent > 0 && course.spent + reading::estimate(core, &material) > core.config.lc_token_budget
+        {
             course.left = Some(Left::Budget);
             return Ok(());
         }

@@ -106,7 +106,13 @@ mod tests {
     fn version(version: i64, patterns: &[&str], source: Source, rationale: &str) -> Version {
         let patterns = patterns.iter().map(|line| (*line).to_owned()).collect();
         let soul = Soul { identity: String::new(), values: Vec::new(), patterns };
-        Version { version, soul, source, rationale: rationale.into(), created_at: Timestamp::from_millis(version) }
+        Version {
+            version,
+            soul,
+            source,
+            rationale: rationale.into(),
+            created_at: Timestamp::from_millis(version),
+        }
     }
 
     fn texts(newest_last: Vec<Version>) -> Vec<(String, usize)> {
@@ -126,7 +132,8 @@ mod tests {
         assert_eq!(texts(vec![first(), learned(), taken_over]), []);
         let dropped = version(3, &["be kind"], Source::User, "written over the API");
         assert_eq!(texts(vec![first(), learned(), dropped]), []);
-        let more = version(3, &["be kind", "short", "metric"], Source::Learning, "seen in turn-4, turn-5, turn-6");
+        let more =
+            version(3, &["be kind", "short", "metric"], Source::Learning, "seen in turn-4, turn-5, turn-6");
         assert_eq!(texts(vec![first(), learned(), more]).len(), 2);
         assert_eq!(texts(vec![version(1, &["short"], Source::Learning, seen)]), [("short".to_owned(), 3)]);
     }

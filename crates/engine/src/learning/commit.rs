@@ -71,7 +71,11 @@ pub fn trajectory(
             skills: Vec::new(),
         };
         if shown != Shown::default() {
-            trajectories::note_shown(tx, turn, &serde_json::to_value(shown).expect("texts always serialise"))?;
+            trajectories::note_shown(
+                tx,
+                turn,
+                &serde_json::to_value(shown).expect("texts always serialise"),
+            )?;
         }
     }
     feedback(tx, turn, &material.signals, now, &mut done)?;

@@ -78,8 +78,14 @@ pub struct Lessons {
 
 /// What the readings of a turn come to. `known` are ids that the model was shown as what may be replaced; `only_feedback`
 /// keeps what cites feedback and drops the rest, for a turn that was learned from before.
-pub fn of(material: &Material, readings: &[Account], known: &HashSet<String>, only_feedback: bool) -> Lessons {
-    let mut made = Making { material, known, only_feedback, seen: BTreeSet::new(), lessons: Lessons::default() };
+pub fn of(
+    material: &Material,
+    readings: &[Account],
+    known: &HashSet<String>,
+    only_feedback: bool,
+) -> Lessons {
+    let mut made =
+        Making { material, known, only_feedback, seen: BTreeSet::new(), lessons: Lessons::default() };
     for reading in readings {
         made.read(reading);
     }
@@ -112,7 +118,9 @@ impl Making<'_> {
             self.item(reading, &e.ground, &e.key, &text, wanted);
         }
         for f in &found.facts {
-            if let Some(trust) = self.trust(reading, &f.ground, &f.content).filter(|_| f.kind == FactType::Procedure) {
+            if let Some(trust) =
+                self.trust(reading, &f.ground, &f.content).filter(|_| f.kind == FactType::Procedure)
+            {
                 let trust = trust.min(self.echoed(&f.content));
                 let showing = Showing { subject: f.subject.clone(), text: f.content.clone(), trust };
                 push(&mut self.lessons.procedures, showing);
@@ -127,8 +135,11 @@ impl Making<'_> {
             self.item(reading, &f.ground, &f.subject, &f.content, wanted);
         }
         for p in &found.people {
-            let attributes: Map<String, Value> =
-                p.attributes.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
+            let attributes: Map<String, Value> = p
+                .attributes
+                .iter()
+                .map(|(name, value)| (name.clone(), Value::from(value.as_str())))
+                .collect();
             let said: Vec<&str> = p.attributes.values().map(String::as_str).collect();
             let text = format!("{} {} {}", p.name, p.aliases.join(" "), said.join(" "));
             let wanted = Wanted::Node(NewNode {
@@ -152,7 +163,10 @@ impl Making<'_> {
         }
         for p in &found.patterns {
             if let Some(trust) = self.trust(reading, &p.ground, &p.text) {
-                push(&mut self.lessons.patterns, Showing { subject: String::new(), text: p.text.clone(), trust });
+                push(
+                    &mut self.lessons.patterns,
+                    Showing { subject: String::new(), text: p.text.clone(), trust },
+                );
             }
         }
     }
@@ -160,7 +174,8 @@ impl Making<'_> {
     /// How far an item may be trusted; `None` when it is not to be kept at all.
     fn trust(&self, reading: &Account, ground: &Ground, text: &str) -> Option<Trust> {
         let cited: Vec<&Told> = ground.evidence.iter().filter_map(|id| self.material.told(id)).collect();
-        if cited.is_empty() || (self.only_feedback && !cited.iter().any(|t| t.message.id.starts_with("sig-"))) {
+        if cited.is_empty() || (self.only_feedback && !cited.iter().any(|t| t.message.id.starts_with("sig-")))
+        {
             return None;
         }
         let evidence: Vec<Evidence> = cited.iter().map(|told| told.voice.evidence()).collect();
@@ -196,7 +211,8 @@ impl Making<'_> {
         }
         let mut lineage = vec![Parent { kind: ParentKind::Trajectory, id: turn.to_owned() }];
         lineage.extend(ground.evidence.iter().filter_map(|id| self.material.told(id)).map(Told::parent));
-        let replaces: Vec<String> = ground.replaces.iter().filter(|id| self.known.contains(*id)).cloned().collect();
+        let replaces: Vec<String> =
+            ground.replaces.iter().filter(|id| self.known.contains(*id)).cloned().collect();
         let intent = match (reading.by_rule, replaces.is_empty()) {
             (true, _) => Intent::Statement,
             (false, false) => Intent::Named(replaces),
@@ -259,7 +275,8 @@ mod tests {
     }
 
     fn material(reading: Reading, with_tool: bool) -> Material {
-        let told = |id: &str, role: &str, text: &str, voice| Told { message: Message::new(id, role, text), voice };
+        let told =
+            |id: &str, role: &str, text: &str, voice| Told { message: Message::new(id, role, text), voice };
         let mut all = vec![
             told("msg-1", "user", "Please book tea at the station", Voice::Person),
             told("msg-2", "assistant", "Booked.", Voice::Assistant),
@@ -278,8 +295,13 @@ mod tests {
             rationale: "because".into(),
             replaces: replaces.iter().map(|id| (*id).to_owned()).collect(),
         };
-        let fact =
-            Fact { subject: "s".into(), content: content.into(), kind: FactType::Procedure, valid_from: None, ground };
+        let fact = Fact {
+            subject: "s".into(),
+            content: content.into(),
+            kind: FactType::Procedure,
+            valid_from: None,
+            ground,
+        };
         let found = Extraction { facts: vec![fact], ..Extraction::default() };
         Account { heard, found, by_rule: false }
     }
@@ -309,7 +331,11 @@ mod tests {
             (&tainted, Everybody, bob, vec!["msg-1", "msg-3"], Some(Trust::Untrusted)),
             (&clean, Everybody, tea, vec!["msg-9"], None),
         ] {
-            assert_eq!(trust_of(material, heard, content, &evidence), expected, "{heard:?} {content} {evidence:?}");
+            assert_eq!(
+                trust_of(material, heard, content, &evidence),
+                expected,
+                "{heard:?} {content} {evidence:?}"
+            );
         }
     }
 
@@ -333,7 +359,8 @@ mod tests {
         let mut material = material(Reading::Clean, false);
         let text = "Book tea at the station and wait there";
         material.recalled.push(Recalled { text: text.to_owned(), trust: Trust::Untrusted });
-        let lessons = of(&material, &[account(Heard::Everybody, text, &["msg-1"], &[])], &HashSet::new(), false);
+        let lessons =
+            of(&material, &[account(Heard::Everybody, text, &["msg-1"], &[])], &HashSet::new(), false);
         assert_eq!(lessons.procedures[0].trust, Trust::Untrusted);
         assert_eq!(lessons.items[0].origin.recalled, [text]);
     }

@@ -171,7 +171,8 @@ fn line_of(block: &Block) -> Option<String> {
 
 /// Feedback in words is said by the person, about the turn.
 pub fn feedback(signal: &Signal, known: &Known) -> Option<Told> {
-    let parts: Vec<&str> = [&signal.comment, &signal.corrected].into_iter().flatten().map(String::as_str).collect();
+    let parts: Vec<&str> =
+        [&signal.comment, &signal.corrected].into_iter().flatten().map(String::as_str).collect();
     let text = known.scrub(&parts.join("\n")).into_owned();
     let message = Message::new(signal.signal_id.as_str(), "user", &text);
     (!message.text.trim().is_empty()).then_some(Told { message, voice: Voice::Person })

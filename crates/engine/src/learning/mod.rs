@@ -106,7 +106,9 @@ impl Learning {
         match rest {
             Ok(Some(job)) => self.work(&core, &job).await,
             Ok(None) => {}
-            Err(error) => tracing::error!(code = "INTERNAL", error = %error, "An interrupted learning batch could not be taken up"),
+            Err(error) => {
+                tracing::error!(code = "INTERNAL", error = %error, "An interrupted learning batch could not be taken up")
+            }
         }
         if !is_enabled {
             return;
@@ -148,7 +150,8 @@ impl Learning {
     /// Ends the row of a batch that the brain's trouble stopped, so that another can begin.
     async fn give_up(&self, core: &Arc<Core>, job: &Job) {
         let id = job.batch.clone();
-        let ended = core.brain.write("give up a learning batch", move |tx| batch::give_up(tx, &id, Timestamp::now()));
+        let ended =
+            core.brain.write("give up a learning batch", move |tx| batch::give_up(tx, &id, Timestamp::now()));
         if let Err(error) = ended.await {
             tracing::warn!(error = %error, "The learning batch ends with the next start");
         }

@@ -91,7 +91,8 @@ fn calls(material: &Material) -> Vec<Call> {
     let of = |told: &[&Told]| told.iter().map(|t| t.message.clone()).collect::<Vec<_>>();
     let everything: Vec<&Told> = material.told.iter().collect();
     let person: Vec<&Told> = everything.iter().copied().filter(|t| t.voice == Voice::Person).collect();
-    let cut = |heard, told: &[&Told]| chunks(of(told)).into_iter().map(move |messages| Call { heard, messages });
+    let cut =
+        |heard, told: &[&Told]| chunks(of(told)).into_iter().map(move |messages| Call { heard, messages });
     if person.len() == everything.len() {
         return cut(Heard::PersonAlone, &person).collect();
     }
@@ -167,7 +168,9 @@ async fn ask(
         model: core.config.light_model.clone(),
         system: INSTRUCTIONS.to_owned(),
         said,
-        output_schema: Some(serde_json::from_str(extraction::SCHEMA).expect("the schema is part of the program")),
+        output_schema: Some(
+            serde_json::from_str(extraction::SCHEMA).expect("the schema is part of the program"),
+        ),
         max_tokens: ANSWER_TOKENS,
         purpose: Purpose::Learning,
     };
@@ -201,7 +204,12 @@ fn unread(core: &Core, error: &CallError) -> Unread {
 }
 
 /// Writes what a call cost, into the usage log and the batch; the tokens.
-async fn record(core: &Arc<Core>, batch: &BatchId, material: &Material, answer: &Answer) -> brain::Result<u64> {
+async fn record(
+    core: &Arc<Core>,
+    batch: &BatchId,
+    material: &Material,
+    answer: &Answer,
+) -> brain::Result<u64> {
     let tokens = answer.spent.tokens.input_tokens + answer.spent.tokens.output_tokens;
     let mut row = answer.spent.row(Some(&material.turn), core.config.llm_provider.as_str());
     let batch = batch.clone();

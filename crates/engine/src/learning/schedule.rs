@@ -116,7 +116,8 @@ mod tests {
     const MINUTE: i64 = 60_000;
     const HOUR: i64 = 60 * MINUTE;
     const NOW: i64 = 1000 * HOUR;
-    const PERIODS: Periods = Periods { quiet: Duration::from_secs(600), every: Duration::from_secs(6 * 3600) };
+    const PERIODS: Periods =
+        Periods { quiet: Duration::from_secs(600), every: Duration::from_secs(6 * 3600) };
 
     fn at(ms: i64) -> Timestamp {
         Timestamp::from_millis(ms)
@@ -142,15 +143,43 @@ mod tests {
             ("nothing waits", Waiting::default(), 0, 0, Next::Nothing),
             ("a task just left", ended(MINUTE), 0, 0, Next::At(at(NOW + 9 * MINUTE))),
             ("quiet to the millisecond", ended(10 * MINUTE), 7, 0, quiet(7)),
-            ("quiet and looked at before", ended(20 * MINUTE), NOW - 5 * MINUTE, NOW - 5 * MINUTE,
-                Next::At(at(NOW - 5 * MINUTE + 6 * HOUR))),
+            (
+                "quiet and looked at before",
+                ended(20 * MINUTE),
+                NOW - 5 * MINUTE,
+                NOW - 5 * MINUTE,
+                Next::At(at(NOW - 5 * MINUTE + 6 * HOUR)),
+            ),
             ("quiet since the last look", ended(20 * MINUTE), NOW - 15 * MINUTE, 0, quiet(NOW - 15 * MINUTE)),
-            ("never quiet, for six hours", tasks(&[task("a", NOW - 6 * HOUR, true)]), 0, 0, Next::Now(Scope::All)),
+            (
+                "never quiet, for six hours",
+                tasks(&[task("a", NOW - 6 * HOUR, true)]),
+                0,
+                0,
+                Next::Now(Scope::All),
+            ),
             ("a turn runs", tasks(&[task("a", NOW - HOUR, true)]), 0, 0, Next::At(at(NOW + 5 * HOUR))),
-            ("left over by the last look at everything", ended(30 * HOUR), NOW - HOUR, NOW - HOUR,
-                Next::At(at(NOW + 5 * HOUR))),
-            ("left over, and its period is over", ended(30 * HOUR), NOW - HOUR, NOW - 6 * HOUR, Next::Now(Scope::All)),
-            ("the clock was set back", ended(10 * MINUTE), NOW + HOUR, NOW + HOUR, Next::At(at(NOW + 6 * HOUR))),
+            (
+                "left over by the last look at everything",
+                ended(30 * HOUR),
+                NOW - HOUR,
+                NOW - HOUR,
+                Next::At(at(NOW + 5 * HOUR)),
+            ),
+            (
+                "left over, and its period is over",
+                ended(30 * HOUR),
+                NOW - HOUR,
+                NOW - 6 * HOUR,
+                Next::Now(Scope::All),
+            ),
+            (
+                "the clock was set back",
+                ended(10 * MINUTE),
+                NOW + HOUR,
+                NOW + HOUR,
+                Next::At(at(NOW + 6 * HOUR)),
+            ),
             ("it ended in the future", ended(-HOUR), 0, 0, Next::At(at(NOW + 70 * MINUTE))),
         ] {
             assert_eq!(decided(&waiting, quiet_until, all_at), expected, "{why}");

@@ -8,8 +8,8 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::time::Duration;
 use testbed::Reply;
-use testbed::model::{Script, ScriptedModel, SeenRequest};
 use testbed::model::Protocol;
+use testbed::model::{Script, ScriptedModel, SeenRequest};
 use tokio::time::Instant;
 
 /// Kills while a batch is at work.
@@ -38,7 +38,8 @@ impl Place {
         while Instant::now() < until {
             let health = self.client.get(format!("{}/health", self.url)).send().await;
             if health.is_ok_and(|answer| answer.status().is_success())
-                && let Some(status) = self.send(self.client.get(format!("{}/learning/status", self.url))).await
+                && let Some(status) =
+                    self.send(self.client.get(format!("{}/learning/status", self.url))).await
             {
                 return status;
             }
@@ -149,9 +150,15 @@ async fn two_hundred_kills_while_learning_write_every_lesson_once_and_none_by_ha
         ("different events", "SELECT count(DISTINCT key) FROM episodes WHERE kind = 'event'"),
         ("relations", "SELECT count(*) FROM social_graph_edges"),
         ("facts with their index entry", "SELECT count(*) FROM knowledge_store_fts"),
-        ("facts with their turn", "SELECT count(*) FROM knowledge_store k JOIN memory_lineage l
-             ON l.memory_id = k.fact_id AND l.parent_kind = 'trajectory'"),
-        ("facts that nothing has confirmed", "SELECT count(*) FROM knowledge_store WHERE abs(confidence - 0.8) < 1e-9"),
+        (
+            "facts with their turn",
+            "SELECT count(*) FROM knowledge_store k JOIN memory_lineage l
+             ON l.memory_id = k.fact_id AND l.parent_kind = 'trajectory'",
+        ),
+        (
+            "facts that nothing has confirmed",
+            "SELECT count(*) FROM knowledge_store WHERE abs(confidence - 0.8) < 1e-9",
+        ),
         ("trajectories", "SELECT count(*) FROM trajectories WHERE state = 'processed' AND attempts = 0"),
         ("counted trajectories", "SELECT sum(trajectories) FROM learning_batches"),
         ("counted facts", "SELECT sum(json_extract(written_json, '$.knowledge')) FROM learning_batches"),
@@ -164,5 +171,7 @@ async fn two_hundred_kills_while_learning_write_every_lesson_once_and_none_by_ha
     let log = std::fs::read_to_string(dir.path().join("log")).expect("the log");
     assert!(!log.contains("panicked"), "no panic in the log");
     model.assert_no_problems();
-    println!("{kills} kills in {rounds} rounds, {interrupted} batches cut short, {turns} turns learned from once");
+    println!(
+        "{kills} kills in {rounds} rounds, {interrupted} batches cut short, {turns} turns learned from once"
+    );
 }

@@ -40,7 +40,9 @@ async fn batch(engine: &Engine, body: Value) -> Value {
 
 /// Waits until a batch has ended; its line.
 async fn ended(engine: &Engine, id: &Value) -> Value {
-    let is = |status: &Value| status["batches"].as_array().is_some_and(|all| all.iter().any(|b| b["batch_id"] == *id));
+    let is = |status: &Value| {
+        status["batches"].as_array().is_some_and(|all| all.iter().any(|b| b["batch_id"] == *id))
+    };
     let status = engine.until("/learning/status", is).await;
     let mut all = status["batches"].as_array().expect("a list").iter();
     all.find(|b| b["batch_id"] == *id).expect("it ended").clone()
@@ -60,7 +62,8 @@ fn shown(request: &SeenRequest) -> Vec<Value> {
 
 /// The id of the line with this role whose text holds `part`.
 fn line_of(request: &SeenRequest, role: &str, part: &str) -> Option<String> {
-    let is = |line: &&Value| line["role"] == role && line["text"].as_str().is_some_and(|text| text.contains(part));
+    let is =
+        |line: &&Value| line["role"] == role && line["text"].as_str().is_some_and(|text| text.contains(part));
     shown(request).iter().find(is).map(|line| line["id"].as_str().expect("an id").to_owned())
 }
 

@@ -20,7 +20,17 @@ pub(super) fn schemas() -> Map<String, Value> {
             "started_at": time, "ended_at": time, "trajectories": number, "written": written,
             "duplicates": number, "tokens_used": number, "error": maybe(&text),
         }),
-        &["batch_id", "state", "started_at", "ended_at", "trajectories", "written", "duplicates", "tokens_used", "error"],
+        &[
+            "batch_id",
+            "state",
+            "started_at",
+            "ended_at",
+            "trajectories",
+            "written",
+            "duplicates",
+            "tokens_used",
+            "error",
+        ],
     );
     let mut all = Map::new();
     all.insert(

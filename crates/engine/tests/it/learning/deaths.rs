@@ -28,7 +28,10 @@ async fn everything_once(engine: &Engine, turns: usize) {
     contents.sort_unstable();
     let expected: Vec<String> = (0..turns).map(|n| format!("The user said thing number {n}")).collect();
     assert_eq!(contents, expected);
-    assert!(hits.iter().all(|hit| hit["confidence"] == 0.8), "nothing was confirmed by its own repetition: {hits:?}");
+    assert!(
+        hits.iter().all(|hit| hit["confidence"] == 0.8),
+        "nothing was confirmed by its own repetition: {hits:?}"
+    );
 }
 
 #[tokio::test]
@@ -57,10 +60,14 @@ async fn a_batch_goes_on_after_a_death_and_repeats_nothing_that_was_committed() 
     let engine = setup.start().await;
     everything_once(&engine, 4).await;
     let status = engine.json("/learning/status").await;
-    let dead = status["batches"].as_array().expect("a list").iter().find(|b| b["batch_id"] == started["batch_id"]);
+    let dead =
+        status["batches"].as_array().expect("a list").iter().find(|b| b["batch_id"] == started["batch_id"]);
     let dead = dead.expect("it is told of");
     assert_eq!((&dead["state"], &dead["trajectories"]), (&json!("partial"), &json!(2)), "{dead}");
-    assert_eq!((&status["last_batch"]["state"], &status["last_batch"]["trajectories"]), (&json!("succeeded"), &json!(2)));
+    assert_eq!(
+        (&status["last_batch"]["state"], &status["last_batch"]["trajectories"]),
+        (&json!("succeeded"), &json!(2))
+    );
     let asked = model.calls().iter().filter(|r| is_lesson(r)).count();
     assert_eq!(asked, 5, "only the call that was cut off was made again");
 }
@@ -93,7 +100,10 @@ async fn a_stop_waits_for_the_trajectory_and_leaves_the_rest() {
     let engine = setup.start().await;
     let status = engine.json("/learning/status").await;
     assert_eq!(status["pending_trajectories"], 1, "{status}");
-    assert_eq!((&status["last_batch"]["state"], &status["last_batch"]["trajectories"]), (&json!("partial"), &json!(1)));
+    assert_eq!(
+        (&status["last_batch"]["state"], &status["last_batch"]["trajectories"]),
+        (&json!("partial"), &json!(1))
+    );
     assert_eq!(batch(&engine, json!({})).await["state"], "succeeded");
     everything_once(&engine, 2).await;
     stopped(engine).await;

@@ -32,21 +32,41 @@ async fn without_a_model_a_name_and_a_preference_are_learned() {
     let done = batch(&engine, json!({})).await;
     assert_eq!(
         names(&done),
-        ["batch_id", "duplicates", "ended_at", "error", "started_at", "state", "tokens_used", "trajectories", "written"]
+        [
+            "batch_id",
+            "duplicates",
+            "ended_at",
+            "error",
+            "started_at",
+            "state",
+            "tokens_used",
+            "trajectories",
+            "written"
+        ]
     );
-    assert_eq!((&done["state"], &done["trajectories"], &done["error"]), (&json!("succeeded"), &json!(1), &json!(null)));
+    assert_eq!(
+        (&done["state"], &done["trajectories"], &done["error"]),
+        (&json!("succeeded"), &json!(1), &json!(null))
+    );
     assert_eq!(done["written"], json!({"episodes": 0, "knowledge": 2, "social": 1}));
     assert_eq!(done["tokens_used"], 0, "no model was asked");
     let name = found(&engine, "knowledge", "what is the user's name?").await;
     let name = name.iter().find(|f| f["content"] == "The user's name is Ada Lovelace").expect("learned");
-    assert_eq!((&name["trust"], &name["source"]), (&json!("user"), &json!(format!("trajectory:{}", turn.turn_id()))));
+    assert_eq!(
+        (&name["trust"], &name["source"]),
+        (&json!("user"), &json!(format!("trajectory:{}", turn.turn_id())))
+    );
     assert_eq!(found(&engine, "social", "Ada Lovelace").await[0]["name"], "Ada Lovelace");
 
     let status = engine.json("/learning/status").await;
     assert_eq!((&status["pending_trajectories"], &status["next_run_at"]), (&json!(0), &json!(null)));
     assert_eq!(status["last_batch"], status["batches"][0]);
     let again = batch(&engine, json!({})).await;
-    assert_eq!((&again["trajectories"], &again["duplicates"]), (&json!(0), &json!(0)), "nothing is learned twice");
+    assert_eq!(
+        (&again["trajectories"], &again["duplicates"]),
+        (&json!(0), &json!(0)),
+        "nothing is learned twice"
+    );
     engine.until("/health", |h| h["activity"]["next_scheduled_at"].is_null()).await;
     let metrics = engine.get("/metrics").await.text().await;
     assert!(metrics.contains("engine_lc_batches_total{state=\"succeeded\"} 2"), "{metrics}");
@@ -74,7 +94,11 @@ async fn what_cannot_be_run_is_refused() {
     assert_eq!(engine.json("/learning/status").await["enabled"], false);
     engine.turn("off", "my name is Ada").await;
     let status = engine.json("/learning/status").await;
-    assert_eq!((&status["pending_trajectories"], &status["next_run_at"]), (&json!(1), &json!(null)), "kept for later");
+    assert_eq!(
+        (&status["pending_trajectories"], &status["next_run_at"]),
+        (&json!(1), &json!(null)),
+        "kept for later"
+    );
     let engine = Setup::offline().start().await;
     engine.post("/learning/run", json!({"task_id": "nowhere"})).await.error(404, "TASK_NOT_FOUND").await;
     let error = engine.post("/learning/run", json!({"task_id": 7})).await.error(400, "INVALID_REQUEST").await;
@@ -89,15 +113,27 @@ async fn feedback_is_about_a_message_and_says_something() {
     let turn = engine.turn("talk", "hello").await;
     let message = turn.last().data["message_id"].clone();
     engine.post("/feedback", json!({"message_id": message})).await.error(422, "VALIDATION_ERROR").await;
-    let error = engine.post("/feedback", json!({"message_id": message, "rating": "great"})).await.error(400, "INVALID_REQUEST").await;
+    let error = engine
+        .post("/feedback", json!({"message_id": message, "rating": "great"}))
+        .await
+        .error(400, "INVALID_REQUEST")
+        .await;
     assert_eq!(error["details"]["field"], "rating");
     let long = "x".repeat(10_001);
-    let error = engine.post("/feedback", json!({"message_id": message, "comment": long})).await.error(400, "INVALID_REQUEST").await;
+    let error = engine
+        .post("/feedback", json!({"message_id": message, "comment": long}))
+        .await
+        .error(400, "INVALID_REQUEST")
+        .await;
     assert_eq!(error["details"]["field"], "comment");
     let error = engine.post("/feedback", json!({"rating": "up"})).await.error(400, "INVALID_REQUEST").await;
     assert_eq!(error["details"]["field"], "message_id");
     for id in ["msg-0000", "nonsense"] {
-        engine.post("/feedback", json!({"message_id": id, "rating": "up"})).await.error(404, "NOT_FOUND").await;
+        engine
+            .post("/feedback", json!({"message_id": id, "rating": "up"}))
+            .await
+            .error(404, "NOT_FOUND")
+            .await;
     }
     let body = json!({"message_id": message, "rating": "up", "comment": "thanks", "surprise": 1});
     let first = engine.post("/feedback", body.clone()).await.ok().await;
@@ -119,7 +155,10 @@ async fn feedback_moves_what_its_turn_recalled_and_wrote_and_a_correction_is_the
     let setup = stopped(engine).await;
     // as the recall of a turn notes it
     at_rest(&setup)
-        .execute("UPDATE turns SET recalled_ids = ?1 WHERE turn_id = ?2", (json!([fact]).to_string(), &turn_id))
+        .execute(
+            "UPDATE turns SET recalled_ids = ?1 WHERE turn_id = ?2",
+            (json!([fact]).to_string(), &turn_id),
+        )
         .expect("noted");
     let engine = setup.start().await;
     let sure = async |query: &str, content: &str| {

@@ -55,8 +55,11 @@ async fn three_turns_make_a_pattern_and_a_complaint_retires_it_but_never_what_a_
         let turn = engine.turn(&format!("task-{n}"), "keep it short please").await;
         messages.push(turn.last().data["message_id"].clone());
         assert_eq!(batch(&engine, json!({})).await["state"], "succeeded");
-        let expected =
-            if n < 2 { json!(["Use metric units"]) } else { json!(["Use metric units", "Wants short answers"]) };
+        let expected = if n < 2 {
+            json!(["Use metric units"])
+        } else {
+            json!(["Use metric units", "Wants short answers"])
+        };
         assert_eq!(patterns(&engine).await, expected, "after {n}");
     }
     let full = engine.json("/memory/soul/full").await;

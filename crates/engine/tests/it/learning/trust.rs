@@ -2,8 +2,8 @@
 
 use super::{answer, at_rest, batch, contents, count, facts, is_lesson, line_of, shown, stopped};
 use crate::memory::found;
-use crate::support::{Setup, soon};
 use crate::support::http::Ask;
+use crate::support::{Setup, soon};
 use serde_json::{Value, json};
 use testbed::model::{Gate, Script};
 use testbed::{Reply, ScriptedModel};
@@ -39,7 +39,8 @@ async fn what_cites_a_message_is_kept_and_what_cites_none_or_an_invented_one_is_
     assert_eq!(lessons.len(), 1, "one call per turn");
     assert_eq!(lessons[0].model, "scripted-light");
     let usage = engine.json("/usage?group_by=purpose").await;
-    let learning = usage["groups"].as_array().expect("groups").iter().find(|g| g["key"] == "learning").cloned();
+    let learning =
+        usage["groups"].as_array().expect("groups").iter().find(|g| g["key"] == "learning").cloned();
     assert_eq!(learning.expect("recorded")["input_tokens"], 1200);
     model.assert_no_problems();
 }
@@ -70,8 +71,10 @@ async fn a_page_cannot_speak_in_the_person_s_name() {
     let done = batch(&engine, json!({})).await;
     assert_eq!(done["state"], "succeeded", "{done}");
     let hits = found(&engine, "knowledge", "").await;
-    let mut kept: Vec<(&str, &str)> =
-        hits.iter().map(|h| (h["content"].as_str().expect("text"), h["trust"].as_str().expect("a word"))).collect();
+    let mut kept: Vec<(&str, &str)> = hits
+        .iter()
+        .map(|h| (h["content"].as_str().expect("text"), h["trust"].as_str().expect("a word")))
+        .collect();
     kept.sort_unstable();
     assert_eq!(
         kept,
@@ -124,7 +127,10 @@ async fn a_turn_that_cannot_be_read_is_tried_in_three_batches_and_holds_up_nobod
     engine.turn("home", "I live in Berlin").await;
     let first = batch(&engine, json!({})).await;
     assert_eq!((&first["state"], &first["trajectories"]), (&json!("partial"), &json!(1)), "{first}");
-    assert!(first["error"].as_str().is_some_and(|e| e.contains("no JSON object") && !e.contains("rather")), "{first}");
+    assert!(
+        first["error"].as_str().is_some_and(|e| e.contains("no JSON object") && !e.contains("rather")),
+        "{first}"
+    );
     assert_eq!(contents(&engine, "Berlin").await, ["The user lives in Berlin"]);
     for _ in 0..2 {
         assert_eq!(engine.json("/learning/status").await["pending_trajectories"], 1);
@@ -154,7 +160,11 @@ async fn a_provider_that_is_away_costs_no_turn_an_attempt() {
         assert!(done["error"].as_str().is_some_and(|e| e.contains("LLM_RATE_LIMITED")), "{done}");
     }
     assert_eq!(engine.json("/learning/status").await["pending_trajectories"], 3);
-    assert_eq!(model.calls().iter().filter(|r| is_lesson(r)).count(), 4, "a batch ends with the first refusal");
+    assert_eq!(
+        model.calls().iter().filter(|r| is_lesson(r)).count(),
+        4,
+        "a batch ends with the first refusal"
+    );
 }
 
 #[tokio::test]
