@@ -178,6 +178,7 @@ async fn live(
     let clean = !core.brain.is_after_crash();
     let open = resume::recover(&core, clean).await.map_err(|e| bad("resume turns", e))?;
     answers::refresh_expiry(&core).await;
+    core.learning.recover(&core).await.map_err(|e| bad("recover learning", e))?;
     let directory =
         mcp::open(&core, local).await.map_err(|e| Stop::failure(format!("open the connectors: {e}")))?;
     let _ = core.connectors.set(directory);

@@ -63,7 +63,7 @@ pub fn learned(present: &[String], sightings: &[Sighting]) -> Vec<Lesson> {
 
 /// Which of the lessons that were learned, and that no person has written since, have lost their support: `stands` says
 /// whether a turn still speaks for what it showed. Nothing else is ever taken away.
-pub fn retired<'a>(lessons: &'a [Lesson], stands: impl Fn(&str) -> bool) -> Vec<&'a Lesson> {
+pub fn retired(lessons: &[Lesson], stands: impl Fn(&str) -> bool) -> Vec<&Lesson> {
     let supported =
         |lesson: &Lesson| lesson.turns.iter().filter(|turn| stands(turn)).count() >= SUPPORTING_TURNS;
     lessons.iter().filter(|lesson| !supported(lesson)).collect()

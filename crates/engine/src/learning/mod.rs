@@ -95,22 +95,30 @@ impl Learning {
         self.busy.load(Ordering::Relaxed)
     }
 
-    /// Goes on with a batch that a death cut short, then runs batches as they are due or asked for, until the end.
-    pub async fn run(&self, core: Arc<Core>) {
-        let Ok(mut jobs) = self.jobs.try_lock() else { return };
+    /// Ends a batch that a death cut short, and begins the one that goes on with the rest. To be called before anybody can
+    /// ask for a batch, or that would be taken for the dead one.
+    pub async fn recover(&self, core: &Core) -> brain::Result<()> {
+        let dead = core.brain.read("dead learning batch", |tx| Ok(batches::running(tx)?.is_some())).await?;
+        if !dead {
+            return Ok(());
+        }
         let is_enabled = core.config.lc_enabled;
         let rest = core
             .brain
             .write("recover learning", move |tx| batch::recover(tx, is_enabled, Timestamp::now()))
-            .await;
-        match rest {
-            Ok(Some(job)) => self.work(&core, &job).await,
-            Ok(None) => {}
-            Err(error) => {
-                tracing::error!(code = "INTERNAL", error = %error, "An interrupted learning batch could not be taken up")
-            }
+            .await?;
+        metrics::counter!("engine_lc_batches_total", "state" => State::Partial.as_str()).increment(1);
+        if let Some(job) = rest {
+            // the channel is empty: nobody could ask yet
+            let _ = self.asked.try_send(job);
         }
-        if !is_enabled {
+        Ok(())
+    }
+
+    /// Runs batches as they are due or asked for, until the end.
+    pub async fn run(&self, core: Arc<Core>) {
+        let Ok(mut jobs) = self.jobs.try_lock() else { return };
+        if !core.config.lc_enabled {
             return;
         }
         while !self.stop.is_cancelled() {

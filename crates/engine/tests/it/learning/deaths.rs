@@ -73,6 +73,28 @@ async fn a_batch_goes_on_after_a_death_and_repeats_nothing_that_was_committed() 
 }
 
 #[tokio::test]
+async fn a_batch_asked_for_at_the_first_instant_is_not_taken_for_a_dead_one() {
+    let setup = Setup::offline().with_fixed_port();
+    for n in 0..5 {
+        let engine = setup.spawn();
+        let ask = || crate::support::http::Ask::post("/learning/run", &json!({}));
+        let started = loop {
+            match engine.try_send(ask()).await {
+                Some(answer) if answer.status == 200 => break answer.json().await,
+                _ => tokio::task::yield_now().await,
+            }
+        };
+        let done = super::ended(&engine, &started["batch_id"]).await;
+        assert_eq!(
+            (&done["state"], &done["error"]),
+            (&json!("succeeded"), &json!(null)),
+            "start {n}: {done}"
+        );
+        engine.kill();
+    }
+}
+
+#[tokio::test]
 async fn a_stop_waits_for_the_trajectory_and_leaves_the_rest() {
     let gate = Gate::new();
     let held = gate.clone();
