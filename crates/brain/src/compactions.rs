@@ -44,28 +44,34 @@ pub fn record(
     Ok(())
 }
 
-/// Records that tool results up to a position are shown shortened from now on.
+/// Records that some tool calls and results are shown shortened from now on: which, in the words of `detail`, the
+/// last of them at `up_to_position`.
+#[allow(clippy::too_many_arguments, reason = "one row, eight columns")]
 pub fn shrink(
     tx: &Tx<'_>,
     task: &TaskId,
     turn: &TurnId,
     up_to_position: i64,
+    detail: String,
     before_tokens: u64,
     after_tokens: u64,
     now: Timestamp,
 ) -> Result<()> {
-    let boundary = Boundary { up_to_position, summary: String::new() };
-    record(tx, task, turn, &boundary, CompactionStrategy::Shrink, before_tokens, after_tokens, now)
+    let marks = Boundary { up_to_position, summary: detail };
+    record(tx, task, turn, &marks, CompactionStrategy::Shrink, before_tokens, after_tokens, now)
 }
 
-/// The position up to which tool results are shown shortened.
-pub fn shrunk_up_to(tx: &Tx<'_>, task: &TaskId) -> Result<Option<i64>> {
-    Ok(tx
-        .conn()
-        .prepare_cached(
-            "SELECT max(up_to_position) FROM compactions WHERE task_id = ?1 AND strategy = 'shrink'",
-        )?
-        .query_row([task.as_str()], |r| r.get(0))?)
+/// What is shown shortened at or after a position: each row of [`shrink`], oldest first. An empty detail, as earlier
+/// builds wrote it, means every result up to the row's position.
+pub fn shrunk(tx: &Tx<'_>, task: &TaskId, after_position: i64) -> Result<Vec<Boundary>> {
+    let mut statement = tx.conn().prepare_cached(
+        "SELECT up_to_position, summary FROM compactions
+         WHERE task_id = ?1 AND strategy = 'shrink' AND up_to_position > ?2 ORDER BY id",
+    )?;
+    let rows = statement.query_map(params![task.as_str(), after_position], |r| {
+        Ok(Boundary { up_to_position: r.get(0)?, summary: r.get(1)? })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// The boundary in force.

@@ -2,7 +2,7 @@
 
 use crate::memory::chunks::Owner;
 use crate::turns::TurnState;
-use crate::{Error, Result, Tx};
+use crate::{Error, Result, Tx, meta};
 use contract::conversation::Usage;
 use contract::{TaskId, Timestamp};
 use rusqlite::{OptionalExtension, Row, params};
@@ -211,6 +211,40 @@ pub fn usage(tx: &Tx<'_>, id: &TaskId) -> Result<Usage> {
 /// Rows of one kind that a piece of a deletion removes. More holds up other writers; fewer takes more commits.
 const PIECE_ROWS: u32 = 500;
 
+/// The beginning of the name of the facts that mark tasks being deleted.
+const DELETING: &str = "deleting:";
+
+/// Marks a task as being deleted, with what was learned from it or without. The last piece takes the mark away.
+pub fn begin_deletion(tx: &Tx<'_>, id: &TaskId, memories: bool) -> Result<()> {
+    if get(tx, id)?.is_none() {
+        return Ok(());
+    }
+    let mark = format!("{DELETING}{}", id.as_str());
+    let memories = memories || meta::get(tx, &mark)?.as_deref() == Some("memories");
+    meta::set(tx, &mark, if memories { "memories" } else { "history" })
+}
+
+/// True between the first and the last piece of a deletion.
+pub fn is_being_deleted(tx: &Tx<'_>, id: &TaskId) -> Result<bool> {
+    Ok(meta::get(tx, &format!("{DELETING}{}", id.as_str()))?.is_some())
+}
+
+/// Tasks whose deletion has begun, and whether their memories go along.
+pub fn deletions(tx: &Tx<'_>) -> Result<Vec<(TaskId, bool)>> {
+    let mut statement = tx.conn().prepare_cached(
+        "SELECT substr(key, ?2), value FROM brain_meta WHERE substr(key, 1, ?2 - 1) = ?1 ORDER BY key",
+    )?;
+    let from = i64::try_from(DELETING.len()).unwrap_or(0) + 1;
+    let rows = statement.query_map(params![DELETING, from], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    let mut found = Vec::new();
+    for row in rows {
+        let (id, what): (String, String) = row?;
+        let task = TaskId::parse(&id).map_err(|_| Error::bad_data("brain_meta.key", &id))?;
+        found.push((task, what == "memories"));
+    }
+    Ok(found)
+}
+
 /// A piece of a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
@@ -256,6 +290,7 @@ pub fn delete_piece(tx: &Tx<'_>, id: &TaskId) -> Result<Piece> {
         // turns with their prompts, trajectories and checkpoints, permissions, compactions and working memory go with the
         // task by foreign key
         whole("DELETE FROM tasks WHERE task_id = ?1")?;
+        meta::remove(tx, &format!("{DELETING}{}", id.as_str()))?;
     }
     Ok(Piece { deleted: Deleted { messages, events }, done })
 }

@@ -192,6 +192,7 @@ async fn live(
     let keepers = [
         tokio::spawn(keepers::expire_questions(Arc::clone(&core))),
         tokio::spawn(keepers::keep_tidy(Arc::clone(&core))),
+        tokio::spawn(crate::turn::delete::finish(Arc::clone(&core))),
         tokio::spawn(keepers::back_up(Arc::clone(&core))),
         tokio::spawn(keepers::learn(Arc::clone(&core))),
     ];

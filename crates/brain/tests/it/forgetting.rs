@@ -174,3 +174,126 @@ async fn freed_space_goes_back_to_the_file_system() {
     assert_eq!(wal, 0);
     assert_eq!(number(&house.plain(), "PRAGMA auto_vacuum"), 2, "still incremental");
 }
+
+/// A turn in this state with a channel state that expires then, a pending question and two events.
+async fn turn_in(house: &House, brain: &Brain, name: &str, state: &'static str, expires_at: i64) {
+    let id = turn(brain, name).await;
+    events(brain, &id, name, 2).await;
+    checkpoint(brain, &id, name, expires_at).await;
+    let plain = house.plain();
+    plain.execute("UPDATE turns SET state = ?2 WHERE turn_id = ?1", (id.as_str(), state)).expect("a state");
+    plain
+        .execute(
+                "INSERT INTO hitl_requests (request_id, task_id, turn_id, tool_call_id, kind, question, options,
+                    details_json, state, created_at, expires_at)
+                 VALUES ('hitl-' || ?2, ?2, ?1, 'call-' || ?2, 'question', '?', '[]', '{}', 'answered', 1, 1)",
+                (id.as_str(), name),
+            )
+            .expect("a question");
+}
+
+#[tokio::test]
+async fn the_clock_may_jump_years_and_what_is_open_or_lasting_stays() {
+    let house = House::new();
+    let brain = house.open();
+    for state in ["queued", "running", "paused", "cancelling", "completed", "errored"] {
+        turn_in(&house, &brain, state, state, 10).await;
+    }
+    house
+        .plain()
+        .execute_batch(
+                "INSERT INTO trajectories (turn_id, task_id, agent, outcome, trace_json, trust, created_at, processed_at, state)
+                   SELECT turn_id, task_id, 'a', 'completed', '{}', 'user', 1,
+                          CASE task_id WHEN 'completed' THEN 5 END,
+                          CASE task_id WHEN 'completed' THEN 'processed' ELSE 'pending' END
+                   FROM turns WHERE task_id IN ('completed', 'errored');
+                 INSERT INTO permissions (id, task_id, tool, rule, request_id, created_at)
+                   VALUES ('perm-1', 'completed', 'bash', 'bash:ls', 'hitl-completed', 1);
+                 INSERT INTO compactions (task_id, turn_id, up_to_position, summary, strategy, before_tokens, after_tokens, created_at)
+                   SELECT task_id, turn_id, 0, '', 'truncate', 2, 1, 1 FROM turns WHERE task_id = 'completed';",
+        )
+        .expect("rows");
+    let before = retention::run_once(&brain, at(9), Policy::default()).await.expect("before its time");
+    assert_eq!(before, retention::Report::default(), "nothing goes before its time");
+    let later = at(20 * 365 * DAY);
+    let report = retention::run_once(&brain, later, Policy::default()).await.expect("a run");
+    assert_eq!((report.events, report.channel_states, report.trajectories), (4, 2, 1), "{report:?}");
+    let again = retention::run_once(&brain, later, Policy::default()).await.expect("again");
+    assert_eq!(again, retention::Report::default());
+    brain.close();
+    let plain = house.plain();
+    let count = |what: &str| number(&plain, &format!("SELECT count(*) FROM {what}"));
+    assert_eq!(count("turns"), 6);
+    assert_eq!(count("tasks"), 6);
+    assert_eq!(count("hitl_requests"), 6, "answered questions go with their turn, which stays");
+    assert_eq!(count("events WHERE task_id IN ('queued', 'running', 'paused', 'cancelling')"), 8);
+    assert_eq!(count("channel_state_snapshots"), 4, "an open turn keeps its state however old");
+    assert_eq!(count("trajectories WHERE state = 'pending'"), 1, "what was not learned from stays");
+    assert_eq!((count("permissions"), count("compactions")), (1, 1));
+}
+
+#[tokio::test]
+async fn authorizations_are_given_ten_minutes_and_replaced_keys_their_day() {
+    let house = House::new();
+    let brain = house.open();
+    house
+        .plain()
+        .execute_batch(
+            "PRAGMA foreign_keys = OFF;
+             INSERT INTO oauth_states (state_hash, ref_id, verifier_enc, issuer, redirect_uri, created_at)
+                   VALUES ('old', 'conn-1', 'v', 'i', 'r', 0), ('young', 'conn-1', 'v', 'i', 'r', 1000);",
+        )
+        .expect("rows");
+    brain
+        .write("test", |tx| {
+            let rotation = brain::keys::Rotation {
+                current: "c".to_owned(),
+                previous: "p".to_owned(),
+                env_hash: "e".to_owned(),
+                valid_until: at(1000),
+                forget_after: at(1000 + DAY),
+            };
+            brain::keys::put(tx, &rotation, at(0))
+        })
+        .await
+        .expect("rows");
+    let run = |now: i64| retention::run_once(&brain, at(now), Policy::default());
+    let first = run(600_500).await.expect("a run");
+    assert_eq!((first.oauth_states, first.keys), (1, 0));
+    let second = run(601_001).await.expect("a run");
+    assert_eq!((second.oauth_states, second.keys), (1, 0));
+    assert_eq!(run(1000 + DAY).await.expect("a run").keys, 1);
+}
+
+#[tokio::test]
+async fn one_run_never_holds_the_writer_long_and_gives_space_back_in_small_steps() {
+    let house = House::new();
+    let brain = house.open();
+    for name in 0..40 {
+        let name = format!("t{name}");
+        let id = turn(&brain, &name).await;
+        events(&brain, &id, &name, 500).await;
+        checkpoint(&brain, &id, &name, 10).await;
+        complete(&brain, &id).await;
+    }
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let waits = async {
+        let mut writes = 0;
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            brain.write("somebody else", |_| Ok(())).await.expect("a write");
+            writes += 1;
+        }
+        writes
+    };
+    let run = async {
+        let report = retention::run_once(&brain, at(DAY), Policy::default()).await;
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        report.expect("a run")
+    };
+    let (report, others) = tokio::join!(run, waits);
+    assert_eq!((report.events, report.channel_states), (20_000, 40));
+    // 400 rows a piece, and a quarter of a thousand pages: others come in between again and again
+    assert!(others >= 50, "others wrote only {others} times in between");
+    assert!(report.pages > 0, "{report:?}");
+    brain.close();
+}

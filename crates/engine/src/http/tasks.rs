@@ -3,28 +3,22 @@
 use super::app::App;
 use super::execute::known_task;
 use super::fields::{Id, Query};
-use crate::core::{Core, to_the_end};
-use crate::memory::{Touched, node_text};
+use crate::core::to_the_end;
 use crate::tools::plan::{self, Plan};
 use crate::turn::accept::storage;
 use crate::turn::answers::pending_json;
-use crate::turn::cancel;
+use crate::turn::delete::{self, Learned};
 use axum::Json;
 use axum::extract::State;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as CURSOR;
-use brain::memory::erase::{self, Erased};
-use brain::tasks::{Cursor, Deleted, Filter, Summary};
+use brain::tasks::{Cursor, Filter, Summary};
 use brain::turns::{self, Turn, TurnState};
-use brain::{Tx, events, messages, prompts, tasks, working_memory};
+use brain::{events, messages, prompts, tasks, working_memory};
 use chassis::http::Refusal;
-use contract::{ApiError, ErrorCode, TaskId, Timestamp};
+use contract::{ApiError, ErrorCode, Timestamp};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How long a deletion waits for a turn in flight to stop. A cancel takes at most one second.
-const STOP_WAIT: Duration = Duration::from_secs(5);
 
 fn status(open: Option<TurnState>) -> &'static str {
     match open {
@@ -201,111 +195,10 @@ pub async fn delete(State(app): State<Arc<App>>, Id(id): Id, query: Query) -> Re
     };
     let task = known_task(&app, &id).await?;
     let core = Arc::clone(app.core()?);
-    let (deleted, memories) = to_the_end(delete_task(core, task.clone(), learned)).await?;
+    let (deleted, memories) = to_the_end(delete::task(core, task.clone(), learned)).await?;
     Ok(Json(json!({
         "status": "deleted",
         "task_id": task,
         "deleted": {"messages": deleted.messages, "events": deleted.events, "memories": memories},
     })))
-}
-
-/// What becomes of memories that rest only on a deleted task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Learned {
-    Stays,
-    Goes,
-}
-
-/// What one transaction of a deletion has done.
-enum Step {
-    /// A turn of the task is under way.
-    Busy,
-    /// Memories are gone; there may be more, and the history is still there to tell which.
-    Forgot(Erased),
-    /// A piece of the history is gone.
-    Removed(tasks::Piece),
-}
-
-fn step(tx: &Tx<'_>, task: &TaskId, learned: Learned) -> brain::Result<Step> {
-    if turns::open_of(tx, task)?.is_some() {
-        return Ok(Step::Busy);
-    }
-    if learned == Learned::Goes {
-        // asked before every piece: something may have been learned from the task a moment ago
-        let forgot = erase::of_task(tx, task, &node_text)?;
-        if !forgot.done {
-            return Ok(Step::Forgot(forgot.erased));
-        }
-    }
-    tasks::delete_piece(tx, task).map(Step::Removed)
-}
-
-/// How many rows went, and how many memories.
-async fn delete_task(core: Arc<Core>, task: TaskId, learned: Learned) -> Result<(Deleted, usize), ApiError> {
-    stop_turn(&core, &task).await?;
-    let busy = || {
-        ApiError::new(ErrorCode::TaskBusy, "a turn of this task is still under way; try again")
-            .with(json!({"task_id": task}))
-    };
-    let (mut deleted, mut memories) = (Deleted::default(), 0);
-    // piece by piece, so that a long history does not hold up other turns' commits
-    loop {
-        let owned = task.clone();
-        let feed = Arc::clone(&core.feed);
-        let forgotten = task.clone();
-        let done = core
-            .brain
-            .write_then(
-                "delete task",
-                move |tx| step(tx, &owned, learned),
-                move |step| match step {
-                    Step::Removed(_) => feed.forget(forgotten.as_str()),
-                    Step::Busy | Step::Forgot(_) => {}
-                },
-            )
-            .await
-            .map_err(|e| storage(&e))?;
-        match done {
-            Step::Busy => return Err(busy()),
-            Step::Forgot(erased) => {
-                memories += erased.gone.len();
-                core.memory.changed(Touched::erased(&erased));
-            }
-            Step::Removed(piece) => {
-                deleted.messages += piece.deleted.messages;
-                deleted.events += piece.deleted.events;
-                if piece.done {
-                    break;
-                }
-            }
-        }
-    }
-    crate::turn::answers::refresh_expiry(&core).await;
-    Ok((deleted, memories))
-}
-
-async fn stop_turn(core: &Arc<Core>, task: &TaskId) -> Result<(), ApiError> {
-    let mut live = core.feed.subscribe(Some(task.as_str()));
-    let Some(turn) = cancel::request(core, task.clone(), None).await.map_err(|e| storage(&e))? else {
-        return Ok(());
-    };
-    let stopped = async {
-        loop {
-            live.mark_seen();
-            let id = turn.turn_id.clone();
-            let over =
-                core.brain
-                    .read("is turn over", move |tx| {
-                        Ok(turns::get(tx, &id)?.is_none_or(|t| t.state.is_terminal()))
-                    })
-                    .await
-                    .map_err(|e| storage(&e))?;
-            if over {
-                return Ok(());
-            }
-            live.changed().await;
-        }
-    };
-    // a turn that does not stop in time is told as TASK_BUSY by the deletion itself
-    tokio::time::timeout(STOP_WAIT, stopped).await.unwrap_or(Ok(()))
 }

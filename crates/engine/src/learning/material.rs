@@ -6,7 +6,7 @@
 //! The invariant: every piece has an id that evidence can cite, and a voice that says how far it may be believed.
 
 use crate::secrets::Known;
-use crate::turn::context::shorten;
+use crate::turn::compact::brief;
 use ::memory::trajectory::Message;
 use ::memory::trust::{Evidence, Turn as Reading};
 use brain::memory::lineage::Parent;
@@ -155,11 +155,11 @@ fn line_of(block: &Block) -> Option<String> {
         Block::Text { text } => Some(text.clone()),
         Block::Thinking { .. } => None,
         Block::ToolUse { name, input, .. } => {
-            let Block::Text { text } = shorten(&Block::text(input.to_string())) else { return None };
+            let Block::Text { text } = brief(&Block::text(input.to_string())) else { return None };
             Some(format!("[calls {name} with {text}]"))
         }
         Block::ToolResult { content, is_error, .. } => {
-            let lines: Vec<String> = content.iter().map(shorten).filter_map(|b| line_of(&b)).collect();
+            let lines: Vec<String> = content.iter().map(brief).filter_map(|b| line_of(&b)).collect();
             let mark = if *is_error { "[failed] " } else { "" };
             Some(format!("{mark}{}", lines.join("\n")))
         }

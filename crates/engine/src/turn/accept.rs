@@ -290,6 +290,12 @@ fn commit(tx: &Tx<'_>, out: &mut Emitted, plan: Plan) -> brain::Result<Decision>
     if let Some(open) = turns::open_of(tx, task)? {
         return Ok(Decision::Refused(occupied(tx, task, &open)?));
     }
+    if tasks::is_being_deleted(tx, task)? {
+        return Ok(Decision::Refused(
+            ApiError::new(ErrorCode::TaskBusy, "this task is being deleted; try again when it is gone")
+                .with(json!({"task_id": task, "state": "deleting"})),
+        ));
+    }
     let known = tasks::get(tx, task)?;
     let agent = match (&request.agent, &known) {
         (Some(name), _) if !plan.agents.contains(name) => {

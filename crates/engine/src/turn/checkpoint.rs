@@ -1,5 +1,6 @@
 //! What a turn must remember to go on after `kill -9`: the document in `channel_state_snapshots`.
 
+use crate::turn::compact::Cuts;
 use brain::snapshots::{Snapshot, Step};
 use contract::{CallId, MessageId, StopReason, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -47,9 +48,11 @@ pub struct Checkpoint {
     pub overflows: u32,
     /// The date the system prompt names; kept so that the prefix stays the same past midnight.
     pub day: String,
-    /// In a nested loop: tool results at or below this position are shown shortened. The main loop's stands in
-    /// `compactions`, because it outlives the turn.
-    pub shrunk_up_to: Option<i64>,
+    /// In a nested loop: what is shown shortened. The main loop's stands in `compactions`, because it outlives the
+    /// turn.
+    pub cuts: Cuts,
+    /// In a nested loop: what it said and read up to this position has left its context, but for its task.
+    pub left_up_to: Option<i64>,
     /// In step tools: the nested loops under way, by the call that started them. All of them stand here, also
     /// those that a nested loop started.
     pub nested: BTreeMap<CallId, Inner>,
@@ -115,7 +118,8 @@ impl Default for Checkpoint {
             counted: None,
             overflows: 0,
             day: Timestamp::now().to_string().chars().take(10).collect(),
-            shrunk_up_to: None,
+            cuts: Cuts::default(),
+            left_up_to: None,
             nested: BTreeMap::new(),
         }
     }
@@ -148,7 +152,7 @@ mod tests {
             depth: 1,
             within: None,
             step: Step::Tools,
-            state: Checkpoint { shrunk_up_to: Some(4), ..Checkpoint::default() },
+            state: Checkpoint { left_up_to: Some(4), ..Checkpoint::default() },
         };
         checkpoint.nested.insert(CallId::generate(), inner);
         let snapshot = checkpoint.snapshot(Step::Model);

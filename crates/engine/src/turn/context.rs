@@ -10,12 +10,13 @@ use crate::core::Core;
 use crate::tools::plan;
 use crate::tools::toolbox::Toolbox;
 use crate::turn::checkpoint::Checkpoint;
+use crate::turn::compact::{self, Cuts};
 use crate::turn::frame::{Frame, Seat};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use brain::compactions::Boundary;
 use brain::messages::Message;
-use brain::turns::Turn;
+use brain::turns::{self, Turn};
 use brain::{Tx, blobs, compactions, messages, working_memory};
 use contract::conversation::{Block, Role, Source};
 use contract::{MessageId, TurnId};
@@ -27,11 +28,6 @@ use std::collections::HashSet;
 const BYTES_PER_TOKEN: f64 = 3.5;
 /// Tokens an image counts for.
 const TOKENS_PER_IMAGE: u64 = 1600;
-/// What is kept of a shortened tool result. More frees less; less loses the part that explains the rest.
-pub const SHRUNK_HEAD_BYTES: usize = 1024;
-/// The tail kept of a shortened tool result: where commands print their result.
-pub const SHRUNK_TAIL_BYTES: usize = 512;
-
 /// Estimated tokens of so many bytes.
 pub fn estimate_bytes(bytes: usize) -> u64 {
     (bytes as f64 / BYTES_PER_TOKEN).ceil() as u64
@@ -48,6 +44,16 @@ pub fn estimate_blocks(blocks: &[Block]) -> u64 {
             }
             Block::ToolUse { name, input, .. } => estimate_bytes(name.len() + input.to_string().len() + 16),
             Block::ToolResult { content, .. } => 8 + estimate_blocks(content),
+            Block::Document { source: Source::Blob { media_type, size, .. } }
+                if media_type.starts_with("text/") =>
+            {
+                estimate_bytes(usize::try_from(*size).unwrap_or(usize::MAX))
+            }
+            Block::Document { source: Source::Base64 { media_type, data } }
+                if media_type.starts_with("text/") =>
+            {
+                estimate_bytes(data.len() / 4 * 3)
+            }
             Block::Image { .. } | Block::Document { .. } | Block::Audio { .. } | Block::Video { .. } => {
                 TOKENS_PER_IMAGE
             }
@@ -83,10 +89,14 @@ pub struct History {
     pub current: MessageId,
     /// The boundary in force: messages up to it are represented by its summary.
     pub boundary: Option<Boundary>,
-    /// Active messages after the boundary, oldest first.
+    /// Active messages after the boundary, oldest first. Where the boundary lies inside a turn, the message that
+    /// turn answers stands before them.
     pub messages: Vec<Message>,
-    /// Tool results at or below this position are shown shortened.
-    pub shrunk_up_to: Option<i64>,
+    /// What of them is shown shortened.
+    pub cuts: Cuts,
+    /// Where the boundary lies inside a turn: what became of the first messages of that turn, told after the message
+    /// it answers.
+    pub steps_left: Option<String>,
 }
 
 /// Reads what one loop of a turn sees. A nested loop has no history but its own.
@@ -97,17 +107,35 @@ pub fn read_history(
     checkpoint: &Checkpoint,
 ) -> brain::Result<History> {
     if let Some(call) = &frame.parent {
-        let messages = messages::active(tx, &turn.task_id, Some(call), -1)?;
+        let mut messages = messages::active(tx, &turn.task_id, Some(call), -1)?;
         let first = messages.first().map(|m| m.message_id.clone());
         let current = first
             .ok_or_else(|| brain::Error::bad_data("conversations.parent_tool_call_id", call.as_str()))?;
-        return Ok(History { current, boundary: None, messages, shrunk_up_to: checkpoint.shrunk_up_to });
+        let boundary = checkpoint.left_up_to.map(compact::left_out);
+        let mut steps_left = None;
+        if let Some(boundary) = &boundary {
+            let gone = |m: &&Message| m.position <= boundary.up_to_position;
+            steps_left = compact::steps_left(messages.iter().filter(gone));
+            messages.retain(|m| m.position > boundary.up_to_position || m.message_id == current);
+        }
+        return Ok(History { current, boundary, messages, cuts: checkpoint.cuts.clone(), steps_left });
     }
     let boundary = compactions::latest(tx, &turn.task_id)?;
     let after = boundary.as_ref().map_or(-1, |b| b.up_to_position);
-    let shrunk_up_to = compactions::shrunk_up_to(tx, &turn.task_id)?;
-    let messages = messages::active(tx, &turn.task_id, None, after)?;
-    Ok(History { current: turn.user_message_id.clone(), messages, boundary, shrunk_up_to })
+    let mut messages = messages::active(tx, &turn.task_id, None, after)?;
+    let mut steps_left = None;
+    if let Some(first) = messages.first()
+        && let Some(owner) = turns::get(tx, &first.turn_id)?
+        && let Some(opening) = messages::get(tx, &turn.task_id, &owner.user_message_id)?
+        && opening.active
+        && opening.position <= after
+    {
+        let since = messages::active(tx, &turn.task_id, None, opening.position)?;
+        steps_left = compact::steps_left(since.iter().filter(|m| m.position <= after));
+        messages.insert(0, opening);
+    }
+    let cuts = Cuts::read(&compactions::shrunk(tx, &turn.task_id, after)?, &messages)?;
+    Ok(History { current: turn.user_message_id.clone(), messages, boundary, cuts, steps_left })
 }
 
 /// Renders the unexpired working memory of a task, an open plan first; `None` when there is none.
@@ -161,26 +189,31 @@ pub fn build(
     bytes_of: &dyn Fn(&str) -> Option<Vec<u8>>,
 ) -> Request {
     let mut list: Vec<llm::Message> = Vec::new();
+    let window = core.config.context_window(toolbox.model());
     if let Some(boundary) = history.boundary.as_ref().filter(|b| !b.summary.is_empty()) {
         push(&mut list, Role::User, vec![Block::text(boundary.summary.clone())]);
     }
     let answered = results_present(&history.messages);
     let mut stable = 0;
-    for message in &history.messages {
+    for (n, message) in history.messages.iter().enumerate() {
         let is_current = message.message_id == history.current;
         if is_current {
             stable = list.len();
         }
         let mut content = Vec::new();
         if is_current {
-            let before = [&checkpoint.working_memory, &checkpoint.memory];
-            content.extend(before.into_iter().flatten().map(|text| Block::text(text.clone())));
+            let room = compact::room_for_notes(window, checkpoint);
+            let notes = checkpoint.working_memory.as_ref().map(|text| compact::notes_within(text, room));
+            content.extend(notes.into_iter().chain(checkpoint.memory.clone()).map(Block::text));
         }
-        let shrink = history.shrunk_up_to.is_some_and(|p| message.position <= p);
         for block in &message.content {
-            if let Some(block) = shown(block, message, &turn.turn_id, shrink) {
+            if let Some(block) = shown(block, message, &turn.turn_id, &history.cuts) {
                 content.push(resolve(block, bytes_of));
             }
+        }
+        // the opening message of a turn that has given up its first steps is the first
+        if let Some(note) = history.steps_left.as_ref().filter(|_| n == 0) {
+            content.push(Block::text(note.clone()));
         }
         push(&mut list, message.role, content);
         let missing: Vec<Block> = missing_results(message, &answered);
@@ -189,7 +222,7 @@ pub fn build(
         }
     }
     if let Some((failed, note)) = &checkpoint.repair {
-        push(&mut list, Role::Assistant, vec![Block::text(failed.clone())]);
+        push(&mut list, Role::Assistant, vec![Block::text(compact::end_of(failed, window))]);
         push(&mut list, Role::User, vec![Block::text(note.clone())]);
     }
     if checkpoint.closing {
@@ -202,7 +235,7 @@ pub fn build(
         );
     }
     if !checkpoint.carried.is_empty() {
-        push(&mut list, Role::Assistant, vec![Block::text(checkpoint.carried.clone())]);
+        push(&mut list, Role::Assistant, vec![Block::text(compact::end_of(&checkpoint.carried, window))]);
         push(&mut list, Role::User, vec![Block::text(CONTINUE_REQUEST)]);
     }
     if checkpoint.lost_call {
@@ -245,54 +278,12 @@ fn push(list: &mut Vec<llm::Message>, role: Role, content: Vec<Block>) {
 }
 
 /// A block as the model gets it, or `None` when it has left the context.
-fn shown(block: &Block, message: &Message, turn: &TurnId, shrink: bool) -> Option<Block> {
+pub(super) fn shown(block: &Block, message: &Message, turn: &TurnId, cuts: &Cuts) -> Option<Block> {
     match block {
         // providers need their reasoning back within the turn only
         Block::Thinking { .. } if message.turn_id != *turn => None,
-        Block::ToolResult { tool_use_id, content, is_error } if shrink => Some(Block::ToolResult {
-            tool_use_id: tool_use_id.clone(),
-            content: content.iter().map(shorten).collect(),
-            is_error: *is_error,
-        }),
-        other => Some(other.clone()),
+        other => Some(cuts.apply(other).unwrap_or_else(|| other.clone())),
     }
-}
-
-/// Head and tail of a long tool result; media become a note.
-pub fn shorten(block: &Block) -> Block {
-    match block {
-        Block::Text { text } if text.len() > SHRUNK_HEAD_BYTES + SHRUNK_TAIL_BYTES + 128 => {
-            let head = floor_char(text, SHRUNK_HEAD_BYTES);
-            let tail = ceil_char(text, text.len() - SHRUNK_TAIL_BYTES);
-            Block::text(format!(
-                "{}\n[… {} bytes of this earlier result were left out to save context …]\n{}",
-                &text[..head],
-                tail - head,
-                &text[tail..]
-            ))
-        }
-        other => match other.source() {
-            Some(Source::Blob { sha256, media_type, .. }) => {
-                Block::text(format!("[{media_type} left out to save context; stored as {sha256}]"))
-            }
-            Some(_) => Block::text("[media left out to save context]"),
-            None => other.clone(),
-        },
-    }
-}
-
-fn floor_char(text: &str, mut at: usize) -> usize {
-    while !text.is_char_boundary(at) {
-        at -= 1;
-    }
-    at
-}
-
-fn ceil_char(text: &str, mut at: usize) -> usize {
-    while !text.is_char_boundary(at) {
-        at += 1;
-    }
-    at
 }
 
 /// Calls that have a result somewhere in the history.
@@ -416,14 +407,6 @@ mod tests {
         assert_eq!(estimate_bytes(7), 2);
         let image = Block::Image { source: Source::Url { url: "https://example.com/a.png".into() } };
         assert_eq!(estimate_blocks(&[image]), TOKENS_PER_IMAGE);
-    }
-
-    #[test]
-    fn a_long_result_is_shortened_on_character_boundaries_and_a_short_one_is_not() {
-        let long = "ü".repeat(4000);
-        let Block::Text { text } = shorten(&Block::text(long.clone())) else { panic!("text stays text") };
-        assert!(text.len() < long.len() && text.contains("left out"));
-        assert_eq!(shorten(&Block::text("short")), Block::text("short"));
     }
 
     #[test]

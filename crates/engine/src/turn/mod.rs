@@ -4,7 +4,7 @@
 //! grants slots; [`drive`] runs a turn from slot to end; [`frame`] says which of its loops is meant; [`steps`]
 //! performs the steps of any loop; [`nested`] runs one below another; [`soul`] and [`recall`] bring in what is known beyond the task; [`context`] builds what the model sees; [`model`] streams
 //! one call; [`message`] stores what it said; [`once`] makes one call outside the loop; [`hooks`] asks the operator's programs; [`compact`] shortens old context; [`settle`] writes ends, [`kept`] what stays of a turn; [`answers`] carries people's answers
-//! back in; [`cancel`] stops a turn wherever it is; [`resume`] picks up after a kill.
+//! back in; [`cancel`] stops a turn wherever it is; [`delete`] removes a task; [`resume`] picks up after a kill.
 //!
 //! The invariant: every state change, its checkpoint and its events are one transaction.
 
@@ -28,4 +28,5 @@ pub mod kept;
 pub mod settle;
 pub mod answers;
 pub mod cancel;
+pub mod delete;
 pub mod resume;

@@ -7,6 +7,7 @@
 use crate::core::Core;
 use crate::secrets::{Kind, Scan, leaving};
 use crate::turn::frame::Seat;
+use crate::turn::message::{Spent, record_usage};
 use crate::turn::settle::OpenBlock;
 use brain::turns::Turn;
 use contract::conversation::{Block, Usage};
@@ -125,11 +126,13 @@ pub async fn call(seat: Seat<'_>, next_block: u32, request: Request) -> brain::R
             () = control.cancel.cancelled() => {
                 streamer.release_text();
                 streamer.commit().await?;
+                pay(seat, usage, model, started, streamer.stopped(|_| false)).await?;
                 return Ok(CallEnd::Cancelled { text: streamer.text() });
             }
             () = core.halt.cancelled() => {
                 streamer.release_text();
                 streamer.commit().await?;
+                pay(seat, usage, model, started, streamer.stopped(|kind| kind != BlockType::Text)).await?;
                 return Ok(CallEnd::Halted);
             }
             () = tokio::time::sleep_until(due), if !streamer.pending.is_empty() => streamer.commit().await?,
@@ -181,9 +184,38 @@ pub async fn call(seat: Seat<'_>, next_block: u32, request: Request) -> brain::R
             streamer.release_text();
             streamer.release_held();
             streamer.commit().await?;
+            // what was said before the window was full goes on in the next call
+            let goes_on = error.kind == ErrorKind::Overflow;
+            let stop = streamer.stopped(|kind| !goes_on || kind != BlockType::Text);
+            pay(seat, usage, model, started, stop).await?;
             Ok(CallEnd::Failed { error, text: streamer.text(), streamed: streamer.shown })
         }
     }
+}
+
+/// Writes what a call cost that ended early, as far as the provider has told it: it is paid for all the same. An
+/// estimate is not, because nobody knows whether it was. The block that is open is stopped before.
+async fn pay(
+    seat: Seat<'_>,
+    usage: (Usage, bool),
+    model: String,
+    started: Instant,
+    stop: Option<Event>,
+) -> brain::Result<()> {
+    let (tokens, estimated) = usage;
+    if estimated || tokens == Usage::default() {
+        return Ok(());
+    }
+    let Seat { core, turn, frame, .. } = seat;
+    let spent = Spent { tokens, estimated, model, purpose: frame.purpose(), took: started.elapsed() };
+    let (turn, nested, provider) = (turn.clone(), seat.nested(), core.config.llm_provider.as_str());
+    core.record("pay for a call that ended early", move |tx, out| {
+        if let Some(stop) = stop {
+            out.emit(tx, &turn.task_id, &turn.turn_id, &stop, None)?;
+        }
+        record_usage(tx, out, &turn, &spent, provider, nested.as_ref())
+    })
+    .await
 }
 
 impl Streamer<'_> {
@@ -263,6 +295,11 @@ impl Streamer<'_> {
         } else {
             Event::TextDelta(delta)
         });
+    }
+
+    /// The stop of the block that is open, thrown away or not by its type.
+    fn stopped(&self, discarded: impl Fn(BlockType) -> bool) -> Option<Event> {
+        self.open.map(|open| stop_of(open, discarded(open.kind)))
     }
 
     fn release_held(&mut self) {

@@ -8,6 +8,7 @@
 use crate::core::Core;
 use crate::memory::{Occasion, Recalled};
 use crate::turn::checkpoint::Checkpoint;
+use crate::turn::compact::Cuts;
 use crate::turn::context::{self, History};
 use crate::turn::coordinator::Control;
 use crate::turn::frame::Frame;
@@ -47,7 +48,7 @@ pub async fn into_turn(core: &Core, id: &TurnId, control: &Control) -> Option<Re
 
 /// What is recalled into a nested loop, that knows nothing but what it is told.
 pub async fn into_nested(core: &Core, control: &Control, told: &[Block]) -> Option<Recalled> {
-    let seen = texts(told);
+    let seen = texts(told, &Cuts::default());
     ask(core, control, Occasion { question: said(told), seen, ..Occasion::default() }).await
 }
 
@@ -98,17 +99,18 @@ fn occasion(tx: &Tx<'_>, id: &TurnId) -> brain::Result<Option<Occasion>> {
 /// The texts of the conversation as the model gets it.
 fn shown(history: &History) -> Vec<String> {
     let summary = history.boundary.iter().map(|b| b.summary.clone());
-    let is_shrunk = |position: i64| history.shrunk_up_to.is_some_and(|up_to| position <= up_to);
-    let messages = history.messages.iter().filter(|m| !is_shrunk(m.position)).flat_map(|m| texts(&m.content));
-    summary.chain(messages).collect()
+    summary.chain(history.messages.iter().flat_map(|m| texts(&m.content, &history.cuts))).collect()
 }
 
-fn texts(content: &[Block]) -> Vec<String> {
+/// Texts that are shown whole.
+fn texts(content: &[Block], cuts: &Cuts) -> Vec<String> {
     content
         .iter()
         .flat_map(|block| match block {
             Block::Text { text } => vec![text.clone()],
-            Block::ToolResult { content, .. } => texts(content),
+            Block::ToolResult { tool_use_id, content, .. } if cuts.of(tool_use_id).is_none() => {
+                texts(content, cuts)
+            }
             _ => Vec::new(),
         })
         .collect()

@@ -118,7 +118,12 @@ fn ready(tx: &Tx<'_>, out: &mut Emitted, turn: Turn, clean: bool, expiry: Timest
 
 /// Ends the model call that was under way: its open block is stopped, its durable text is carried into the
 /// call that will be made instead.
-fn close_call(tx: &Tx<'_>, out: &mut Emitted, turn: &Turn, checkpoint: &mut Checkpoint) -> brain::Result<()> {
+pub(super) fn close_call(
+    tx: &Tx<'_>,
+    out: &mut Emitted,
+    turn: &Turn,
+    checkpoint: &mut Checkpoint,
+) -> brain::Result<()> {
     let so_far = call_so_far(tx, turn, checkpoint.call_after_seq)?;
     if let Some(open) = so_far.open {
         let discarded = open.kind != BlockType::Text;

@@ -17,7 +17,7 @@ use crate::turn::message::{
     call_of, commit_pending, commit_usage, counted, store_assistant, text_of, with_carried,
 };
 use crate::turn::model::{self, CallEnd, Complete};
-use crate::turn::{compact, context, settle};
+use crate::turn::{compact, context, resume, settle};
 use brain::snapshots::Step;
 use brain::turns::{self, Turn};
 use brain::{Tx, events, messages};
@@ -30,8 +30,6 @@ use serde_json::{Value, json};
 /// Calls to repair an answer that does not validate against output_schema. More rarely helps and costs
 /// a full call each. (specification 6.11)
 const MAX_REPAIRS: u32 = 2;
-/// Compactions for one call after the provider said that the context is too large.
-const MAX_OVERFLOWS: u32 = 4;
 /// Times a provider may pause one answer before it is taken as it is. A provider that pauses for ever must
 /// not keep a turn for ever.
 const MAX_PAUSES: u32 = 32;
@@ -156,16 +154,24 @@ impl<'a> Run<'a> {
             self.checkpoint.closing = true;
         }
         let (mut request, mut history) = context::assemble(self.seat, &self.checkpoint).await?;
-        let estimate = context::estimate(&request, &self.checkpoint, &history);
+        let window = core.config.context_window(&request.model);
+        let mut estimate = context::estimate(&request, &self.checkpoint, &history);
         if compact::is_due(&core.config, &request, estimate) {
-            if !self.compact(self.room(&request), &history, estimate, false).await? {
+            let ask = compact::Ask { window, estimate, refusals: 0 };
+            if compact::run(self.seat, &mut self.checkpoint, &history, ask).await? {
+                self.advance(Happening::CallAgain, |_, _, _| Ok(())).await?;
+                (request, history) = context::assemble(self.seat, &self.checkpoint).await?;
+                estimate = context::estimate(&request, &self.checkpoint, &history);
+            }
+            if self.seat.must_stop() {
                 return Ok(None);
             }
-            (request, history) = context::assemble(self.seat, &self.checkpoint).await?;
         }
-        let room = self.room(&request);
+        let refusals = self.checkpoint.overflows;
+        request.max_tokens = compact::output_limit(request.max_tokens, window, estimate, refusals);
         let estimate =
             context::estimate(&request, &Checkpoint { counted: None, ..self.checkpoint.clone() }, &history);
+        let ask = compact::Ask { window, estimate, refusals: refusals + 1 };
         let end = model::call(self.seat, self.checkpoint.next_block, request).await?;
         match end {
             CallEnd::Halted => Ok(Some(End::Halted)),
@@ -174,15 +180,10 @@ impl<'a> Run<'a> {
                 Ok(Some(End::Cancelled { partial }))
             }
             CallEnd::Failed { error, text, streamed } => {
-                let can_compact = core.config.reactive_compact_enabled
-                    && self.checkpoint.overflows < MAX_OVERFLOWS
-                    && !streamed;
+                let can_compact = core.config.reactive_compact_enabled && refusals < compact::MAX_REFUSALS;
                 if error.kind == ErrorKind::Overflow && can_compact {
-                    self.checkpoint.overflows += 1;
-                    self.checkpoint.counted = None;
-                    if self.compact(room, &history, estimate, true).await? {
-                        return Ok(None);
-                    }
+                    self.make_room(&history, ask, streamed).await?;
+                    return Ok(None);
                 }
                 let partial = Some(self.checkpoint.carried.clone() + &text);
                 tracing::warn!(task_id = %turn.task_id, code = %error.to_api().error, status = error.status, "The model call failed");
@@ -192,26 +193,28 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn compact(
+    /// Makes the context of a refused call smaller; what it has said already is kept and goes on.
+    async fn make_room(
         &mut self,
-        (fixed, window): (u64, u32),
         history: &context::History,
-        estimate: u64,
-        forced: bool,
-    ) -> brain::Result<bool> {
-        let ask = compact::Ask { fixed, window, estimate, forced };
-        let done = compact::run(self.seat, &mut self.checkpoint, history, ask).await?;
-        if done.is_none() && forced && self.checkpoint.memory.take().is_none() {
-            return Ok(false);
+        ask: compact::Ask,
+        streamed: bool,
+    ) -> brain::Result<()> {
+        let (turn, _, _) = self.owned();
+        self.checkpoint.overflows = ask.refusals;
+        self.advance(Happening::CallAgain, move |tx, out, checkpoint| match streamed {
+            true => resume::close_call(tx, out, &turn, checkpoint),
+            false => Ok(()),
+        })
+        .await?;
+        if !compact::run(self.seat, &mut self.checkpoint, history, ask).await? {
+            // nothing can go: one more try with the least notes and output
+            self.checkpoint.overflows = compact::MAX_REFUSALS;
         }
-        self.advance(Happening::CallAgain, |_, _, _| Ok(())).await?;
-        Ok(true)
-    }
-
-    /// Tokens of a call that no compaction can free, and the window it must fit into.
-    fn room(&self, request: &llm::Request) -> (u64, u32) {
-        let fixed = request.system.iter().map(|p| context::estimate_bytes(p.text.len())).sum();
-        (fixed, self.seat.core.config.context_window(&request.model))
+        if self.checkpoint.overflows >= compact::MAX_REFUSALS {
+            self.checkpoint.memory = None;
+        }
+        self.advance(Happening::CallAgain, |_, _, _| Ok(())).await
     }
 
     /// Decides what follows a complete model message and commits it.
@@ -318,6 +321,8 @@ impl<'a> Run<'a> {
             commit_pending(tx, out, &turn, &complete, invalid)?;
             commit_usage(tx, out, &turn, &frame, &complete, provider)?;
             checkpoint.carried = carried;
+            // what was said meanwhile is not in the history the provider has counted
+            checkpoint.counted = None;
             if repair.is_some() {
                 checkpoint.repairs += 1;
                 checkpoint.repair = repair;

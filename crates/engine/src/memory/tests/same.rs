@@ -2,14 +2,16 @@
 //! finds what comparing every vector finds.
 
 use super::embedder::Scripted;
-use super::{Place, api, fact, note, person};
-use crate::memory::Memory;
+use super::{Place, api, fact, note, person, task};
 use crate::memory::find::{Asked, by_vector, floor_of};
 use crate::memory::item::{EpisodePatch, FactPatch, NodePatch, Patch, Wanted};
+use crate::memory::{Memory, Touched, node_text};
 use ::memory::vector::{Code, cosine, decode};
-use brain::memory::{MemoryId, vectors};
+use brain::memory::lineage::Parent;
+use brain::memory::{MemoryId, erase, index, vectors};
+use brain::retention::{self, Policy};
 use contract::Timestamp;
-use contract::memory::Store;
+use contract::memory::{ParentKind, Store};
 use proptest::prelude::*;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +39,12 @@ enum Step {
     Erase(usize),
     Settle,
     Restart,
+    /// A note of a task, and later all that rests on that task.
+    NoteOfTask(String),
+    ForgetTask,
+    Retain,
+    /// Another model makes the vectors from now on.
+    Remodel,
 }
 
 fn said() -> impl Strategy<Value = String> {
@@ -51,6 +59,10 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(Step::Erase),
         1 => Just(Step::Settle),
         1 => Just(Step::Restart),
+        2 => said().prop_map(Step::NoteOfTask),
+        1 => Just(Step::ForgetTask),
+        1 => Just(Step::Retain),
+        1 => Just(Step::Remodel),
     ]
 }
 
@@ -124,10 +136,23 @@ fn clone_of(asked: &Asked) -> Asked {
     }
 }
 
+/// Erases what rests on the task of these tests, as a deletion of the task does.
+async fn forget_task(memory: &Memory) {
+    loop {
+        let piece = memory.brain.write("forget task", |tx| erase::of_task(tx, &task("t"), &node_text)).await;
+        let piece = piece.expect("erased");
+        memory.changed(Touched::erased(&piece.erased));
+        if piece.done {
+            return;
+        }
+    }
+}
+
 async fn play(steps: Vec<Step>, question: String) {
     let place = Place::new();
-    let embedder = Scripted::new("a");
-    let mut memory = place.scripted(&embedder);
+    let models = [Scripted::new("a"), Scripted::new("b")];
+    let mut embedder = &models[0];
+    let mut memory = place.scripted(embedder);
     let mut halt = CancellationToken::new();
     memory.start(&halt);
     let mut there: Vec<MemoryId> = Vec::new();
@@ -146,9 +171,29 @@ async fn play(steps: Vec<Step>, question: String) {
             Step::Restart => {
                 halt.cancel();
                 memory.brain.close();
-                memory = place.scripted(&embedder);
+                memory = place.scripted(embedder);
                 halt = CancellationToken::new();
                 memory.fill().await.expect("filled");
+                memory.start(&halt);
+            }
+            Step::NoteOfTask(said) => {
+                let Wanted::Episode(mut episode) = note("task", &said) else { continue };
+                episode.task_id = Some(task("t"));
+                let parent = Parent { kind: ParentKind::Trajectory, id: "turn-1".to_owned() };
+                let origin = crate::memory::item::Origin { lineage: vec![parent], ..api() };
+                there.extend(memory.must(Wanted::Episode(episode), origin).await.item.map(|i| i.id()));
+            }
+            Step::ForgetTask => forget_task(&memory).await,
+            Step::Retain => {
+                let (later, policy) = (Timestamp::now().plus_millis(400 * 86_400_000), Policy::default());
+                retention::run_once(&memory.brain, later, policy).await.expect("a run");
+            }
+            Step::Remodel => {
+                halt.cancel();
+                memory.brain.close();
+                embedder = if std::ptr::eq(embedder, &models[0]) { &models[1] } else { &models[0] };
+                memory = place.scripted(embedder);
+                halt = CancellationToken::new();
                 memory.start(&halt);
             }
         }
@@ -157,10 +202,12 @@ async fn play(steps: Vec<Step>, question: String) {
     // The vectors can be read an instant before their commit is told of; the next commit comes after that.
     memory.brain.write("after the worker", |_| Ok(())).await.expect("written");
     compare(&memory, &question).await;
+    let differing = memory.brain.write("compare the indexes", index::differing).await.expect("compared");
+    assert_eq!(differing, [""; 0], "a full-text index differs from its table");
     let before = memory.search_all(&question, 100, Timestamp::from_millis(0)).await.expect("found");
     halt.cancel();
     memory.brain.close();
-    let again = place.scripted(&embedder);
+    let again = place.scripted(embedder);
     again.fill().await.expect("filled");
     let after = again.search_all(&question, 100, Timestamp::from_millis(0)).await.expect("found");
     assert_eq!(before, after, "another process of the same brain answers the same");

@@ -1,0 +1,187 @@
+//! Forgetting that really forgets: of a memory, of a task, of what was corrected, no byte is left in the brain's files.
+
+use crate::support::http::Ask;
+use crate::support::{Engine, Setup, put_file};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use testbed::{Reply, Script, ScriptedModel};
+
+/// Stands in everything that is to be forgotten. No word has it by chance.
+const MARKER: &str = "qzxwmarkerjvk";
+
+/// The files beside the brain that hold its bytes.
+fn holds(setup: &Setup) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(setup.brain().parent().expect("a directory")).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let Ok(bytes) = std::fs::read(&path) else { continue };
+        if bytes.windows(MARKER.len()).any(|w| w.eq_ignore_ascii_case(MARKER.as_bytes())) {
+            found.push(path.file_name().expect("a name").to_string_lossy().into_owned());
+        }
+    }
+    found
+}
+
+/// The tables whose rows still name it, for the message of a failing test.
+fn tables(setup: &Setup) -> Vec<String> {
+    let brain = Connection::open(setup.brain()).expect("the brain");
+    let names = |sql: &str| -> Vec<String> {
+        let mut found = brain.prepare(sql).expect("a query");
+        let rows = found.query_map([], |r| r.get(0)).expect("rows");
+        rows.collect::<Result<_, _>>().expect("names")
+    };
+    let mut left = Vec::new();
+    for table in names("SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE '%VIRTUAL%'") {
+        for column in names(&format!("SELECT name FROM pragma_table_info('{table}')")) {
+            let sql = format!(
+                "SELECT count(*) FROM \"{table}\" WHERE instr(lower(CAST(\"{column}\" AS TEXT)), '{MARKER}') > 0"
+            );
+            if brain.query_row(&sql, [], |r| r.get::<_, i64>(0)).expect("a count") > 0 {
+                left.push(format!("{table}.{column}"));
+            }
+        }
+    }
+    left
+}
+
+async fn stop(mut engine: Engine) {
+    engine.signal(rustix::process::Signal::TERM);
+    assert_eq!(engine.exit_code().await, 0);
+}
+
+async fn created(engine: &Engine, store: &str, body: Value) -> String {
+    let answer = engine.post(&format!("/memory/{store}"), body).await.ok().await;
+    answer["item"]["id"].as_str().expect("an id").to_owned()
+}
+
+async fn delete(engine: &Engine, target: &str) {
+    engine.send(Ask::new("DELETE", target)).await.ok().await;
+}
+
+#[tokio::test]
+async fn erased_corrected_and_replaced_texts_leave_no_byte_in_the_brain_s_files() {
+    let setup = Setup::offline();
+    let engine = setup.start().await;
+    // others, so that pages and index segments are shared
+    for n in 0..40 {
+        created(
+            &engine,
+            "knowledge",
+            json!({"subject": format!("s {n}"), "content": format!("filler number {n}")}),
+        )
+        .await;
+    }
+    let fact =
+        created(&engine, "knowledge", json!({"subject": MARKER, "content": format!("{MARKER} is secret")}))
+            .await;
+    let long = format!("{MARKER} {}", "and more ".repeat(1500));
+    let episode =
+        created(&engine, "episodes", json!({"key": "k", "description": MARKER, "value": long})).await;
+    let relations = json!([{"relation": "knows", "to": "Ben"}]);
+    let node = created(
+        &engine,
+        "social",
+        json!({"name": MARKER, "aliases": [format!("{MARKER}2")], "relationships": relations}),
+    )
+    .await;
+    let corrected =
+        created(&engine, "knowledge", json!({"subject": "c", "content": format!("wrongly {MARKER}")})).await;
+    let mut incoming = crate::bundle::bundle((0..3).map(crate::bundle::fact).collect());
+    incoming["knowledge"][1]["content"] = json!(format!("imported {MARKER}"));
+    engine.post("/memory/import", incoming).await.ok().await;
+    let empty = crate::bundle::bundle((5..6).map(crate::bundle::fact).collect());
+    for query in [MARKER, "secret"] {
+        engine.post("/memory/knowledge/search", json!({"query": query})).await.ok().await;
+    }
+    let patch = json!({"content": "rightly something else"}).to_string();
+    engine.send(Ask::new("PATCH", &format!("/memory/knowledge/{corrected}")).body(patch)).await.ok().await;
+    for (store, id) in [("knowledge", &fact), ("episodes", &episode), ("social", &node)] {
+        delete(&engine, &format!("/memory/{store}/{id}")).await;
+    }
+    // the imported row goes as replacing imports let rows go
+    engine.post("/memory/import?mode=replace", empty).await.ok().await;
+    stop(engine).await;
+    assert_eq!(holds(&setup), [""; 0], "before any vacuum");
+    vacuum(&setup);
+    assert_eq!(holds(&setup), [""; 0], "after the vacuum");
+}
+
+fn vacuum(setup: &Setup) {
+    let out = setup.command(&["vacuum"]).output().expect("the binary runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[tokio::test]
+async fn a_deleted_task_leaves_no_byte_of_what_was_said_in_it() {
+    let model = ScriptedModel::start(Script::from_fn(|r| match r.results().len() {
+        _ if r.last_user_text() == "hello" => Reply::text("hi"),
+        _ if r.tools.is_empty() => Reply::text(&format!("They spoke of {MARKER}.")),
+        0 => Reply::new()
+            .say(&format!("Looking for {MARKER}."))
+            .tool_call("read_file", json!({"path": "m.txt"}))
+            .tool_call("working_memory_write", json!({"key": "k", "value": MARKER})),
+        _ => Reply::text(&format!("It is {MARKER}.")),
+    }))
+    .await;
+    let setup = Setup::scripted(&model).with("LLM_CONTEXT_WINDOW", "16000").with("COMPACT_KEEP_TURNS", "1");
+    // more than the output limit, so that the whole of it becomes a blob
+    put_file(&setup.workspace(), "m.txt", &format!("{MARKER} in a line\n").repeat(6000));
+    let engine = setup.start().await;
+    engine.turn("other", "hello").await;
+    for n in 0..3 {
+        let media = json!([{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}]);
+        let body = json!({"task_id": MARKER, "message": format!("{n}: tell me of {MARKER}"), "media": media});
+        engine.run(body).await;
+    }
+    let deleted = engine.send(Ask::new("DELETE", &format!("/tasks/{MARKER}?memories=true"))).await.ok().await;
+    assert!(deleted["deleted"]["memories"].as_u64() > Some(0), "{deleted}");
+    stop(engine).await;
+    std::fs::remove_file(setup.workspace().join("m.txt")).expect("the person's own file");
+    vacuum(&setup);
+    assert_eq!(holds(&setup), [""; 0], "{:?}", tables(&setup));
+    let brain = Connection::open(setup.brain()).expect("the brain");
+    let left: i64 = brain.query_row("SELECT count(*) FROM tasks", [], |r| r.get(0)).expect("a count");
+    assert_eq!(left, 1, "the other task is still there");
+}
+
+#[tokio::test]
+async fn a_deletion_that_was_cut_short_is_completed_and_takes_no_message_meanwhile() {
+    let setup = Setup::offline();
+    let engine = setup.start().await;
+    engine.turn("a", "the old conversation").await;
+    stop(engine).await;
+    {
+        // as a kill in the middle of a long deletion leaves it
+        let brain = Connection::open(setup.brain()).expect("the brain");
+        let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000)
+                    INSERT INTO events (task_id, turn_id, event, data, ts) SELECT 'a', 'turn-x', 'usage', '{}', 1 FROM n";
+        brain.execute(many, []).expect("events");
+        brain.execute("INSERT INTO brain_meta VALUES ('deleting:a', 'history')", []).expect("a mark");
+    }
+    let engine = setup.start().await;
+    let body = json!({"task_id": "a", "message": "the new conversation"});
+    let mut refused = 0;
+    let answer = loop {
+        let answer = engine.post("/execute", body.clone()).await;
+        if answer.status == 200 {
+            break answer;
+        }
+        let error = answer.error(409, "TASK_BUSY").await;
+        assert_eq!(error["details"]["state"], "deleting", "{error}");
+        refused += 1;
+    };
+    answer.stream().finish().await;
+    assert!(refused > 0, "the deletion was over before anybody could ask");
+    engine.log_line(|l| l["message"] == "A deletion was completed after a restart").await;
+    let messages = engine.json("/tasks/a/messages").await;
+    let messages = messages["messages"].as_array().expect("messages");
+    assert_eq!(messages.len(), 2, "only the new conversation: {messages:?}");
+    delete(&engine, "/tasks/a").await;
+    engine.get("/tasks/a").await.error(404, "TASK_NOT_FOUND").await;
+    engine.kill();
+    let brain = Connection::open(setup.brain()).expect("the brain");
+    let marks: i64 = brain
+        .query_row("SELECT count(*) FROM brain_meta WHERE key LIKE 'deleting:%'", [], |r| r.get(0))
+        .expect("a count");
+    assert_eq!(marks, 0);
+}
