@@ -64,7 +64,7 @@ async fn a_trajectory_is_learned_from_once_or_given_up_after_three_attempts() {
     assert_eq!(all.iter().map(|t| t.turn.turn_id.clone()).collect::<Vec<_>>(), [bad.clone(), good.clone()]);
     assert_eq!(all[0].turn, expected);
     assert_eq!(mine.len(), 1);
-    assert_eq!(quiet, [(task("bad"), at(10)), (task("good"), at(20))]);
+    assert_eq!(quiet, [(task("good"), at(20)), (task("bad"), at(10))]);
     let states = write(&brain, move |tx| {
         let done = [trajectories::processed(tx, &good, at(30))?, trajectories::processed(tx, &good, at(31))?];
         assert_eq!(done, [Change::Changed, Change::Missing]);

@@ -179,7 +179,7 @@ fn end(
     let now = Timestamp::now();
     turns::finish(tx, &turn.turn_id, ending, seq, now)?;
     out.ends(&turn.turn_id);
-    snapshots::set_expiry(tx, &turn.turn_id, closing.expiry)?;
+    snapshots::close(tx, &turn.turn_id, closing.expiry)?;
     tasks::touch(tx, &turn.task_id, now)?;
     let mut touched = Touched::default();
     if kept::supersedes(&turn) {

@@ -145,6 +145,21 @@ async fn a_deleted_task_leaves_no_byte_of_what_was_said_in_it() {
 }
 
 #[tokio::test]
+async fn what_a_turn_recalled_does_not_outlive_the_memory_it_came_from() {
+    let model = ScriptedModel::start(Script::from_fn(|_| Reply::text("I see."))).await;
+    let setup = Setup::scripted(&model);
+    let engine = setup.start().await;
+    let fact = json!({"subject": "the lake", "content": format!("The lake has the colour {MARKER}.")});
+    let fact = created(&engine, "knowledge", fact).await;
+    engine.turn("a", "tell me of the colour of the lake").await;
+    assert!(model.calls().iter().any(|r| r.body.to_string().contains(MARKER)), "it was never recalled");
+    delete(&engine, &format!("/memory/knowledge/{fact}")).await;
+    stop(engine).await;
+    vacuum(&setup);
+    assert_eq!(holds(&setup), [""; 0], "{:?}", tables(&setup));
+}
+
+#[tokio::test]
 async fn a_deletion_that_was_cut_short_is_completed_and_takes_no_message_meanwhile() {
     let setup = Setup::offline();
     let engine = setup.start().await;
