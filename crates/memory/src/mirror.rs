@@ -14,6 +14,10 @@ use std::collections::HashMap;
 /// Rows of a block. Larger leaves the first-level cache with the distances of a block; smaller makes the loops short.
 const BLOCK_ROWS: usize = 1024;
 
+/// Rows from which on a scan is shared between two threads. Smaller starts a thread for less than the thread costs; larger
+/// leaves a core idle while a search waits.
+const SHARED_ROWS: usize = 64 * BLOCK_ROWS;
+
 /// A row found by a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Near {
@@ -153,13 +157,22 @@ impl Mirror {
     /// The distance of every row.
     fn distances(&self, query: &[u64]) -> Vec<u16> {
         let mut distances = vec![0u16; self.ids.len()];
-        let block_words = BLOCK_ROWS * self.width.max(1);
-        for (block, out) in self.codes.chunks_exact(block_words).zip(distances.chunks_mut(BLOCK_ROWS)) {
-            for (column, wanted) in block.chunks_exact(BLOCK_ROWS).zip(query) {
-                for (distance, bits) in out.iter_mut().zip(column) {
-                    *distance += (bits ^ wanted).count_ones() as u16;
-                }
-            }
+        if distances.len() < SHARED_ROWS {
+            count(&self.codes, query, &mut distances);
+            return distances;
+        }
+        let first = distances.len() / BLOCK_ROWS / 2 * BLOCK_ROWS;
+        let (codes, more_codes) = self.codes.split_at(first * self.width);
+        let (out, more_out) = distances.split_at_mut(first);
+        let shared = std::thread::scope(|scope| {
+            let other = std::thread::Builder::new().name("memory-scan".to_owned());
+            let started = other.spawn_scoped(scope, || count(codes, query, out)).is_ok();
+            count(more_codes, query, more_out);
+            started
+        });
+        if !shared {
+            // The system has no thread to spare.
+            count(codes, query, out);
         }
         distances
     }
@@ -173,6 +186,18 @@ impl Mirror {
             Ok(())
         } else {
             Err(Unusable::Dimension { expected: self.dimension, found: code.dimension() })
+        }
+    }
+}
+
+/// The distances of some blocks; every row of `out` begins at 0.
+fn count(codes: &[u64], query: &[u64], out: &mut [u16]) {
+    let block_words = BLOCK_ROWS * query.len().max(1);
+    for (block, out) in codes.chunks_exact(block_words).zip(out.chunks_mut(BLOCK_ROWS)) {
+        for (column, wanted) in block.chunks_exact(BLOCK_ROWS).zip(query) {
+            for (distance, bits) in out.iter_mut().zip(column) {
+                *distance += (bits ^ wanted).count_ones() as u16;
+            }
         }
     }
 }

@@ -4,10 +4,14 @@
 //! person or a page is ever read as an operator of the query language. How common a word is, the caller looks up by
 //! its stem, because the index counts stems.
 //!
+//! In a large store even the rarest words of a question may stand in many rows, and weighing a row costs a hundred times
+//! what passing it costs. So the rarest words find rows, as many as may be weighed, and the others only weigh them: see
+//! [`reading`].
+//!
 //! The invariant: [`match_expression`] gives a valid FTS5 expression or none, for any text.
 
 use crate::period;
-use crate::retrieval::{COMMON_FROM_ROWS, COMMON_SHARE, QUERY_TERMS};
+use crate::retrieval::{COMMON_FROM_ROWS, COMMON_SHARE, QUERY_TERMS, ROWS_PASSED, ROWS_WEIGHED};
 use crate::stem::stem;
 use crate::tokens::tokens;
 use std::collections::HashSet;
@@ -60,21 +64,71 @@ pub fn terms(query: &str) -> Vec<Term> {
     found
 }
 
-/// The rarest words, at most [`QUERY_TERMS`]. `rows` is the size of the store, `frequency` in how many of its rows a
-/// stem stands (0 when the index does not know it). Words that stand nowhere come last: they find nothing, and must not
-/// take the place of one that does.
-pub fn rarest(terms: Vec<Term>, rows: u64, frequency: impl Fn(&str) -> u64) -> Vec<Term> {
-    let mut counted: Vec<(u64, Term)> = terms.into_iter().map(|term| (frequency(&term.stem), term)).collect();
-    if rows >= COMMON_FROM_ROWS {
-        counted.retain(|(count, _)| *count as f64 <= COMMON_SHARE * rows as f64);
-    }
-    counted.sort_by_key(|(count, _)| (*count == 0, *count));
-    counted.truncate(QUERY_TERMS);
-    counted.into_iter().map(|(_, term)| term).collect()
+/// A word of a query, and in how many rows of the store its stem stands (0 when the index does not know it).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    /// The word.
+    pub term: Term,
+    /// Rows that have it.
+    pub rows: u64,
 }
 
-/// `"deploy" OR "friday"`: what to hand to `MATCH`. None without words: then there is no keyword search.
+/// The rarest words, at most [`QUERY_TERMS`]. `rows` is the size of the store, `frequency` in how many of its rows a
+/// stem stands. Words that stand nowhere come last: they find nothing, and must not take the place of one that does.
+pub fn rarest(terms: Vec<Term>, rows: u64, frequency: impl Fn(&str) -> u64) -> Vec<Counted> {
+    let mut counted: Vec<Counted> =
+        terms.into_iter().map(|term| Counted { rows: frequency(&term.stem), term }).collect();
+    if rows >= COMMON_FROM_ROWS {
+        counted.retain(|word| word.rows as f64 <= COMMON_SHARE * rows as f64);
+    }
+    counted.sort_by_key(|word| (word.rows == 0, word.rows));
+    counted.truncate(QUERY_TERMS);
+    counted
+}
+
+/// What the index is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// What to hand to `MATCH`.
+    pub expression: String,
+    /// When the one word that finds rows stands in too many of them: that word alone. Then only its
+    /// [`crate::retrieval::ROWS_WEIGHED`] newest rows, and what is newer, are to be weighed.
+    pub newest_of: Option<String>,
+}
+
+/// How rows are found and weighed by these words, the rarest first. None without words: then there is no keyword search.
+///
+/// While all of them stand in no more than [`ROWS_WEIGHED`] rows this is `"deploy" OR "friday"`. Beyond, it is
+/// `("deploy") AND ("deploy" OR "friday")`: the same rows as for `"deploy"`, and both words weigh. The rarest then weigh
+/// twice, which moves nothing that only they find.
+pub fn reading(words: &[Counted]) -> Option<Reading> {
+    let mut finding: Vec<&Term> = Vec::new();
+    let mut weighing: Vec<&Term> = Vec::new();
+    let (mut weighed, mut passed) = (0u64, 0u64);
+    for Counted { term, rows } in words {
+        if finding.is_empty() || weighed.saturating_add(*rows) <= ROWS_WEIGHED {
+            weighed = weighed.saturating_add(*rows);
+            finding.push(term);
+        } else if passed.saturating_add(*rows) <= ROWS_PASSED {
+            passed = passed.saturating_add(*rows);
+            weighing.push(term);
+        }
+    }
+    let found = any(&finding)?;
+    let newest_of = (weighed > ROWS_WEIGHED).then(|| found.clone());
+    let expression = match any(&weighing) {
+        Some(weighing) => format!("({found}) AND ({found} OR {weighing})"),
+        None => found,
+    };
+    Some(Reading { expression, newest_of })
+}
+
+/// `"deploy" OR "friday"`: rows that have any of these words. None without words.
 pub fn match_expression(terms: &[Term]) -> Option<String> {
+    any(&terms.iter().collect::<Vec<_>>())
+}
+
+fn any(terms: &[&Term]) -> Option<String> {
     let quoted: Vec<String> = terms.iter().map(|t| format!("\"{}\"", t.word.replace('"', "\"\""))).collect();
     if quoted.is_empty() { None } else { Some(quoted.join(" OR ")) }
 }
@@ -105,7 +159,7 @@ mod tests {
         let frequency: HashMap<String, u64> = (0..20).map(|i| (format!("word{i}"), i % 20)).collect();
         let kept = rarest(terms(&many), 1000, |stem| frequency.get(stem).copied().unwrap_or(0));
         let expected: Vec<String> = (1..13).map(|i| format!("word{i}")).collect();
-        assert_eq!(words(&kept), expected);
+        assert_eq!(kept.iter().map(|c| c.term.word.as_str()).collect::<Vec<_>>(), expected);
     }
 
     #[test]
@@ -115,6 +169,33 @@ mod tests {
         assert_eq!(count(50, 10), 2);
         assert_eq!(count(50, 11), 1);
         assert_eq!(count(49, 49), 2);
+    }
+
+    /// What is asked for words that stand in so many rows each.
+    fn asked(counts: &[u64]) -> Reading {
+        let word = |(i, rows): (usize, &u64)| {
+            let word = format!("w{i}");
+            Counted { term: Term { stem: word.clone(), word }, rows: *rows }
+        };
+        reading(&counts.iter().enumerate().map(word).collect::<Vec<_>>()).expect("words")
+    }
+
+    #[test]
+    fn words_find_rows_until_enough_are_weighed_and_weigh_until_enough_are_passed() {
+        assert_eq!(asked(&[1, ROWS_WEIGHED - 1, 0]).expression, r#""w0" OR "w1" OR "w2""#);
+        let split = asked(&[1, ROWS_WEIGHED, ROWS_PASSED - ROWS_WEIGHED, 1]);
+        assert_eq!(split.expression, r#"("w0" OR "w3") AND ("w0" OR "w3" OR "w1" OR "w2")"#);
+        assert_eq!(asked(&[1, ROWS_PASSED + 1]).expression, r#""w0""#);
+        assert_eq!(split.newest_of, None);
+    }
+
+    #[test]
+    fn a_word_in_too_many_rows_finds_its_newest_when_it_is_the_rarest() {
+        assert_eq!(asked(&[ROWS_WEIGHED]).newest_of, None);
+        let common = asked(&[ROWS_WEIGHED + 1, ROWS_WEIGHED + 2]);
+        assert_eq!(common.newest_of.as_deref(), Some(r#""w0""#));
+        assert_eq!(common.expression, r#"("w0") AND ("w0" OR "w1")"#);
+        assert_eq!(reading(&[]), None);
     }
 
     #[test]

@@ -47,6 +47,7 @@ fn no_query_of_the_daily_work_reads_a_whole_table() {
         queries.push((vectors::page_sql(*store), "_vec_by_model"));
         queries.push((vectors::count_sql(*store), "_vec_by_model"));
         queries.push((search::keyword_sql(*store), "VIRTUAL TABLE INDEX"));
+        queries.push((search::matching_sql(*store), "VIRTUAL TABLE INDEX"));
         queries.push((search::frequency_sql(*store), "VIRTUAL TABLE INDEX"));
     }
     for (sql, index) in queries {

@@ -14,7 +14,7 @@ pub(crate) fn keyword_sql(store: Store) -> String {
     // Not `rank`: sorting by it makes FTS5 go to every row again, which took three to six times as long.
     format!(
         "SELECT rowid, -bm25({table}_fts) AS k FROM {table}_fts WHERE {table}_fts MATCH ?1
-         ORDER BY k DESC, rowid DESC LIMIT ?2"
+         AND rowid >= ?3 ORDER BY k DESC, rowid DESC LIMIT ?2"
     )
 }
 
@@ -23,9 +23,31 @@ pub(crate) fn keyword_sql(store: Store) -> String {
 /// The expression is bound text: it can ask for nothing but rows of this store. What FTS5 cannot parse is
 /// `Error::Sql`, so terms from people must be quoted by the caller.
 pub fn keyword(tx: &Tx<'_>, store: Store, expression: &str, limit: u32) -> Result<Vec<Stored<f64>>> {
-    all(tx, &keyword_sql(store), params![expression, limit], |row| {
+    keyword_since(tx, store, expression, i64::MIN, limit)
+}
+
+/// The same among the rows from `first` on: what is weighed grows with the rows that match, and not with those asked for.
+pub fn keyword_since(
+    tx: &Tx<'_>,
+    store: Store,
+    expression: &str,
+    first: i64,
+    limit: u32,
+) -> Result<Vec<Stored<f64>>> {
+    all(tx, &keyword_sql(store), params![expression, limit, first], |row| {
         Ok(Stored { row: row.get(0)?, item: row.get(1)? })
     })
+}
+
+pub(crate) fn matching_sql(store: Store) -> String {
+    let table = table(store);
+    format!("SELECT rowid FROM {table}_fts WHERE {table}_fts MATCH ?1 ORDER BY rowid DESC LIMIT 1 OFFSET ?2")
+}
+
+/// The `n`th newest row (from 0) that matches an expression, if there are so many. Nothing is weighed.
+pub fn nth_newest(tx: &Tx<'_>, store: Store, expression: &str, n: u64) -> Result<Option<i64>> {
+    let skipped = i64::try_from(n).unwrap_or(i64::MAX);
+    Ok(all(tx, &matching_sql(store), params![expression, skipped], |row| Ok(row.get(0)?))?.pop())
 }
 
 pub(crate) fn frequency_sql(store: Store) -> String {

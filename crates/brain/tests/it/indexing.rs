@@ -247,6 +247,25 @@ async fn the_better_match_comes_first_and_of_equals_the_newer() {
 }
 
 #[tokio::test]
+async fn the_newest_rows_of_a_word_can_be_searched_alone() {
+    let house = House::new();
+    let brain = house.open();
+    let (rows, newest, none, found) = write(&brain, |tx| {
+        let mut rows = Vec::new();
+        for text in ["alpha", "alpha", "beta", "alpha", "alpha beta"] {
+            rows.push(knowledge::insert(tx, &fact("a", text), text)?);
+        }
+        let newest = search::nth_newest(tx, Store::Knowledge, "alpha", 1)?;
+        let none = search::nth_newest(tx, Store::Knowledge, "alpha", 4)?;
+        let first = newest.expect("four rows have it");
+        Ok((rows, newest, none, search::keyword_since(tx, Store::Knowledge, "alpha OR beta", first, 10)?))
+    })
+    .await;
+    assert_eq!((newest, none), (Some(rows[3]), None));
+    assert_eq!(found.iter().map(|f| f.row).collect::<Vec<_>>(), [rows[4], rows[3]]);
+}
+
+#[tokio::test]
 async fn stems_are_counted_without_case_and_accents() {
     let house = House::new();
     let brain = house.open();

@@ -12,7 +12,8 @@ use ::memory::entity::{self, Names};
 use ::memory::period;
 use ::memory::query;
 use ::memory::retrieval::{
-    Candidate, KEYWORD_CANDIDATES, Question, VECTOR_CANDIDATES, VECTOR_FLOOR, VECTOR_FLOOR_LOCAL, weigh,
+    Candidate, KEYWORD_CANDIDATES, Question, ROWS_WEIGHED, VECTOR_CANDIDATES, VECTOR_FLOOR,
+    VECTOR_FLOOR_LOCAL, weigh,
 };
 use ::memory::vector::{Code, cosine_to_blob};
 use brain::Tx;
@@ -27,6 +28,8 @@ use std::sync::Arc;
 /// A question, its vector if there is one, and where codes and names are.
 pub(super) struct Asked {
     pub(super) query: String,
+    /// Whether its words are searched for.
+    pub(super) words: bool,
     pub(super) vector: Option<Arc<[f32]>>,
     pub(super) floor: f32,
     pub(super) model: Model,
@@ -179,8 +182,10 @@ fn named(names: &Names, text: Option<&String>) -> u32 {
 /// Both searches of one store.
 fn scores(tx: &Tx<'_>, store: Store, asked: &Asked) -> brain::Result<BTreeMap<i64, Scores>> {
     let mut found: BTreeMap<i64, Scores> = BTreeMap::new();
-    for (row, score) in by_words(tx, store, &asked.query, KEYWORD_CANDIDATES)? {
-        found.entry(row).or_default().keyword = Some(score);
+    if asked.words {
+        for (row, score) in by_words(tx, store, &asked.query, KEYWORD_CANDIDATES)? {
+            found.entry(row).or_default().keyword = Some(score);
+        }
     }
     if let Some(vector) = &asked.vector {
         for (row, cosine) in by_vector(tx, store, asked, vector)? {
@@ -202,9 +207,14 @@ pub(super) fn by_words(
     let frequencies = search::document_frequencies(tx, store, &stems)?;
     let rows = search::count(tx, store)?;
     let rarest = query::rarest(terms, rows, |stem| frequencies.get(stem).copied().unwrap_or(0));
-    let Some(expression) = query::match_expression(&rarest) else { return Ok(Vec::new()) };
+    let Some(reading) = query::reading(&rarest) else { return Ok(Vec::new()) };
+    let first = match &reading.newest_of {
+        Some(word) => search::nth_newest(tx, store, word, ROWS_WEIGHED - 1)?.unwrap_or(i64::MIN),
+        None => i64::MIN,
+    };
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-    Ok(search::keyword(tx, store, &expression, limit)?.into_iter().map(|k| (k.row, k.item)).collect())
+    let found = search::keyword_since(tx, store, &reading.expression, first, limit)?;
+    Ok(found.into_iter().map(|k| (k.row, k.item)).collect())
 }
 
 /// The rows nearest to a vector, by exact cosine, best first.

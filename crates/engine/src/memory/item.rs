@@ -31,6 +31,17 @@ pub struct Search {
     pub now: Timestamp,
 }
 
+/// Which of the two searches answer. Everybody asks both; one alone is for measuring what each is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// Words and vectors.
+    Both,
+    /// Words alone, as when the vector comes too late.
+    Words,
+    /// Vectors alone.
+    Vector,
+}
+
 /// A memory as it is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Item {

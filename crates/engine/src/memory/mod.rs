@@ -27,7 +27,7 @@ mod tests;
 
 pub use gate::write_in;
 pub use item::{
-    EdgePatch, End, EpisodePatch, FactPatch, Hit, Intent, Item, NewEdge, NewEpisode, NewFact, NewNode,
+    By, EdgePatch, End, EpisodePatch, FactPatch, Hit, Intent, Item, NewEdge, NewEpisode, NewFact, NewNode,
     NewRelation, NodePatch, Origin, Outcome, Patch, Search, Touched, Wanted, Written,
 };
 pub use recall::{Occasion, Recalled};
@@ -135,11 +135,16 @@ impl Memory {
     /// The best memories of one store, best first; an empty query lists the newest. Asks no model but the embedder, and
     /// waits for that no longer than its deadline: then words alone decide.
     pub async fn search(&self, ask: Search) -> brain::Result<Vec<Hit>> {
+        self.search_by(ask, By::Both).await
+    }
+
+    /// The same by one of the two searches, to measure what it is worth.
+    pub async fn search_by(&self, ask: Search, by: By) -> brain::Result<Vec<Hit>> {
         let Search { store, query, limit, now } = ask;
         if query.trim().is_empty() {
             return self.brain.read("memory.newest", move |tx| find::newest(tx, store, limit)).await;
         }
-        self.find(vec![store], query, limit, now).await
+        self.find(vec![store], query, limit, now, by).await
     }
 
     /// The best memories of all stores together, best first; closed facts are among them. Nothing for an empty query.
@@ -147,7 +152,7 @@ impl Memory {
         if query.trim().is_empty() {
             return Ok(Vec::new());
         }
-        self.find(Store::ALL.to_vec(), query.to_owned(), limit, now).await
+        self.find(Store::ALL.to_vec(), query.to_owned(), limit, now, By::Both).await
     }
 
     async fn find(
@@ -156,13 +161,18 @@ impl Memory {
         query: String,
         limit: usize,
         now: Timestamp,
+        by: By,
     ) -> brain::Result<Vec<Hit>> {
         let started = Instant::now();
-        let vector = self.queries.get(&query, self.deadline).await;
+        let vector = match by {
+            By::Both | By::Vector => self.queries.get(&query, self.deadline).await,
+            By::Words => None,
+        };
         // All zeros is near to nothing, and says so.
         let vector = vector.filter(|v| v.iter().any(|x| *x != 0.0));
         let asked = Asked {
             query,
+            words: by != By::Vector,
             vector,
             floor: find::floor_of(self.embedder.provider()),
             model: self.model.clone(),

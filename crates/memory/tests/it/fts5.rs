@@ -1,6 +1,7 @@
 //! The real FTS5 as an oracle: our words are its words, our stems its stems, our queries always valid.
 
-use memory::query::{match_expression, terms};
+use memory::query::{Counted, match_expression, reading, terms};
+use memory::retrieval::ROWS_WEIGHED;
 use memory::stem::stem;
 use memory::tokens::tokens;
 use proptest::prelude::*;
@@ -89,6 +90,25 @@ fn a_question_finds_what_shares_a_word_with_it() {
     assert_eq!(ask("CAFE munchen"), [2]);
     assert_eq!(ask("the of and"), Vec::<i64>::new());
     assert_eq!(ask("tea\" OR x:* NOT ("), [3]);
+}
+
+#[test]
+fn words_in_many_rows_find_nothing_and_move_what_others_find() {
+    let filler = ["gamma delta"; 40];
+    let db = index(&[&["rare", "rare common", "common", "rare other"], &filler[..]].concat());
+    let counted = |counts: [u64; 2]| -> Vec<Counted> {
+        let both = terms("rare common").into_iter().zip(counts);
+        both.map(|(term, rows)| Counted { term, rows }).collect()
+    };
+    let best = |counts| -> Vec<i64> {
+        let asked = reading(&counted(counts)).expect("two words");
+        let mut statement =
+            db.prepare("SELECT rowid FROM t WHERE t MATCH ?1 ORDER BY bm25(t), rowid").expect("a query");
+        let rows = statement.query_map([asked.expression], |row| row.get(0)).expect("a valid expression");
+        rows.map(|row| row.expect("a row")).collect()
+    };
+    assert_eq!(best([3, 2]), [2, 3, 1, 4]);
+    assert_eq!(best([3, ROWS_WEIGHED]), [2, 1, 4]);
 }
 
 proptest! {

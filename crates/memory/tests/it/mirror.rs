@@ -89,6 +89,19 @@ fn rows_of_several_blocks_are_found_and_removed() {
 }
 
 #[test]
+fn a_scan_that_two_threads_share_finds_the_same() {
+    let (mut mirror, mut rows) = (Mirror::new(64), BTreeMap::new());
+    for id in 0..67_000 {
+        mirror.insert(id, &code(id as u64, 64)).expect("it fits");
+        rows.insert(id, code(id as u64, 64));
+    }
+    for query in [3, 66_999, 1 << 40] {
+        let query = code(query, 64);
+        assert_eq!(mirror.nearest(&query, 200).expect("it fits"), oracle(&rows, &query, 200));
+    }
+}
+
+#[test]
 fn a_code_of_another_dimension_is_refused() {
     let mut mirror = Mirror::new(64);
     let wrong = Err(Unusable::Dimension { expected: 64, found: 65 });
