@@ -40,6 +40,11 @@ pub fn read(messages: &[Message]) -> Extraction {
     found
 }
 
+/// False for a message that only asks.
+pub fn states_something(text: &str) -> bool {
+    !sentences(text).is_empty()
+}
+
 fn sentence_says(sentence: &str, message: &str, found: &mut Extraction) {
     let sentence = without_openings(sentence);
     let ground = |rationale: &str| Ground {
@@ -186,5 +191,12 @@ mod tests {
         }
         let assistant = read(&[Message::new("msg-2", "assistant", "I prefer tea")]);
         assert_eq!(assistant, Extraction::default());
+    }
+
+    #[test]
+    fn a_question_states_nothing() {
+        assert!(!states_something("Where do I live? And since when?"));
+        assert!(!states_something(" \n"));
+        assert!(states_something("I moved. Where do I live?"));
     }
 }

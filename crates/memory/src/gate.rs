@@ -7,8 +7,12 @@
 //! The invariant: asked again with its own result in place, a gate that inserted now confirms.
 
 use crate::confidence::confirmed;
-use crate::likeness::{adds_a_word, content_hash, differ_in_substance, trigram_jaccard, word_overlap};
+use crate::fixed_rules::ABOUT_THE_PERSON;
+use crate::likeness::{
+    adds_a_word, content_hash, differ_in_substance, stems_of, substance, trigram_jaccard, word_overlap,
+};
 use contract::memory::Trust;
+use std::collections::HashSet;
 
 /// From this overlap on, a candidate is an echo of a recalled item. Lower drops new statements about a known subject;
 /// higher lets memory copy itself with one word changed.
@@ -149,6 +153,29 @@ pub fn decide<K: Ord + Clone>(
 /// True when a text says nothing but what a recalled item says.
 pub fn is_echo(text: &str, recalled: &str) -> bool {
     word_overlap(text, recalled) >= ECHO_OVERLAP
+}
+
+/// True when a text says what a recalled item says and nothing that was `heard` in its turn beyond it: an answer out of
+/// memory, in whatever words. To keep it would make memory its own witness.
+///
+/// It is so when nothing that was heard is added, when the item holds a word of the text that nobody was heard to say, and
+/// when no number and no "not" of the text is missing in the item. So "my dentist is Okafor now" is kept beside a recalled
+/// "the dentist is Weber", and the answer to "who is my dentist?" is not.
+pub fn is_answered_from(text: &str, heard: &str, recalled: &str) -> bool {
+    let (said, there) = (stems_of(heard), stems_of(recalled));
+    let substance_of_item = substance(recalled);
+    stems_of(text).iter().any(|w| !said.contains(w) && w != ABOUT_THE_PERSON && there.contains(w))
+        && !adds_what_was_heard(text, heard, recalled)
+        && substance(text).iter().all(|word| substance_of_item.contains(word))
+}
+
+/// True when a text has a word that means something, a number or a "not", that was `heard` in its turn and that a recalled
+/// item does not have. Then it is no echo of the item, however alike they are: in a sentence of ten words a correction
+/// changes one.
+pub fn adds_what_was_heard(text: &str, heard: &str, recalled: &str) -> bool {
+    let words = |text: &str| stems_of(text).into_iter().chain(substance(text)).collect::<HashSet<String>>();
+    let (heard, recalled) = (words(heard), words(recalled));
+    words(text).iter().any(|word| heard.contains(word) && !recalled.contains(word))
 }
 
 fn merge<K: Clone>(row: &Neighbour<'_, K>, sameness: Sameness, trust: Trust) -> Verdict<K> {

@@ -97,8 +97,12 @@ fn leave<'a>(
 
 /// Shared stems in all stems, 0 to 1: how near two statements are while no vector exists.
 pub fn stem_jaccard(a: &str, b: &str) -> f64 {
-    let stems = |text: &str| crate::query::terms(text).into_iter().map(|t| t.stem).collect::<HashSet<_>>();
-    share(&stems(a), &stems(b))
+    share(&stems_of(a), &stems_of(b))
+}
+
+/// The words of a text that mean something, without their endings.
+pub fn stems_of(text: &str) -> HashSet<String> {
+    crate::query::terms(text).into_iter().map(|term| term.stem).collect()
 }
 
 /// Which part of the words that mean something in `text` also stands in `said`, in any form, 0 to 1. 1 for a text without
@@ -115,16 +119,18 @@ pub fn words_found(text: &str, said: &str) -> f64 {
 /// True when two texts that look alike still say different things: another number, or a "not" more or less.
 /// Merging such texts would lose the newer statement.
 pub fn differ_in_substance(a: &str, b: &str) -> bool {
-    let substance = |text: &str| {
-        let mut words: Vec<String> = tokens(text)
-            .into_iter()
-            .filter(|w| w.chars().any(char::is_numeric) || NEGATIONS.contains(&w.as_str()))
-            .map(|w| stem(&w))
-            .collect();
-        words.sort();
-        words
-    };
     substance(a) != substance(b)
+}
+
+/// The numbers and the negations of a text, sorted, each as often as it stands there.
+pub fn substance(text: &str) -> Vec<String> {
+    let mut words: Vec<String> = tokens(text)
+        .into_iter()
+        .filter(|w| w.chars().any(char::is_numeric) || NEGATIONS.contains(&w.as_str()))
+        .map(|w| stem(&w))
+        .collect();
+    words.sort();
+    words
 }
 
 /// True when a text has a word, up to its ending, that another has not: then it says something that the other does not

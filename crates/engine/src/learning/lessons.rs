@@ -162,7 +162,8 @@ impl Making<'_> {
             self.item(reading, &r.ground, &r.relation, &text, wanted);
         }
         for p in &found.patterns {
-            if let Some(trust) = self.trust(reading, &p.ground, &p.text) {
+            let kept = Some(&p.text).filter(|text| !self.is_answered_from_memory(text));
+            if let Some(trust) = kept.and_then(|text| self.trust(reading, &p.ground, text)) {
                 push(
                     &mut self.lessons.patterns,
                     Showing { subject: String::new(), text: p.text.clone(), trust },
@@ -201,6 +202,37 @@ impl Making<'_> {
         repeated.map(|r| r.trust).min().unwrap_or(Trust::User)
     }
 
+    /// What was heard in the turn, from anybody but the assistant.
+    fn heard(&self) -> String {
+        let heard = self.material.told.iter().filter(|told| told.voice != Voice::Assistant);
+        heard.map(|told| told.message.text.as_str()).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Whether a text is an answer out of what was recalled, and nobody in the turn was heard to say it.
+    fn is_answered_from_memory(&self, text: &str) -> bool {
+        let heard = self.heard();
+        self.material.recalled.iter().any(|recalled| gate::is_answered_from(text, &heard, &recalled.text))
+    }
+
+    /// What the gate is to take a text for an echo of: what was recalled, without what the cited words go beyond.
+    fn echoes(&self, ground: &Ground, text: &str) -> Vec<String> {
+        if self.is_answered_from_memory(text) {
+            // in other words, but an echo; so it is counted as one
+            return vec![text.to_owned()];
+        }
+        let cited = ground.evidence.iter().filter_map(|id| self.material.told(id));
+        let cited: Vec<&str> = cited
+            .filter(|told| told.voice != Voice::Assistant)
+            .map(|told| told.message.text.as_str())
+            .collect();
+        let cited = cited.join("\n");
+        let recalled = self.material.recalled.iter().map(|r| r.text.as_str());
+        recalled
+            .filter(|recalled| !gate::adds_what_was_heard(text, &cited, recalled))
+            .map(str::to_owned)
+            .collect()
+    }
+
     fn item(&mut self, reading: &Account, ground: &Ground, key: &str, text: &str, wanted: Wanted) {
         let Some(trust) = self.trust(reading, ground, text) else { return };
         let turn = self.material.turn.turn_id.as_str();
@@ -225,7 +257,7 @@ impl Making<'_> {
             confidence: ground.confidence,
             lineage,
             intent,
-            recalled: self.material.recalled.iter().map(|r| r.text.clone()).collect(),
+            recalled: self.echoes(ground, text),
         };
         self.lessons.items.push(Lesson { wanted, origin });
     }
@@ -363,6 +395,23 @@ mod tests {
             of(&material, &[account(Heard::Everybody, text, &["msg-1"], &[])], &HashSet::new(), false);
         assert_eq!(lessons.procedures[0].trust, Trust::Untrusted);
         assert_eq!(lessons.items[0].origin.recalled, [text]);
+    }
+
+    #[test]
+    fn what_was_answered_from_memory_is_an_echo_and_what_the_person_adds_is_not() {
+        let mut material = material(Reading::Clean, false);
+        material.told[0].message.text = "Who is my dentist?".into();
+        material.told[1].message.text = "Your dentist is Doctor Weber.".into();
+        material.recalled.push(Recalled { text: "my dentist is Doctor Weber".into(), trust: Trust::User });
+        let is_echo = |material: &Material, content: &str| {
+            let account = account(Heard::Everybody, content, &["msg-1"], &[]);
+            let lessons = of(material, &[account], &HashSet::new(), false);
+            let origin = &lessons.items[0].origin;
+            origin.recalled.iter().any(|recalled| gate::is_echo(content, recalled))
+        };
+        assert!(is_echo(&material, "The dentist of the user is called Doctor Weber"));
+        material.told[0].message.text = "My dentist is Doctor Okafor now".into();
+        assert!(!is_echo(&material, "The dentist of the user is called Doctor Okafor"));
     }
 
     #[test]

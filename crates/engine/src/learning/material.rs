@@ -17,10 +17,19 @@ use brain::{Tx, messages};
 use contract::conversation::{Block, Role};
 use contract::memory::{ParentKind, Trust};
 use contract::{Timestamp, TurnId};
+use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// Messages of one turn that are read. A turn that ran for days has thousands, and its first ones say what it was about;
 /// fewer cuts off ordinary work.
 const MESSAGES: usize = 400;
+/// Memories found by tools in one turn that answers are compared with. More makes a turn that searched all day slow to
+/// learn from; fewer lets it learn its own memories again.
+const LOOKED_UP: usize = 200;
+/// Tools whose results are memories.
+const MEMORY_SEARCHES: [&str; 3] = ["knowledge_search", "episode_search", "social_search"];
+/// What stands for such a result.
+const FOUND: &str = "[memories, which are known already]";
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +93,7 @@ pub struct Material {
     pub reading: Reading,
     /// The feedback on it that nobody has learned from.
     pub signals: Vec<Signal>,
-    /// What it was reminded of.
+    /// What it was reminded of, or looked up in memory.
     pub recalled: Vec<Recalled>,
 }
 
@@ -112,7 +121,9 @@ impl Material {
             told.extend(signals.iter().filter_map(|signal| feedback(signal, known)));
         }
         let mut recalled = Vec::new();
-        for id in turns::recalled(tx, &turn.turn_id)? {
+        let mut ids = turns::recalled(tx, &turn.turn_id)?;
+        ids.extend(looked_up(tx, &turn.turn_id)?);
+        for id in ids {
             recalled.extend(said_by(tx, &id)?);
         }
         let at = turn.ended_at.unwrap_or(turn.created_at);
@@ -134,6 +145,7 @@ fn said_in(tx: &Tx<'_>, turn: &Turn, known: &Known) -> brain::Result<Vec<Told>> 
         let Some(first) = first.filter(|message| message.active) else { return Ok(Vec::new()) };
         stored.insert(0, first);
     }
+    let searches = memory_searches(&stored);
     let told = stored.into_iter().take(MESSAGES).filter_map(|stored| {
         let (voice, role) = match stored.role {
             Role::User if stored.message_id == turn.user_message_id => (Voice::Person, "user"),
@@ -142,7 +154,7 @@ fn said_in(tx: &Tx<'_>, turn: &Turn, known: &Known) -> brain::Result<Vec<Told>> 
             Role::Assistant => (Voice::Assistant, "assistant"),
             Role::Tool => (Voice::Elsewhere, "tool"),
         };
-        let lines: Vec<String> = stored.content.iter().filter_map(line_of).collect();
+        let lines: Vec<String> = stored.content.iter().filter_map(|b| line_of(b, &searches)).collect();
         let text = known.scrub(&lines.join("\n")).into_owned();
         let message = Message::new(stored.message_id.as_str(), role, &text);
         (!message.text.trim().is_empty()).then_some(Told { message, voice })
@@ -150,7 +162,33 @@ fn said_in(tx: &Tx<'_>, turn: &Turn, known: &Known) -> brain::Result<Vec<Told>> 
     Ok(told.collect())
 }
 
-fn line_of(block: &Block) -> Option<String> {
+/// The calls of a turn that looked into memory.
+fn memory_searches(stored: &[messages::Message]) -> BTreeSet<String> {
+    let calls = stored.iter().flat_map(|message| &message.content).filter_map(|block| match block {
+        Block::ToolUse { id, name, .. } if MEMORY_SEARCHES.contains(&name.as_str()) => Some(id.clone()),
+        _ => None,
+    });
+    calls.collect()
+}
+
+/// The memories that those calls found.
+fn looked_up(tx: &Tx<'_>, turn: &TurnId) -> brain::Result<Vec<MemoryId>> {
+    let stored = messages::of_turn(tx, turn)?;
+    let searches = memory_searches(&stored);
+    let blocks = stored.iter().flat_map(|message| &message.content);
+    let results = blocks.filter_map(|block| match block {
+        Block::ToolResult { tool_use_id, content, .. } if searches.contains(tool_use_id) => Some(content),
+        _ => None,
+    });
+    let texts = results.flatten().filter_map(|block| match block {
+        Block::Text { text } => serde_json::from_str::<Vec<Value>>(text).ok(),
+        _ => None,
+    });
+    let ids = texts.flatten().filter_map(|hit| MemoryId::parse(hit["id"].as_str()?));
+    Ok(ids.take(LOOKED_UP).collect())
+}
+
+fn line_of(block: &Block, searches: &BTreeSet<String>) -> Option<String> {
     match block {
         Block::Text { text } => Some(text.clone()),
         Block::Thinking { .. } => None,
@@ -158,8 +196,11 @@ fn line_of(block: &Block) -> Option<String> {
             let Block::Text { text } = brief(&Block::text(input.to_string())) else { return None };
             Some(format!("[calls {name} with {text}]"))
         }
+        // memory is no witness of itself
+        Block::ToolResult { tool_use_id, .. } if searches.contains(tool_use_id) => Some(FOUND.to_owned()),
         Block::ToolResult { content, is_error, .. } => {
-            let lines: Vec<String> = content.iter().map(brief).filter_map(|b| line_of(&b)).collect();
+            let lines: Vec<String> =
+                content.iter().map(brief).filter_map(|b| line_of(&b, searches)).collect();
             let mark = if *is_error { "[failed] " } else { "" };
             Some(format!("{mark}{}", lines.join("\n")))
         }

@@ -7,6 +7,7 @@
 //! The invariant: whatever goes wrong here, the answer is a block or none, never a failure.
 
 use super::{Hit, Item, Memory};
+use ::memory::fixed_rules::states_something;
 use ::memory::recall::{self, Budget, Context};
 use ::memory::retrieval::RECALL_THRESHOLD;
 use brain::memory::MemoryId;
@@ -81,12 +82,14 @@ impl Memory {
 
 /// The block of the best hits that fit, hold and are not seen anyway.
 fn block(hits: &[Hit], occasion: &Occasion, budget: Budget, now: Timestamp) -> Option<Recalled> {
-    let fitting: Vec<&Item> = hits
+    let mut fitting: Vec<&Item> = hits
         .iter()
         .filter(|hit| hit.score >= RECALL_THRESHOLD)
         .map(|hit| &hit.item)
         .filter(|item| item.valid_until().is_none_or(|until| until > now) && !is_shown(item, occasion))
         .collect();
+    // stable: otherwise best first
+    fitting.sort_by_key(|item| tells_nothing(item));
     let written: Vec<Written> = fitting.iter().map(|item| Written::of(item, now)).collect();
     let items: Vec<recall::Item<'_>> =
         fitting.iter().zip(&written).map(|(item, written)| written.shown(item)).collect();
@@ -103,6 +106,13 @@ fn is_from_elsewhere(item: &Item) -> bool {
 
 fn is_turn(item: &Item) -> bool {
     matches!(item, Item::Episode(e) if e.item.kind == EpisodeKind::Turn)
+}
+
+/// Whether what is shown of an item is only that something was asked once. It is most like the question that is asked
+/// again, and would take the places of what answers it.
+fn tells_nothing(item: &Item) -> bool {
+    let Item::Episode(e) = item else { return false };
+    is_turn(item) && item.provenance().trust == Trust::Untrusted && !states_something(&e.item.description)
 }
 
 /// Whether an item is a turn that stands in the conversation itself; its episode may be shorter than it.

@@ -66,6 +66,48 @@ fn what_was_superseded_and_is_said_again_is_new() {
 }
 
 #[test]
+fn an_answer_out_of_memory_is_known_in_any_words_and_a_correction_is_none() {
+    let dog = "my dog is called Bruno";
+    let weber = "The user's dentist is Doctor Weber";
+    let tea = "The user drinks coffee";
+    for (text, heard, recalled, answered) in [
+        ("The user's dog is called Bruno", "What is my dog called?", dog, true),
+        ("Bruno is the name of the user's dog", "who is it that barks", dog, true),
+        ("The user's dentist is Doctor Weber", "Who is my dentist?", weber, true),
+        // the person brings a word that memory does not have
+        ("The user's dentist is Doctor Okafor", "My dentist is Doctor Okafor now", weber, false),
+        ("The user's dentist is Doctor Okafor", "Did I say that my dentist is Doctor Okafor?", weber, false),
+        // all of it was said
+        ("The user's dog is called Bruno", "my dog is called Bruno", dog, false),
+        // a "not" and a number are words of their own
+        ("The user does not drink coffee", "not any more", tea, false),
+        ("The user's shoe size is 43", "it grew by one", "The user's shoe size is 42", false),
+        // memory has nothing to do with it
+        ("TCP begins with a handshake", "how does TCP begin?", dog, false),
+        ("", "", "", false),
+    ] {
+        assert_eq!(
+            memory::gate::is_answered_from(text, heard, recalled),
+            answered,
+            "{text} / {heard} / {recalled}"
+        );
+    }
+}
+
+#[test]
+fn one_word_that_was_heard_makes_a_correction_out_of_an_echo() {
+    let (old, new) = (
+        "It is so that the user's dentist is Doctor Weber",
+        "It is so that the user's dentist is Doctor Okafor",
+    );
+    assert!(is_echo(new, old), "nine words of ten");
+    assert!(adds_what_was_heard(new, "my dentist is Doctor Okafor now", old));
+    assert!(!adds_what_was_heard(new, "who is my dentist?", old), "nobody said Okafor");
+    assert!(adds_what_was_heard("The user drinks no coffee", "no, not any more", "The user drinks coffee"));
+    assert!(!adds_what_was_heard(old, "my dentist is Doctor Weber", old));
+}
+
+#[test]
 fn an_echo_of_what_was_recalled_is_rejected_before_anything_else() {
     let verdict = decide(&candidate(SUITE), &["Deploy on Fridays only", SUITE], &[neighbour(1, SUITE)]);
     assert_eq!(verdict, Verdict::Reject(Rejection::Recalled));

@@ -12,6 +12,7 @@ use crate::memory::{Hit, Intent, Origin, Search, Wanted, Written};
 use crate::tools::tool::{Failure, LongTerm};
 use crate::turn::accept::storage;
 use ::memory::fixed_rules;
+use ::memory::gate;
 use ::memory::likeness::normalised;
 use ::memory::trajectory::Message;
 use ::memory::trust::{self, Evidence, Turn as Reading};
@@ -139,11 +140,14 @@ impl Grounds {
         };
         let message = messages::get(tx, &turn.task_id, &turn.user_message_id)?;
         let text: Vec<&str> = message.iter().flat_map(|m| &m.content).filter_map(text_of).collect();
-        let by_the_person = statement.is_some_and(|statement| is_said(&text.join("\n"), statement));
+        let said = text.join("\n");
+        let by_the_person = statement.is_some_and(|statement| is_said(&said, statement));
         let mut recalled = Vec::new();
         for id in turns::recalled(tx, &turn.turn_id)? {
             recalled.extend(said_by(tx, &id)?);
         }
+        // one word that the person says makes a correction out of an echo
+        recalled.retain(|item| !statement.is_some_and(|text| gate::adds_what_was_heard(text, &said, item)));
         Ok(Self { reading, by_the_person, recalled })
     }
 

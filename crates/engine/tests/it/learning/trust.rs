@@ -111,6 +111,31 @@ async fn a_file_cannot_put_words_into_the_person_s_mouth() {
 }
 
 #[tokio::test]
+async fn what_a_tool_finds_in_memory_is_not_learned_again() {
+    let model = ScriptedModel::start(Script::from_fn(|request| {
+        if !is_lesson(request) {
+            let found = request.results();
+            let search = Reply::new().tool_call("knowledge_search", json!({"query": "dog"}));
+            return if found.is_empty() { search } else { Reply::text("Your dog is called Bruno.") };
+        }
+        let answered = line_of(request, "assistant", "Bruno").expect("the answer");
+        answer(&facts(&[("user", "Bruno is the name of the user's dog", "fact", vec![answered])]))
+    }))
+    .await;
+    let engine = Setup::scripted(&model).with("MEMORY_RECALL_LIMIT", "0").start().await;
+    let known = json!({"subject": "dog", "content": "my dog is called Bruno"});
+    engine.post("/memory/knowledge", known).await.ok().await;
+    engine.turn("pets", "What is my dog called?").await;
+    let done = batch(&engine, json!({})).await;
+    assert_eq!((&done["state"], &done["written"]["knowledge"]), (&json!("succeeded"), &json!(0)), "{done}");
+    assert_eq!(contents(&engine, "").await, ["my dog is called Bruno"]);
+    let lessons: Vec<_> = model.calls().into_iter().filter(is_lesson).collect();
+    let lines = shown(&lessons[0]);
+    let tool = lines.iter().find(|line| line["role"] == "tool").expect("the result has a line");
+    assert_eq!(tool["text"], "[memories, which are known already]");
+}
+
+#[tokio::test]
 async fn a_turn_that_cannot_be_read_is_tried_in_three_batches_and_holds_up_nobody() {
     let model = ScriptedModel::start(Script::from_fn(|request| {
         if !is_lesson(request) {
