@@ -126,7 +126,7 @@ fn assist(request: &SeenRequest, items: &[Shown]) -> Reply {
         return Reply::text(&format!("Noted: your {} {value}.", topic.phrase));
     }
     if let Some(plant) = planted(&message) {
-        if message.len() % 2 == 0 && results.is_empty() {
+        if message.len().is_multiple_of(2) && results.is_empty() {
             let note = json!({"key": "garden", "description": format!("The user planted {plant}")});
             return Reply::new().tool_call("memory_episode_write", note);
         }
@@ -201,7 +201,7 @@ fn lesson(request: &SeenRequest) -> Value {
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for line in &turn {
         let (id, role, heard) = (text(line, "id"), text(line, "role"), text(line, "text"));
-        let lies = role != "user" && heard.len() % 2 == 0;
+        let lies = role != "user" && heard.len().is_multiple_of(2);
         let evidence = vec![if lies { person.clone().unwrap_or(id) } else { id }];
         let item = |fields: Value, confidence: f64| {
             let mut item = fields;
