@@ -2,6 +2,7 @@
 //! makes a turn.
 
 pub(super) mod by_url;
+pub(super) mod presend;
 
 use crate::core::{Core, Emitted};
 use crate::turn::checkpoint::Checkpoint;
@@ -218,6 +219,7 @@ pub async fn accept(
 ) -> Result<Accepted, ApiError> {
     let mut checked = check(core, &request)?;
     by_url::bring_in(core, &mut checked, idempotency_key.as_deref()).await?;
+    presend::prepare(core, &mut checked, idempotency_key.as_deref()).await?;
     let disk_ok = core.brain.free_bytes().is_none_or(|b| b >= core.config.brain_min_free_mb * 1024 * 1024);
     let place = core.coordinator.reserve();
     let turn_id = TurnId::generate();
