@@ -1,8 +1,5 @@
 //! Every variable of the Engine, once: name, default, accepted values, what it steers and what breaks when
 //! it is larger or smaller. Validation, `check-config` and `docs/reference/variables.md` come from this list.
-//!
-//! Variables marked `.later()` belong to features that are not in this version: they are checked, so that a
-//! configuration written for a later version is already right, and setting one is a warning.
 
 use chassis::config::DefaultValue::{Computed, None, Text};
 use chassis::config::{Kind, Var};
@@ -114,7 +111,7 @@ pub const VARS: &[Var] = &[
     Var::new(LOOP, "MEDIA_PRESEND_VALIDATION_ENABLED", Text("false"), FLAG, "Look at media before they are stored and sent: what is not what its type says, and pictures whose size cannot be read, are refused with 422."),
     Var::new(LOOP, "MEDIA_IMAGE_RESIZE_ENABLED", Text("false"), FLAG, "Make pictures smaller whose longest edge is above MEDIA_IMAGE_MAX_EDGE_PX or that have more than 5 MB. Decoding takes up to half a gigabyte of memory for a moment."),
     Var::new(LOOP, "MEDIA_ERROR_RECOVERY_ENABLED", Text("false"), FLAG, "When the provider refuses a call with 400 and names an image or a document, leave it out and make the call once more; the model is told."),
-    Var::new(LOOP, "CONTENT_INGESTION_ENABLED", Text("false"), FLAG, "Large media go to `ingestion_chunks` and are read by tool `media_read`.").later(),
+    Var::new(LOOP, "CONTENT_INGESTION_ENABLED", Text("false"), FLAG, "Text documents above 20000 tokens are set aside in pieces that tool `media_read` reads; the message keeps a pointer."),
     Var::new(LOOP, "MEDIA_MAX_BYTES", Text("20971520"), int(1_024, 1_073_741_824), "Largest decoded media block. Larger than the provider accepts only moves the refusal there."),
     Var::new(LOOP, "MEDIA_IMAGE_MAX_EDGE_PX", Text("2048"), int(256, 16_384), "Longest edge of an image after resizing. Larger costs more tokens, smaller loses small print."),
     // 2.7 Tools, sandbox, connectors, memory

@@ -172,6 +172,8 @@ pub struct Config {
     pub media_image_resize_enabled: bool,
     /// Longest edge of a picture after that.
     pub media_image_max_edge_px: u32,
+    /// Set long documents aside, to be read with `media_read`.
+    pub content_ingestion_enabled: bool,
     /// Leave refused media out and make the call once more.
     pub media_error_recovery_enabled: bool,
     /// Below it a cache-hit-ratio alert is written.
@@ -421,6 +423,7 @@ impl Config {
             media_max_bytes: r.int("MEDIA_MAX_BYTES"),
             media_presend_validation_enabled: r.flag("MEDIA_PRESEND_VALIDATION_ENABLED"),
             media_image_resize_enabled: r.flag("MEDIA_IMAGE_RESIZE_ENABLED"),
+            content_ingestion_enabled: r.flag("CONTENT_INGESTION_ENABLED"),
             media_error_recovery_enabled: r.flag("MEDIA_ERROR_RECOVERY_ENABLED"),
             media_image_max_edge_px: r.int("MEDIA_IMAGE_MAX_EDGE_PX"),
             cache_hit_min_ratio: r.float("CACHE_HIT_MIN_RATIO"),

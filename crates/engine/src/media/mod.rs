@@ -6,4 +6,5 @@
 
 pub mod kind;
 pub mod picture;
+pub mod pieces;
 pub mod presend;

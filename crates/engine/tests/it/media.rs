@@ -261,3 +261,115 @@ async fn without_recovery_or_without_a_medium_to_blame_a_refusal_ends_the_turn()
     let turn = engine.run(message("b", &[medium("image", "image/png", &bad)])).await;
     assert_eq!((turn.error()["error"].as_str(), model.calls().len()), (Some("LLM_PROVIDER_ERROR"), 3));
 }
+
+const INGEST: &str = "CONTENT_INGESTION_ENABLED";
+
+/// A text of some hundred kilobytes with one sentence that stands nowhere else.
+fn long_text() -> String {
+    let line = "The harbour keeps a list of ships, their masters and what they carried that year. ";
+    format!("{}The zeppelin was painted green. {}", line.repeat(900), line.repeat(900))
+}
+
+/// Calls `media_read` with what the message says as JSON, and then says what it was told.
+async fn reader() -> ScriptedModel {
+    ScriptedModel::start(Script::from_fn(|r| {
+        if let Some(result) = r.messages.last().and_then(|m| m.results.last()) {
+            return Reply::text(&result.text);
+        }
+        match serde_json::from_str::<Value>(&r.last_user_text()) {
+            Ok(input) => Reply::new().tool_call("media_read", input),
+            Err(_) => Reply::text("ok"),
+        }
+    }))
+    .await
+}
+
+fn rows(setup: &Setup, sql: &str) -> i64 {
+    let brain = rusqlite::Connection::open(setup.brain()).expect("the brain");
+    brain.query_row(sql, [], |row| row.get(0)).expect("a number")
+}
+
+async fn read(engine: &Engine, task: &str, input: Value) -> Value {
+    let told = engine.turn(task, &input.to_string()).await.text();
+    serde_json::from_str(&told).unwrap_or(Value::String(told))
+}
+
+#[tokio::test]
+async fn a_long_document_is_set_aside_and_read_piece_by_piece_or_by_a_query() {
+    let model = reader().await;
+    let setup = Setup::scripted(&model).with(INGEST, "true");
+    let engine = setup.start().await;
+    let text = long_text();
+    let short = medium("document", "text/plain", b"A short note.");
+    let turn = engine.run(message("a", &[short, medium("document", "text/plain", text.as_bytes())])).await;
+    let sent = model.calls()[0].body.to_string();
+    assert!(
+        sent.len() < 60_000 && sent.contains("A short note.") && !sent.contains("zeppelin"),
+        "{}",
+        sent.len()
+    );
+    let at = sent.find("\\\"media\\\": \\\"").or_else(|| sent.find("{\\\"media\\\"")).expect("a pointer");
+    let name: String = sent[at + 8..]
+        .chars()
+        .skip_while(|c| !c.is_ascii_hexdigit())
+        .take_while(char::is_ascii_hexdigit)
+        .collect();
+    assert_eq!(name.len(), 64, "{}", &sent[at..at + 100]);
+    let (mut whole, mut offset) = (String::new(), json!(0));
+    while !offset.is_null() {
+        let page = read(&engine, "a", json!({"media": name, "offset": offset})).await;
+        for piece in page["chunks"].as_array().expect("pieces") {
+            whole += piece["text"].as_str().expect("a text");
+        }
+        assert!(page["next_offset"].as_u64() > offset.as_u64() || page["next_offset"].is_null(), "{page}");
+        offset = page["next_offset"].clone();
+    }
+    assert!(whole == text, "the pieces are the text");
+    let found =
+        read(&engine, "a", json!({"media": turn.user_message(), "query": "the green zeppelin"})).await;
+    let best = found["chunks"][0].clone();
+    assert!(best["text"].as_str().is_some_and(|t| t.contains("zeppelin was painted")), "{best}");
+    let more = read(&engine, "a", json!({"media": name, "query": "harbour ships", "offset": 10})).await;
+    assert_eq!(more["next_offset"], 20, "a query goes on, too");
+    // what another conversation was given is not here
+    let other = read(&engine, "b", json!({"media": name})).await;
+    assert!(other.as_str().is_some_and(|t| t.contains("no document")), "{other}");
+    let untainted = rows(&setup, "SELECT count(*) FROM turns WHERE task_id = 'a' AND tainted = 0");
+    assert_eq!(untainted, 0, "whoever reads the document has read somebody else's words");
+    model.assert_no_problems();
+}
+
+#[tokio::test]
+async fn the_pieces_live_as_long_as_their_conversation_also_over_a_restart() {
+    let model = reader().await;
+    let setup = Setup::scripted(&model).with(INGEST, "true");
+    let engine = setup.start().await;
+    let document = medium("document", "text/markdown", long_text().as_bytes());
+    let first = engine.run(message("a", &[document.clone()])).await.user_message();
+    engine.run(message("b", &[document])).await;
+    let pieces = rows(&setup, "SELECT count(*) FROM ingestion_chunks");
+    assert!(pieces > 100, "{pieces}");
+    assert_eq!(rows(&setup, "SELECT count(*) FROM blobs"), 1, "stored once");
+    drop(engine);
+    let engine = setup.start().await;
+    let found = read(&engine, "a", json!({"media": first, "query": "zeppelin"})).await;
+    assert_eq!(found["chunks"].as_array().map(Vec::len), Some(1), "{found}");
+    for (task, left, blobs) in [("a", pieces / 2, 1), ("b", 0, 0)] {
+        engine.send(Ask::delete(&format!("/tasks/{task}"))).await.ok().await;
+        assert_eq!(rows(&setup, "SELECT count(*) FROM ingestion_chunks"), left, "{task}");
+        assert_eq!(rows(&setup, "SELECT count(*) FROM blobs"), blobs, "{task}");
+    }
+    let sql = "SELECT count(*) FROM ingestion_chunks_fts WHERE ingestion_chunks_fts MATCH 'zeppelin'";
+    assert_eq!(rows(&setup, sql), 0);
+}
+
+#[tokio::test]
+async fn without_ingestion_a_long_document_is_sent_whole_and_there_is_no_tool_for_it() {
+    let model = ScriptedModel::start(Script::always(Reply::text("Seen."))).await;
+    let setup = Setup::scripted(&model);
+    let engine = setup.start().await;
+    engine.run(message("a", &[medium("document", "text/plain", long_text().as_bytes())])).await;
+    let sent = model.calls()[0].body.to_string();
+    assert!(sent.contains("zeppelin") && !sent.contains("media_read"));
+    assert_eq!(rows(&setup, "SELECT count(*) FROM ingestion_chunks"), 0);
+}

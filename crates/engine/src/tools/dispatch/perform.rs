@@ -5,7 +5,7 @@
 
 use super::decide::Leave;
 use super::outcome::End;
-use super::{Attempt, One, going_out, long_term, model};
+use super::{Attempt, One, documents, going_out, long_term, model};
 use crate::media::presend;
 use crate::sandbox::Workspace;
 use crate::tools::own;
@@ -73,6 +73,7 @@ impl One<'_> {
             task_tmp: self.core.scratch_of(self.turn),
             model: Arc::new(model::OfTurn::new(self.core, self.turn, self.toolbox, &self.call.id)),
             memory: Arc::new(long_term::OfTurn::new(self.core, self.turn)),
+            documents: Arc::new(documents::OfTask::new(self.core, &self.turn.task_id)),
         };
         let started = Instant::now();
         let outcome = tool.run(context, self.call.input.clone()).await;

@@ -32,7 +32,8 @@ pub(in crate::turn) async fn prepared(
         media.iter().map(|(bytes, media_type)| (blobs::name_of(bytes), media_type.clone())).collect();
     let made = presend::prepared(wish, std::mem::take(media)).await;
     let made = made.map_err(|(at, refused)| {
-        let is_it = |b: &Block| blob_of(b).is_some_and(|(name, kind)| before[at] == (name.into(), kind.into()));
+        let is_it =
+            |b: &Block| blob_of(b).is_some_and(|(name, kind)| before[at] == (name.into(), kind.into()));
         let place = blocks.iter().position(is_it);
         error(&format!("{list}[{}]", place.unwrap_or_default()), &refused)
     })?;
