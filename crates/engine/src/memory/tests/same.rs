@@ -93,6 +93,7 @@ async fn compare(memory: &Memory, query: &str) {
     let vector = memory.queries.get(query, super::PATIENT).await.expect("a vector");
     let asked = Asked {
         query: query.into(),
+        words: true,
         vector: None,
         floor: floor_of(memory.embedder.provider()),
         model: memory.model.clone(),
