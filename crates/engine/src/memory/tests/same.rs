@@ -129,6 +129,7 @@ async fn compare(memory: &Memory, query: &str) {
 fn clone_of(asked: &Asked) -> Asked {
     Asked {
         query: asked.query.clone(),
+        words: true,
         vector: None,
         floor: asked.floor,
         model: asked.model.clone(),

@@ -94,7 +94,8 @@ fn look(block: &Block, kinds: &[&str], shown: &Cuts, found: &mut Cuts) -> bool {
         Block::Audio { .. } => "audio",
         Block::Video { .. } => "video",
         Block::ToolResult { tool_use_id, content, .. } if shown.of(tool_use_id).is_none() => {
-            return content.iter().fold(false, |any, inner| look(inner, kinds, shown, found) || any);
+            // all are looked at, also after the first that is found
+            return content.iter().filter(|inner| look(inner, kinds, shown, found)).count() > 0;
         }
         Block::Text { .. } | Block::Thinking { .. } | Block::ToolUse { .. } | Block::ToolResult { .. } => {
             return false;
