@@ -12,6 +12,7 @@ pub mod config;
 pub mod core;
 pub mod secrets;
 pub mod outbound;
+pub mod media;
 pub mod feed;
 pub mod catalog;
 pub mod permissions;

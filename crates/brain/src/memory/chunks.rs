@@ -50,6 +50,33 @@ pub fn matching(tx: &Tx<'_>, task: &TaskId, expression: &str, limit: u32) -> Res
     })
 }
 
+/// Pieces of one document of a task that match an FTS5 expression, best first, without the first `skip`.
+pub fn matching_in(
+    tx: &Tx<'_>,
+    task: &TaskId,
+    sha256: &str,
+    expression: &str,
+    skip: u32,
+    limit: u32,
+) -> Result<Vec<Chunk>> {
+    let sql = "SELECT c.sha256, c.position, c.text FROM ingestion_chunks_fts f
+               JOIN ingestion_chunks c ON c.id = f.rowid
+               WHERE ingestion_chunks_fts MATCH ?3 AND c.task_id = ?1 AND c.sha256 = ?2
+               ORDER BY bm25(ingestion_chunks_fts), c.id LIMIT ?5 OFFSET ?4";
+    all(tx, sql, params![task.as_str(), sha256, expression, skip, limit], |row| {
+        Ok(Chunk { sha256: row.get(0)?, position: row.get(1)?, text: row.get(2)? })
+    })
+}
+
+/// The documents with pieces that a message of a task holds.
+pub fn documents_of(tx: &Tx<'_>, task: &TaskId, message: &str) -> Result<Vec<String>> {
+    let sql = "SELECT r.sha256 FROM blob_refs r
+               WHERE r.owner_table = 'conversations' AND r.owner_id = ?2
+                 AND EXISTS (SELECT 1 FROM ingestion_chunks c WHERE c.task_id = ?1 AND c.sha256 = r.sha256)
+               ORDER BY r.sha256";
+    all(tx, sql, params![task.as_str(), message], |row| Ok(row.get(0)?))
+}
+
 /// Removes up to `limit` pieces, each with its full-text entry; how many went.
 pub(crate) fn remove(tx: &Tx<'_>, of: Owner<'_>, limit: impl Into<i64>) -> Result<usize> {
     let (condition, value) = match of {

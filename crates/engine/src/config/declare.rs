@@ -1,8 +1,5 @@
 //! Every variable of the Engine, once: name, default, accepted values, what it steers and what breaks when
 //! it is larger or smaller. Validation, `check-config` and `docs/reference/variables.md` come from this list.
-//!
-//! Variables marked `.later()` belong to features that are not in this version: they are checked, so that a
-//! configuration written for a later version is already right, and setting one is a warning.
 
 use chassis::config::DefaultValue::{Computed, None, Text};
 use chassis::config::{Kind, Var};
@@ -111,12 +108,12 @@ pub const VARS: &[Var] = &[
     Var::new(LOOP, "REACTIVE_COMPACT_ENABLED", Text("true"), FLAG, "Compaction at all; false answers CONTEXT_OVERFLOW on overflow."),
     Var::new(LOOP, "CACHE_HIT_MONITOR_ENABLED", Text("true"), FLAG, "Write cache-hit-ratio alerts."),
     Var::new(LOOP, "PLANNER_ENABLED", Text("true"), FLAG, "Offer the `plan` tool when `direct` is false."),
-    Var::new(LOOP, "MEDIA_PRESEND_VALIDATION_ENABLED", Text("false"), FLAG, "Check size and content of media before sending.").later(),
-    Var::new(LOOP, "MEDIA_IMAGE_RESIZE_ENABLED", Text("false"), FLAG, "Shrink oversized images.").later(),
-    Var::new(LOOP, "MEDIA_ERROR_RECOVERY_ENABLED", Text("false"), FLAG, "On a provider error caused by media, drop the block and retry.").later(),
-    Var::new(LOOP, "CONTENT_INGESTION_ENABLED", Text("false"), FLAG, "Large media go to `ingestion_chunks` and are read by tool `media_read`.").later(),
+    Var::new(LOOP, "MEDIA_PRESEND_VALIDATION_ENABLED", Text("false"), FLAG, "Look at media before they are stored and sent: what is not what its type says, and pictures whose size cannot be read, are refused with 422."),
+    Var::new(LOOP, "MEDIA_IMAGE_RESIZE_ENABLED", Text("false"), FLAG, "Make pictures smaller whose longest edge is above MEDIA_IMAGE_MAX_EDGE_PX or that have more than 5 MB. Decoding takes up to half a gigabyte of memory for a moment."),
+    Var::new(LOOP, "MEDIA_ERROR_RECOVERY_ENABLED", Text("false"), FLAG, "When the provider refuses a call with 400 and names an image or a document, leave it out and make the call once more; the model is told."),
+    Var::new(LOOP, "CONTENT_INGESTION_ENABLED", Text("false"), FLAG, "Text documents above 20000 tokens are set aside in pieces that tool `media_read` reads; the message keeps a pointer."),
     Var::new(LOOP, "MEDIA_MAX_BYTES", Text("20971520"), int(1_024, 1_073_741_824), "Largest decoded media block. Larger than the provider accepts only moves the refusal there."),
-    Var::new(LOOP, "MEDIA_IMAGE_MAX_EDGE_PX", Text("2048"), int(256, 16_384), "Longest edge of an image after resizing.").later(),
+    Var::new(LOOP, "MEDIA_IMAGE_MAX_EDGE_PX", Text("2048"), int(256, 16_384), "Longest edge of an image after resizing. Larger costs more tokens, smaller loses small print."),
     // 2.7 Tools, sandbox, connectors, memory
     Var::new(TOOLS, "ALLOWED_ROOTS", Computed("`<brain dir>/workspace`, created with mode 0700"), Kind::List(&Kind::AbsolutePath), "Paths tools may see; the first is the working directory. One of the brain's own files is refused; a directory that contains the brain is a warning, and the brain stays invisible."),
     Var::new(TOOLS, "ENGINE_SANDBOX", Text("best-effort"), Kind::OneOf(&["required", "best-effort", "off"]), "How commands are confined (the image sets required). required refuses to start when a layer is missing; off runs commands with the Engine's own rights."),

@@ -166,6 +166,16 @@ pub struct Config {
     pub reactive_compact_enabled: bool,
     /// Largest decoded media block.
     pub media_max_bytes: usize,
+    /// Look at media before they are stored and sent.
+    pub media_presend_validation_enabled: bool,
+    /// Make large pictures smaller.
+    pub media_image_resize_enabled: bool,
+    /// Longest edge of a picture after that.
+    pub media_image_max_edge_px: u32,
+    /// Set long documents aside, to be read with `media_read`.
+    pub content_ingestion_enabled: bool,
+    /// Leave refused media out and make the call once more.
+    pub media_error_recovery_enabled: bool,
     /// Below it a cache-hit-ratio alert is written.
     pub cache_hit_min_ratio: f64,
     /// Write cache-hit-ratio alerts.
@@ -411,6 +421,11 @@ impl Config {
             token_budget_max_continuations: r.int("TOKEN_BUDGET_MAX_CONTINUATIONS"),
             reactive_compact_enabled: r.flag("REACTIVE_COMPACT_ENABLED"),
             media_max_bytes: r.int("MEDIA_MAX_BYTES"),
+            media_presend_validation_enabled: r.flag("MEDIA_PRESEND_VALIDATION_ENABLED"),
+            media_image_resize_enabled: r.flag("MEDIA_IMAGE_RESIZE_ENABLED"),
+            content_ingestion_enabled: r.flag("CONTENT_INGESTION_ENABLED"),
+            media_error_recovery_enabled: r.flag("MEDIA_ERROR_RECOVERY_ENABLED"),
+            media_image_max_edge_px: r.int("MEDIA_IMAGE_MAX_EDGE_PX"),
             cache_hit_min_ratio: r.float("CACHE_HIT_MIN_RATIO"),
             cache_hit_monitor_enabled: r.flag("CACHE_HIT_MONITOR_ENABLED"),
             embedding_provider,

@@ -348,11 +348,11 @@ fn near_misses_of_flags_name_the_flag() {
 }
 
 #[test]
-fn features_to_come_are_checked_and_warned_of() {
-    assert_eq!(
-        Setting::new().with("CONTENT_INGESTION_ENABLED", "true").warned(),
-        ["CONTENT_INGESTION_ENABLED"]
-    );
+fn every_variable_takes_effect_and_is_checked() {
+    let without: Vec<&str> = VARS.iter().filter(|v| !v.takes_effect).map(|v| v.name).collect();
+    assert_eq!(without, [""; 0]);
+    assert!(Setting::new().with("CONTENT_INGESTION_ENABLED", "true").warned().is_empty());
+    assert_eq!(Setting::new().with("MEDIA_IMAGE_MAX_EDGE_PX", "100").refused(), ["MEDIA_IMAGE_MAX_EDGE_PX"]);
     assert_eq!(Setting::new().with("LC_TOKEN_BUDGET", "1").refused(), ["LC_TOKEN_BUDGET"]);
     assert_eq!(Setting::new().with("EMBEDDING_PROVIDER", "openai").refused(), ["EMBEDDING_PROVIDER"]);
     assert_eq!(Setting::new().with("EMBEDDING_DIM", "512").refused(), ["EMBEDDING_DIM"]);

@@ -10,6 +10,7 @@
 
 use super::fetch::{self, FetchError, Hops, Limits};
 use super::guard::Guard;
+use crate::media::kind;
 use std::time::Duration;
 
 /// From the first lookup to the last byte of one medium, as web_fetch has it. Longer holds a request up that the
@@ -17,16 +18,6 @@ use std::time::Duration;
 const TIME_MAX: Duration = Duration::from_secs(30);
 /// What servers say when they do not know.
 const UNKNOWN_TYPES: [&str; 3] = ["", "application/octet-stream", "binary/octet-stream"];
-/// How files begin, and what they are.
-const BEGINNINGS: [(&[u8], &str); 6] = [
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF8", "image/gif"),
-    (b"%PDF-", "application/pdf"),
-    (b"ID3", "audio/mpeg"),
-    (b"\x1a\x45\xdf\xa3", "video/webm"),
-];
-
 /// What was fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Medium {
@@ -75,18 +66,7 @@ fn type_of(content_type: &str, body: &[u8]) -> String {
     if !UNKNOWN_TYPES.contains(&said.as_str()) {
         return said;
     }
-    let found = BEGINNINGS.iter().find(|(beginning, _)| body.starts_with(beginning)).map(|(_, kind)| *kind);
-    let riff = |kind: &[u8]| body.starts_with(b"RIFF") && body.get(8..12) == Some(kind);
-    let other = if riff(b"WEBP") {
-        "image/webp"
-    } else if riff(b"WAVE") {
-        "audio/wav"
-    } else if body.get(4..8) == Some(b"ftyp") {
-        "video/mp4"
-    } else {
-        ""
-    };
-    found.unwrap_or(other).to_owned()
+    kind::recognised(body).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::sandbox::Workspace;
 use crate::sandbox::launcher::Launcher;
 use crate::tools::registry::{BadTool, Registry};
 use crate::tools::tool::Tool;
-use crate::tools::{files, git, memory, own, search, shell, web};
+use crate::tools::{files, git, media_read, memory, own, search, shell, web};
 use crate::turn::coordinator::Coordinator;
 use brain::Brain;
 use contract::Timestamp;
@@ -100,6 +100,9 @@ pub fn platform_tools(config: &Config) -> Result<Registry, BadTool> {
     all.extend(git::tools());
     all.extend(web::tools(config));
     all.extend(memory::tools());
+    if config.content_ingestion_enabled {
+        all.push(Arc::new(media_read::MediaRead::default()));
+    }
     all.extend(own::OwnTool::all().into_iter().map(|t| Arc::new(t) as Arc<dyn Tool>));
     for tool in all {
         tools.add(tool)?;

@@ -6,6 +6,7 @@
 
 pub mod alone;
 mod decide;
+mod documents;
 mod ask;
 mod going_out;
 mod hooked;

@@ -19,6 +19,7 @@ pub mod web;
 pub mod plan;
 pub mod own;
 pub mod memory;
+pub mod media_read;
 pub mod skill;
 pub mod schema;
 pub mod result;

@@ -279,6 +279,35 @@ impl LongTerm for NoMemory {
     }
 }
 
+/// Which pieces of a document are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedPieces {
+    /// The document's sha256, or the id of the message it is attached to.
+    pub media: String,
+    /// What to look for; `None` reads in order.
+    pub query: Option<String>,
+    /// Without a query the first position, with one how many of the best are left out.
+    pub offset: u32,
+    /// Most pieces.
+    pub limit: u32,
+}
+
+/// Reads documents that were too long to be shown, on behalf of a tool. It knows the task; a tool cannot name one.
+pub trait Documents: Send + Sync {
+    /// Pieces with their positions.
+    fn pieces(&self, wanted: WantedPieces) -> BoxFuture<'_, Result<Vec<(i64, String)>, Failure>>;
+}
+
+/// For calls that belong to no task.
+#[derive(Debug, Clone, Copy)]
+pub struct NoDocuments;
+
+impl Documents for NoDocuments {
+    fn pieces(&self, _wanted: WantedPieces) -> BoxFuture<'_, Result<Vec<(i64, String)>, Failure>> {
+        Box::pin(async { Err(Failure::new(ToolReason::Unavailable, "there is no conversation here")) })
+    }
+}
+
 /// Everything one call may use.
 #[derive(Clone)]
 pub struct CallContext {
@@ -313,6 +342,8 @@ pub struct CallContext {
     pub model: Arc<dyn AskModel>,
     /// Long-term memory.
     pub memory: Arc<dyn LongTerm>,
+    /// Documents of the task.
+    pub documents: Arc<dyn Documents>,
 }
 
 #[cfg(test)]

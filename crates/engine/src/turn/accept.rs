@@ -2,11 +2,14 @@
 //! makes a turn.
 
 pub(super) mod by_url;
+pub(super) mod presend;
+mod set_aside;
 
 use crate::core::{Core, Emitted};
 use crate::turn::checkpoint::Checkpoint;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use brain::memory::chunks::Chunk;
 use brain::snapshots::Step;
 use brain::turns::{NewTurn, Turn, TurnState};
 use brain::{Tx, blobs, compactions, messages, prompts, snapshots, tasks, turns};
@@ -54,6 +57,8 @@ struct Checked {
     task: TaskId,
     blocks: Vec<Block>,
     media: Vec<(Vec<u8>, String)>,
+    /// Pieces of documents that are not shown whole.
+    aside: Vec<Chunk>,
     /// Something attached was written by somebody else.
     untrusted: bool,
     schema: Option<Value>,
@@ -111,7 +116,7 @@ fn check(core: &Core, request: &ExecuteRequest) -> Result<Checked, ApiError> {
     let hash = Sha256::digest(&body).iter().map(|b| format!("{b:02x}")).collect();
     let schema = request.output_schema.clone();
     let untrusted = blocks.iter().any(is_somebody_elses);
-    Ok(Checked { task, blocks, media, untrusted, schema, hash })
+    Ok(Checked { task, blocks, media, aside: Vec::new(), untrusted, schema, hash })
 }
 
 /// True for what a person hands over without having written it: documents, and whatever stands at an address. A turn
@@ -218,6 +223,8 @@ pub async fn accept(
 ) -> Result<Accepted, ApiError> {
     let mut checked = check(core, &request)?;
     by_url::bring_in(core, &mut checked, idempotency_key.as_deref()).await?;
+    presend::prepare(core, &mut checked, idempotency_key.as_deref()).await?;
+    set_aside::set_aside(core, &mut checked).await?;
     let disk_ok = core.brain.free_bytes().is_none_or(|b| b >= core.config.brain_min_free_mb * 1024 * 1024);
     let place = core.coordinator.reserve();
     let turn_id = TurnId::generate();
@@ -401,6 +408,7 @@ fn commit(tx: &Tx<'_>, out: &mut Emitted, plan: Plan) -> brain::Result<Decision>
                 at: now,
             },
         )?;
+        set_aside::commit(tx, task, &user_message, &checked.aside, now)?;
     }
     let started =
         Event::Started { phase: Started::Is, user_message_id: user_message, agent, queued: plan.must_wait };

@@ -1,7 +1,7 @@
 //! People's answers: how a question is settled, and how its turn goes on.
 
 use crate::core::{Core, Emitted, to_the_end};
-use crate::turn::accept::{by_url, is_somebody_elses};
+use crate::turn::accept::{by_url, is_somebody_elses, presend};
 use crate::turn::frame::asker;
 use brain::permissions::Always;
 use brain::prompts::{Answer, Prompt, PromptState};
@@ -30,11 +30,12 @@ enum Settled {
 pub async fn answer(core: &Arc<Core>, target: Target, mut answer: Answer) -> Result<HitlId, ApiError> {
     let untrusted = answer.content_blocks.iter().any(is_somebody_elses);
     let ours_to_fetch = by_url::are_ours_to_fetch(core, &answer.content_blocks);
-    let media = match ours_to_fetch && is_open(core, target.clone()).await? {
+    let mut media = match ours_to_fetch && is_open(core, target.clone()).await? {
         true => by_url::fetched(core, &mut answer.content_blocks, "content_blocks").await?,
         // what cannot be answered is refused below, and fetched for nobody
         false => Vec::new(),
     };
+    presend::prepared(core, &mut answer.content_blocks, &mut media, "content_blocks").await?;
     to_the_end(commit_answer(Arc::clone(core), target, answer, Attached { media, untrusted })).await
 }
 

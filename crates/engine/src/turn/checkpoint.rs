@@ -46,6 +46,8 @@ pub struct Checkpoint {
     pub counted: Option<Counted>,
     /// Compactions tried for the call under way because the provider said the context is too large.
     pub overflows: u32,
+    /// The call under way is made once more because the provider refused media in it.
+    pub media_refused: bool,
     /// The date the system prompt names; kept so that the prefix stays the same past midnight.
     pub day: String,
     /// In a nested loop: what is shown shortened. The main loop's stands in `compactions`, because it outlives the
@@ -117,6 +119,7 @@ impl Default for Checkpoint {
             memory: None,
             counted: None,
             overflows: 0,
+            media_refused: false,
             day: Timestamp::now().to_string().chars().take(10).collect(),
             cuts: Cuts::default(),
             left_up_to: None,

@@ -5,6 +5,7 @@
 //! go on, and both are committed together with the events that tell of them. It refuses to write ends: whoever runs
 //! the loop is told its [`End`], because a failed sub-agent is a tool's failure and not the turn's.
 
+mod refused_media;
 mod stop;
 
 use crate::core::Emitted;
@@ -185,6 +186,9 @@ impl<'a> Run<'a> {
                     self.make_room(&history, ask, streamed).await?;
                     return Ok(None);
                 }
+                if self.leave_media_out(&history, &error, streamed).await? {
+                    return Ok(None);
+                }
                 let partial = Some(self.checkpoint.carried.clone() + &text);
                 tracing::warn!(task_id = %turn.task_id, code = %error.to_api().error, status = error.status, "The model call failed");
                 Ok(Some(End::Failed { error: error.to_api(), partial }))
@@ -353,6 +357,7 @@ impl<'a> Run<'a> {
             checkpoint.lost_call = false;
             checkpoint.repair = None;
             checkpoint.overflows = 0;
+            checkpoint.media_refused = false;
             checkpoint.iteration += 1;
             checkpoint.counted = counted(&complete, position);
             Ok(())

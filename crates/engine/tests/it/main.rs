@@ -20,6 +20,7 @@ mod lifecycle;
 mod learning;
 mod limits;
 mod planner;
+mod media;
 mod memory;
 mod memory_service;
 mod mutations;

@@ -7,7 +7,7 @@ use crate::sandbox::Sandbox;
 use contract::{CallId, TaskId, ToolReason, TurnId};
 use engine::permissions::Grants;
 use engine::tools::registry::Registry;
-use engine::tools::tool::{CallContext, Effect, Failure, NoMemory, NoModel, Output};
+use engine::tools::tool::{CallContext, Effect, Failure, NoDocuments, NoMemory, NoModel, Output};
 use engine::tools::{files, git as git_tools, search, shell};
 use serde_json::{Value, json};
 use std::fs;
@@ -71,6 +71,7 @@ impl Tools {
             task_tmp: self.sandbox.base.join("data/tmp/t1"),
             model: Arc::new(NoModel),
             memory: Arc::new(NoMemory),
+            documents: Arc::new(NoDocuments),
         };
         self.registry.get(name).unwrap().run(context, input).await
     }

@@ -12,7 +12,7 @@ use crate::sandbox::{ProcessGroups, Workspace};
 use crate::tools::own;
 use crate::tools::registry::Registry;
 use crate::tools::result;
-use crate::tools::tool::{AskModel, CallContext, Failure, Output, Tool};
+use crate::tools::tool::{AskModel, CallContext, Failure, NoDocuments, Output, Tool};
 use crate::turn::hooks::{Gate, Runner, appended};
 use brain::observability::{self, Observation};
 use contract::{ApiError, CallId, ErrorCode, TaskId, Timestamp, TurnId};
@@ -132,6 +132,7 @@ async fn one(
         task_tmp: place.dir.clone(),
         model,
         memory: Arc::new(long_term::OfCaller::new(core)),
+        documents: Arc::new(NoDocuments),
     };
     let started = Instant::now();
     let outcome = tool.run(call, input.clone()).await;

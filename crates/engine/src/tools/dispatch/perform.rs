@@ -5,7 +5,8 @@
 
 use super::decide::Leave;
 use super::outcome::End;
-use super::{Attempt, One, going_out, long_term, model};
+use super::{Attempt, One, documents, going_out, long_term, model};
+use crate::media::presend;
 use crate::sandbox::Workspace;
 use crate::tools::own;
 use crate::tools::result;
@@ -72,11 +73,15 @@ impl One<'_> {
             task_tmp: self.core.scratch_of(self.turn),
             model: Arc::new(model::OfTurn::new(self.core, self.turn, self.toolbox, &self.call.id)),
             memory: Arc::new(long_term::OfTurn::new(self.core, self.turn)),
+            documents: Arc::new(documents::OfTask::new(self.core, &self.turn.task_id)),
         };
         let started = Instant::now();
         let outcome = tool.run(context, self.call.input.clone()).await;
-        let outcome = result::scrubbed(&self.core.known, outcome);
+        let mut outcome = result::scrubbed(&self.core.known, outcome);
         let took = started.elapsed();
+        if let Ok(output) = &mut outcome {
+            presend::of_tool(&self.core.config, &mut output.media).await;
+        }
         if going_out::taints(&*tool, &outcome) {
             let turn = self.turn.turn_id.clone();
             self.core.brain.write("taint turn", move |tx| turns::taint(tx, &turn)).await?;

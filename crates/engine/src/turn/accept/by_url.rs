@@ -22,12 +22,16 @@ const MEDIA_BY_URL_TIME_MAX: Duration = Duration::from_secs(60);
 /// Fetches the media that stand in the message by URL, where that is the Engine's business.
 pub(super) async fn bring_in(core: &Core, checked: &mut Checked, key: Option<&str>) -> Result<(), ApiError> {
     if is_needed(core, checked, key).await? {
-        // the blocks before the media are the message's text
-        let first = checked.blocks.iter().position(|b| b.source().is_some()).unwrap_or_default();
-        let media = checked.blocks.get_mut(first..).unwrap_or_default();
+        let media = media_of(&mut checked.blocks);
         checked.media.extend(fetched(core, media, "media").await?);
     }
     Ok(())
+}
+
+/// The blocks from the first medium on: those before are the message's text.
+pub(super) fn media_of(blocks: &mut [Block]) -> &mut [Block] {
+    let first = blocks.iter().position(|b| b.source().is_some()).unwrap_or_default();
+    blocks.get_mut(first..).unwrap_or_default()
 }
 
 /// True when media stand in `blocks` by URL and the provider does not fetch them itself.
@@ -56,10 +60,15 @@ async fn is_needed(core: &Core, checked: &Checked, key: Option<&str>) -> Result<
     if !are_ours_to_fetch(core, &checked.blocks) {
         return Ok(false);
     }
-    let Some(key) = key.map(str::to_owned) else { return Ok(true) };
+    Ok(!is_repeated(core, key).await?)
+}
+
+/// True when a turn has this Idempotency-Key.
+pub(super) async fn is_repeated(core: &Core, key: Option<&str>) -> Result<bool, ApiError> {
+    let Some(key) = key.map(str::to_owned) else { return Ok(false) };
     let earlier =
         core.brain.read("find repeated request", move |tx| turns::by_idempotency_key(tx, &key)).await;
-    Ok(earlier.map_err(|e| storage(&e))?.is_none())
+    Ok(earlier.map_err(|e| storage(&e))?.is_some())
 }
 
 async fn all(core: &Core, blocks: &mut [Block], list: &str) -> Result<Vec<(Vec<u8>, String)>, ApiError> {

@@ -98,6 +98,25 @@ impl Cuts {
         }
     }
 
+    /// Leaves a picture or document out that the provider has refused; whether it is one that can be named.
+    pub fn leave_out(&mut self, block: &Block) -> bool {
+        let name = block.source().and_then(refused_name);
+        if let Some(name) = &name {
+            self.add(name, Cut::Bare);
+        }
+        name.is_some()
+    }
+
+    /// Whether a picture or document is left out because the provider has refused it.
+    pub fn leaves_out(&self, block: &Block) -> bool {
+        block.source().and_then(refused_name).is_some_and(|name| self.of(&name).is_some())
+    }
+
+    /// How many are not shown whole.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// True when everything is shown whole.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -106,9 +125,16 @@ impl Cuts {
     /// The block as it is shown; `None` when that is whole.
     pub fn apply(&self, block: &Block) -> Option<Block> {
         match block {
-            Block::ToolResult { tool_use_id, .. } => Some(cut(block, self.of(tool_use_id)?)),
+            Block::ToolResult { tool_use_id, content, is_error } => match self.of(tool_use_id) {
+                Some(short) => Some(cut(block, short)),
+                None => content.iter().any(|inner| self.leaves_out(inner)).then(|| Block::ToolResult {
+                    tool_use_id: tool_use_id.clone(),
+                    content: content.iter().map(|b| self.apply(b).unwrap_or_else(|| b.clone())).collect(),
+                    is_error: *is_error,
+                }),
+            },
             Block::ToolUse { id, .. } => (self.of(id)? == Cut::Bare).then(|| cut(block, Cut::Bare)),
-            _ => None,
+            media => self.leaves_out(media).then(|| Block::text(refused_note(media))),
         }
     }
 }
@@ -145,6 +171,24 @@ pub fn brief(block: &Block) -> Block {
         Some(_) => Block::text(words_of(block)),
         None => cut(block, Cut::Brief),
     }
+}
+
+/// What stands for a refused medium among the calls: no call's id begins so.
+fn refused_name(source: &Source) -> Option<String> {
+    match source {
+        Source::Blob { sha256, .. } => Some(format!("media:{sha256}")),
+        Source::Url { url } => Some(format!("media:{url}")),
+        Source::Base64 { .. } => None,
+    }
+}
+
+fn refused_note(block: &Block) -> String {
+    let what = match block.source() {
+        Some(Source::Blob { media_type, .. } | Source::Base64 { media_type, .. }) => media_type,
+        Some(Source::Url { url }) => url,
+        None => "media",
+    };
+    format!("[{what} left out: the provider refused it, so you cannot look at it]")
 }
 
 /// A block of a result in words.
@@ -341,6 +385,28 @@ mod tests {
         assert_eq!(Cuts::read(&[row], &[]).expect("reads"), cuts);
         let bad = Boundary { up_to_position: 4, summary: "?".into() };
         assert!(Cuts::read(&[bad], &[]).is_err());
+    }
+
+    #[test]
+    fn refused_media_are_left_out_of_messages_and_results_and_others_stay() {
+        let image = |n: &str| Block::Image {
+            source: Source::Blob { sha256: n.repeat(64), media_type: "image/png".into(), size: 9 },
+        };
+        let mut cuts = Cuts::default();
+        assert!(cuts.leave_out(&image("a")) && !cuts.leave_out(&Block::text("words")));
+        let note = cuts.apply(&image("a")).expect("left out");
+        assert!(matches!(&note, Block::Text { text } if text.contains("image/png")), "{note:?}");
+        assert_eq!(cuts.apply(&image("b")), None);
+        let result = |content: Vec<Block>| Block::ToolResult {
+            tool_use_id: "call-1".into(),
+            content,
+            is_error: false,
+        };
+        let both = result(vec![image("a"), image("b")]);
+        assert_eq!(cuts.apply(&both), Some(result(vec![note, image("b")])));
+        assert_eq!(cuts.apply(&result(vec![image("b")])), None);
+        let row = Boundary { up_to_position: 4, summary: cuts.to_detail() };
+        assert_eq!(Cuts::read(&[row], &[]).expect("reads"), cuts);
     }
 
     #[test]
