@@ -5,8 +5,8 @@
 //! its stem, because the index counts stems.
 //!
 //! In a large store even the rarest words of a question may stand in many rows, and weighing a row costs a hundred times
-//! what passing it costs. So the rarest words find rows, as many as may be weighed, and the others only weigh them: see
-//! [`reading`].
+//! what passing it by costs. So rare words find rows, common ones only two together, and all of them weigh what was found:
+//! see [`reading`].
 //!
 //! The invariant: [`match_expression`] gives a valid FTS5 expression or none, for any text.
 
@@ -88,39 +88,46 @@ pub fn rarest(terms: Vec<Term>, rows: u64, frequency: impl Fn(&str) -> u64) -> V
 
 /// What the index is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
-    /// What to hand to `MATCH`.
-    pub expression: String,
-    /// When the one word that finds rows stands in too many of them: that word alone. Then only its
-    /// [`crate::retrieval::ROWS_WEIGHED`] newest rows, and what is newer, are to be weighed.
-    pub newest_of: Option<String>,
+pub enum Reading {
+    /// Rows that have any of the words: there are few enough to weigh them all.
+    All(String),
+    /// There are more. Only the newest [`ROWS_WEIGHED`] of some are weighed.
+    Newest {
+        /// Which rows.
+        finding: String,
+        /// The same rows, weighed by all words.
+        weighing: String,
+        /// When that leaves room: the word of which the newest rows take it.
+        filling: Option<String>,
+    },
 }
 
 /// How rows are found and weighed by these words, the rarest first. None without words: then there is no keyword search.
 ///
-/// While all of them stand in no more than [`ROWS_WEIGHED`] rows this is `"deploy" OR "friday"`. Beyond, it is
-/// `("deploy") AND ("deploy" OR "friday")`: the same rows as for `"deploy"`, and both words weigh. The rarest then weigh
-/// twice, which moves nothing that only they find.
+/// While all of them stand in no more than [`ROWS_WEIGHED`] rows, all rows with any are weighed. Beyond, a row is found by
+/// one of the rare words, or by the rarest of the others together with another one; a row with one common word alone is
+/// only found when there is room. Words that would make the index pass by more than [`ROWS_PASSED`] entries are left out.
 pub fn reading(words: &[Counted]) -> Option<Reading> {
-    let mut finding: Vec<&Term> = Vec::new();
-    let mut weighing: Vec<&Term> = Vec::new();
+    let (mut rare, mut common): (Vec<&Term>, Vec<&Term>) = (Vec::new(), Vec::new());
     let (mut weighed, mut passed) = (0u64, 0u64);
     for Counted { term, rows } in words {
-        if finding.is_empty() || weighed.saturating_add(*rows) <= ROWS_WEIGHED {
+        if weighed.saturating_add(*rows) <= ROWS_WEIGHED {
             weighed = weighed.saturating_add(*rows);
-            finding.push(term);
-        } else if passed.saturating_add(*rows) <= ROWS_PASSED {
+            rare.push(term);
+        } else if common.is_empty() || passed.saturating_add(*rows) <= ROWS_PASSED {
             passed = passed.saturating_add(*rows);
-            weighing.push(term);
+            common.push(term);
         }
     }
-    let found = any(&finding)?;
-    let newest_of = (weighed > ROWS_WEIGHED).then(|| found.clone());
-    let expression = match any(&weighing) {
-        Some(weighing) => format!("({found}) AND ({found} OR {weighing})"),
-        None => found,
-    };
-    Some(Reading { expression, newest_of })
+    let rarest = any(&rare);
+    let Some((first, others)) = common.split_first() else { return rarest.map(Reading::All) };
+    let first = any(&[first])?;
+    let both = any(others).map(|others| format!("({first} AND ({others}))"));
+    let ways: Vec<String> = rarest.into_iter().chain(both).collect();
+    let (finding, filling) = if ways.is_empty() { (first, None) } else { (ways.join(" OR "), Some(first)) };
+    let every: Vec<&Term> = rare.into_iter().chain(common).collect();
+    let weighing = format!("({finding}) AND ({})", any(&every)?);
+    Some(Reading::Newest { finding, weighing, filling })
 }
 
 /// `"deploy" OR "friday"`: rows that have any of these words. None without words.
@@ -180,22 +187,45 @@ mod tests {
         reading(&counts.iter().enumerate().map(word).collect::<Vec<_>>()).expect("words")
     }
 
-    #[test]
-    fn words_find_rows_until_enough_are_weighed_and_weigh_until_enough_are_passed() {
-        assert_eq!(asked(&[1, ROWS_WEIGHED - 1, 0]).expression, r#""w0" OR "w1" OR "w2""#);
-        let split = asked(&[1, ROWS_WEIGHED, ROWS_PASSED - ROWS_WEIGHED, 1]);
-        assert_eq!(split.expression, r#"("w0" OR "w3") AND ("w0" OR "w3" OR "w1" OR "w2")"#);
-        assert_eq!(asked(&[1, ROWS_PASSED + 1]).expression, r#""w0""#);
-        assert_eq!(split.newest_of, None);
+    fn newest(finding: &str, weighing: &str, filling: Option<&str>) -> Reading {
+        Reading::Newest {
+            finding: finding.into(),
+            weighing: weighing.into(),
+            filling: filling.map(str::to_owned),
+        }
     }
 
     #[test]
-    fn a_word_in_too_many_rows_finds_its_newest_when_it_is_the_rarest() {
-        assert_eq!(asked(&[ROWS_WEIGHED]).newest_of, None);
-        let common = asked(&[ROWS_WEIGHED + 1, ROWS_WEIGHED + 2]);
-        assert_eq!(common.newest_of.as_deref(), Some(r#""w0""#));
-        assert_eq!(common.expression, r#"("w0") AND ("w0" OR "w1")"#);
+    fn all_rows_are_weighed_while_they_are_few() {
+        assert_eq!(asked(&[1, ROWS_WEIGHED - 1, 0]), Reading::All(r#""w0" OR "w1" OR "w2""#.into()));
         assert_eq!(reading(&[]), None);
+    }
+
+    #[test]
+    fn a_common_word_finds_rows_only_with_another_and_otherwise_fills_up() {
+        assert_eq!(
+            asked(&[1, ROWS_WEIGHED, 2 * ROWS_WEIGHED]),
+            newest(
+                r#""w0" OR ("w1" AND ("w2"))"#,
+                r#"("w0" OR ("w1" AND ("w2"))) AND ("w0" OR "w1" OR "w2")"#,
+                Some(r#""w1""#)
+            )
+        );
+        assert_eq!(
+            asked(&[1, ROWS_WEIGHED]),
+            newest(r#""w0""#, r#"("w0") AND ("w0" OR "w1")"#, Some(r#""w1""#))
+        );
+    }
+
+    #[test]
+    fn a_common_word_alone_finds_its_newest_rows() {
+        assert_eq!(asked(&[ROWS_PASSED + 1]), newest(r#""w0""#, r#"("w0") AND ("w0")"#, None));
+    }
+
+    #[test]
+    fn words_that_would_pass_by_too_many_entries_are_left_out() {
+        let left = asked(&[1, ROWS_WEIGHED, ROWS_PASSED]);
+        assert_eq!(left, asked(&[1, ROWS_WEIGHED]));
     }
 
     #[test]

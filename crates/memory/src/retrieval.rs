@@ -31,13 +31,13 @@ pub const VECTOR_FLOOR_LOCAL: f32 = 0.35;
 /// Words of a query that are searched for. Fixed: with more, common words make the index slow; with fewer, long
 /// questions lose the word that matters.
 pub const QUERY_TERMS: usize = 12;
-/// Rows that a search by words weighs for the words that find them. Each costs about two microseconds, which at a million
-/// rows is 0.4 s for one word that stands in a fifth of them: larger makes searches of large stores slow, smaller drops
-/// rows that only a less rare word of the question finds.
-pub const ROWS_WEIGHED: u64 = 2_000;
-/// Entries of the index that a search passes by for the words that only weigh. Each costs some thirty nanoseconds. Larger
-/// makes searches of large stores slow; smaller weighs rows by their rarest words alone.
-pub const ROWS_PASSED: u64 = 100_000;
+/// Rows that a search by words weighs. Each costs about two microseconds, which at a million rows is 0.4 s for one word
+/// that stands in a fifth of them: larger makes searches of large stores slow, smaller leaves out older rows that have
+/// the words as well.
+pub const ROWS_WEIGHED: u64 = 1_000;
+/// Entries of the index that the words which are not rare may make a search pass by, some thirty nanoseconds each, up to
+/// three times. Larger makes searches of large stores slow; smaller leaves more words out of large questions.
+pub const ROWS_PASSED: u64 = 50_000;
 /// A word in more than this part of the rows says nothing. Higher makes searches slow in large stores; lower drops the
 /// words a person's whole memory is about.
 pub const COMMON_SHARE: f64 = 0.20;
@@ -47,13 +47,13 @@ pub const COMMON_FROM_ROWS: u64 = 50;
 /// What remains of the weight of a memory nobody is sure of. At 0 it could never be found again; higher lets doubted
 /// memories stand before fresh ones.
 pub const CONFIDENCE_FLOOR: f64 = 0.05;
-/// Days after which an unconfirmed memory is half as sure. Shorter forgets a birthday before it returns; longer keeps
-/// old habits on top.
-pub const CONFIDENCE_HALF_LIFE_DAYS: f64 = 365.0;
-/// What age can never take away. Lower hides what is old but right; 1 would ignore age.
-pub const RECENCY_BASE: f64 = 0.6;
+/// Days after which an unconfirmed memory is half as sure. Shorter buries what was said once a year ago and is asked for
+/// today (decision 027); longer keeps old habits on top.
+pub const CONFIDENCE_HALF_LIFE_DAYS: f64 = 1095.0;
+/// What age can never take away. Lower puts whatever is new before what was asked for; 1 would ignore age.
+pub const RECENCY_BASE: f64 = 0.8;
 /// What age takes away in the end; together with the base it is 1.
-pub const RECENCY_SWING: f64 = 0.4;
+pub const RECENCY_SWING: f64 = 0.2;
 /// The weight of what is no longer so. Higher puts superseded facts before present ones; 0 hides history from search.
 pub const CLOSED_FACTOR: f64 = 0.3;
 

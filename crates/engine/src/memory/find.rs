@@ -10,7 +10,7 @@ use super::item::{Hit, Item};
 use super::mirrors::{MARKED_SEARCHED, Mirrors};
 use ::memory::entity::{self, Names};
 use ::memory::period;
-use ::memory::query;
+use ::memory::query::{self, Reading};
 use ::memory::retrieval::{
     Candidate, KEYWORD_CANDIDATES, Question, ROWS_WEIGHED, VECTOR_CANDIDATES, VECTOR_FLOOR,
     VECTOR_FLOOR_LOCAL, weigh,
@@ -22,7 +22,7 @@ use brain::memory::{MemoryId, edges, episodes, knowledge, nodes, search};
 use contract::Timestamp;
 use contract::memory::Store;
 use llm::embeddings::EmbeddingProvider;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// A question, its vector if there is one, and where codes and names are.
@@ -207,13 +207,34 @@ pub(super) fn by_words(
     let frequencies = search::document_frequencies(tx, store, &stems)?;
     let rows = search::count(tx, store)?;
     let rarest = query::rarest(terms, rows, |stem| frequencies.get(stem).copied().unwrap_or(0));
-    let Some(reading) = query::reading(&rarest) else { return Ok(Vec::new()) };
-    let first = match &reading.newest_of {
-        Some(word) => search::nth_newest(tx, store, word, ROWS_WEIGHED - 1)?.unwrap_or(i64::MIN),
-        None => i64::MIN,
+    let most = u32::try_from(limit).unwrap_or(u32::MAX);
+    let (finding, weighing, filling) = match query::reading(&rarest) {
+        None => return Ok(Vec::new()),
+        Some(Reading::All(any)) => return scored(tx, store, &any, i64::MIN, most),
+        Some(Reading::Newest { finding, weighing, filling }) => (finding, weighing, filling),
     };
-    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-    let found = search::keyword_since(tx, store, &reading.expression, first, limit)?;
+    let first = search::nth_newest(tx, store, &finding, ROWS_WEIGHED - 1)?.unwrap_or(i64::MIN);
+    let mut found = scored(tx, store, &weighing, first, most)?;
+    if let Some(word) = filling.filter(|_| found.len() < limit) {
+        let first =
+            search::nth_newest(tx, store, &word, u64::from(most).saturating_sub(1))?.unwrap_or(i64::MIN);
+        let there: HashSet<i64> = found.iter().map(|(row, _)| *row).collect();
+        let more = scored(tx, store, &word, first, most)?;
+        found.extend(more.into_iter().filter(|(row, _)| !there.contains(row)));
+        found.truncate(limit);
+    }
+    Ok(found)
+}
+
+/// The rows from `first` on that match an expression, best first.
+fn scored(
+    tx: &Tx<'_>,
+    store: Store,
+    expression: &str,
+    first: i64,
+    most: u32,
+) -> brain::Result<Vec<(i64, f64)>> {
+    let found = search::keyword_since(tx, store, expression, first, most)?;
     Ok(found.into_iter().map(|k| (k.row, k.item)).collect())
 }
 

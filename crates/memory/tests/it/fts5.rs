@@ -1,6 +1,6 @@
 //! The real FTS5 as an oracle: our words are its words, our stems its stems, our queries always valid.
 
-use memory::query::{Counted, match_expression, reading, terms};
+use memory::query::{Counted, Reading, match_expression, reading, terms};
 use memory::retrieval::ROWS_WEIGHED;
 use memory::stem::stem;
 use memory::tokens::tokens;
@@ -93,22 +93,30 @@ fn a_question_finds_what_shares_a_word_with_it() {
 }
 
 #[test]
-fn words_in_many_rows_find_nothing_and_move_what_others_find() {
-    let filler = ["gamma delta"; 40];
-    let db = index(&[&["rare", "rare common", "common", "rare other"], &filler[..]].concat());
-    let counted = |counts: [u64; 2]| -> Vec<Counted> {
-        let both = terms("rare common").into_iter().zip(counts);
-        both.map(|(term, rows)| Counted { term, rows }).collect()
+fn common_words_find_rows_together_and_move_what_others_find() {
+    let filler = ["gamma delta"; 60];
+    let texts = ["rare", "rare common", "common", "usual", "rare other", "usual common"];
+    let db = index(&[&texts[..], &filler[..]].concat());
+    let counts = [3, ROWS_WEIGHED, ROWS_WEIGHED];
+    let words: Vec<Counted> = terms("rare common usual")
+        .into_iter()
+        .zip(counts)
+        .map(|(term, rows)| Counted { term, rows })
+        .collect();
+    let Some(Reading::Newest { finding, weighing, filling }) = reading(&words) else {
+        panic!("too many rows")
     };
-    let best = |counts| -> Vec<i64> {
-        let asked = reading(&counted(counts)).expect("two words");
-        let mut statement =
-            db.prepare("SELECT rowid FROM t WHERE t MATCH ?1 ORDER BY bm25(t), rowid").expect("a query");
-        let rows = statement.query_map([asked.expression], |row| row.get(0)).expect("a valid expression");
-        rows.map(|row| row.expect("a row")).collect()
-    };
-    assert_eq!(best([3, 2]), [2, 3, 1, 4]);
-    assert_eq!(best([3, ROWS_WEIGHED]), [2, 1, 4]);
+    assert_eq!(found(&db, &finding), [1, 2, 5, 6]);
+    assert_eq!(found(&db, &weighing), [1, 2, 5, 6]);
+    assert_eq!(found(&db, &filling.expect("a word that is left")), [2, 3, 6]);
+    let best: i64 = db
+        .query_row(
+            "SELECT rowid FROM t WHERE t MATCH ?1 AND rowid < 6 ORDER BY bm25(t) LIMIT 1",
+            [weighing],
+            |r| r.get(0),
+        )
+        .expect("rows");
+    assert_eq!(best, 2, "what has two of the words stands before what has one");
 }
 
 proptest! {

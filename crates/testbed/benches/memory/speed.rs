@@ -45,9 +45,9 @@ impl Size {
     }
 }
 
-/// What a search is asked.
+/// What searches are asked.
 struct Asked {
-    store: &'static str,
+    name: &'static str,
     questions: Vec<String>,
 }
 
@@ -94,27 +94,27 @@ pub fn measure(runtime: &Runtime, table: &mut Table, size: Size, program: Option
 
     let kinds = [
         Asked {
-            store: "8 words of a memory",
+            name: "8 words of a memory",
             questions: questions(|n| writer.question(place(n, rows), WORDS)),
         },
-        Asked { store: "8 common words", questions: questions(|n| writer.common(n, WORDS)) },
+        Asked { name: "8 common words", questions: questions(|n| writer.common(n, WORDS)) },
     ];
     for kind in kinds {
         for (n, question) in kind.questions.iter().enumerate() {
             known.learn(question, store::vector_of(place(n, rows), rows, dim));
         }
         for (by, way) in [(By::Both, "both"), (By::Words, "words alone"), (By::Vector, "vectors alone")] {
-            let times: Vec<f64> = kind
-                .questions
-                .iter()
-                .map(|question| timed(|| ask(runtime, &memory, question, now, by)))
-                .skip(WARM)
-                .collect();
-            let sample = Sample::of(times);
-            table.row(&format!("— search, {}, {way}", kind.store), "ms", &sample, Aim::None);
+            let (warm, asked) = kind.questions.split_at(WARM);
+            warm.iter().for_each(|question| ask(runtime, &memory, question, now, by));
+            let before = cpu_ms();
+            let times = asked.iter().map(|question| timed(|| ask(runtime, &memory, question, now, by)));
+            let sample = Sample::of(times.collect::<Vec<_>>());
+            let cpu = (cpu_ms() - before) / asked.len() as f64;
+            table.row(&format!("— search, {}, {way}", kind.name), "ms", &sample, Aim::None);
             if by == By::Both {
                 table.row("— — its 95th percentile", "ms", &Sample::of([sample.at(0.95)]), size.aim());
             }
+            table.row("— — processor time, on the average", "ms", &Sample::of([cpu]), Aim::None);
         }
     }
     let writes = (0..WRITES).map(|n| {
@@ -175,4 +175,15 @@ fn anonymous() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("this process");
     let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).expect("a kernel since 4.5");
     line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).expect("a number") * 1024
+}
+
+/// Milliseconds that all threads of this process have had a processor, in steps of ten: what a busy machine does not
+/// change.
+fn cpu_ms() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").expect("this process");
+    let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
+    let ticks =
+        |n: usize| fields.split_whitespace().nth(n).and_then(|t| t.parse::<f64>().ok()).expect("a number");
+    // utime and stime, the 14th and 15th field of all, in hundredths of a second.
+    (ticks(11) + ticks(12)) * 10.0
 }
