@@ -80,17 +80,17 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(1_777_293_296_000);
 
     #[test]
-    fn confidence_halves_in_a_year_without_confirmation() {
-        let year_ago = NOW.plus_millis(-365 * DAY);
-        assert!((faded(0.8, year_ago, NOW) - 0.4).abs() < 1e-12);
+    fn confidence_halves_in_three_years_without_confirmation() {
+        let long_ago = NOW.plus_millis(-1095 * DAY);
+        assert!((faded(0.8, long_ago, NOW) - 0.4).abs() < 1e-12);
         assert!((faded(0.8, NOW.plus_millis(DAY), NOW) - 0.8).abs() < 1e-12, "the future is now");
-        assert_eq!(for_ranking(0.0, year_ago, NOW), CONFIDENCE_FLOOR);
+        assert_eq!(for_ranking(0.0, long_ago, NOW), CONFIDENCE_FLOOR);
     }
 
     #[test]
     fn a_memory_is_stale_only_after_fading_below_a_tenth() {
-        assert!(is_stale(0.19, NOW.plus_millis(-365 * DAY), NOW));
-        assert!(!is_stale(0.21, NOW.plus_millis(-365 * DAY), NOW));
+        assert!(is_stale(0.19, NOW.plus_millis(-1095 * DAY), NOW));
+        assert!(!is_stale(0.21, NOW.plus_millis(-1095 * DAY), NOW));
         assert!(!is_stale(0.1, NOW, NOW));
     }
 

@@ -80,14 +80,14 @@ fn doubt_age_and_the_end_of_validity_weigh_down() {
     };
     let fact = row("a", Store::Knowledge);
     assert_eq!(alone(Candidate { confidence: 0.5, ..fact.clone() }), 0.5);
-    assert_eq!(alone(Candidate { last_confirmed: days_ago(365), ..fact.clone() }), 0.5);
+    assert_eq!(alone(Candidate { last_confirmed: days_ago(1095), ..fact.clone() }), 0.5);
     assert_eq!(alone(Candidate { confidence: 0.0, ..fact.clone() }), 0.05);
     assert_eq!(alone(Candidate { valid_until: Some(days_ago(1)), ..fact.clone() }), 0.3);
     assert_eq!(alone(Candidate { valid_until: Some(NOW), ..fact.clone() }), 0.3);
     assert_eq!(alone(Candidate { valid_until: Some(NOW.plus_millis(1)), ..fact.clone() }), 1.0);
     assert_eq!(alone(Candidate { at: NOW.plus_millis(DAY), ..fact.clone() }), 1.0);
     for (store, days) in [(Store::Episodes, 30), (Store::Knowledge, 180), (Store::Social, 365)] {
-        assert_eq!(alone(Candidate { at: days_ago(days), ..row("a", store) }), 0.8);
+        assert_eq!(alone(Candidate { at: days_ago(days), ..row("a", store) }), 0.9);
     }
 }
 
@@ -135,8 +135,8 @@ fn names_and_times_of_the_question_lift() {
             Candidate { keyword: Some(1.0), at: days_ago(1), ..row("node", Store::Social) },
         ],
     );
-    let then = 0.6 + 0.4 * (-1.0f64 / 180.0).exp2() + 0.15;
-    let node = 0.6 + 0.4 * (-1.0f64 / 365.0).exp2();
+    let then = 0.8 + 0.2 * (-1.0f64 / 180.0).exp2() + 0.15;
+    let node = 0.8 + 0.2 * (-1.0f64 / 365.0).exp2();
     let rounded = |x: f64| (x * 1e6).round() / 1e6;
     assert_eq!(
         scores(&found.ranked()),
