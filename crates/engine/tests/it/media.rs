@@ -345,7 +345,7 @@ async fn the_pieces_live_as_long_as_their_conversation_also_over_a_restart() {
     let setup = Setup::scripted(&model).with(INGEST, "true");
     let engine = setup.start().await;
     let document = medium("document", "text/markdown", long_text().as_bytes());
-    let first = engine.run(message("a", &[document.clone()])).await.user_message();
+    let first = engine.run(message("a", std::slice::from_ref(&document))).await.user_message();
     engine.run(message("b", &[document])).await;
     let pieces = rows(&setup, "SELECT count(*) FROM ingestion_chunks");
     assert!(pieces > 100, "{pieces}");
