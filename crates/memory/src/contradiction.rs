@@ -5,14 +5,12 @@
 //!
 //! The invariant: nothing of higher trust is ever closed by something of lower trust.
 
-use crate::likeness::stem_jaccard;
+use crate::replacement;
 use contract::memory::{FactType, Trust};
 
 /// Least cosine between a fact and the one that replaces it. Lower lets "prefers tea" close "prefers short answers";
 /// higher keeps both "lives in Pune" and "moved to Berlin".
 pub const REPLACES_COSINE: f32 = 0.6;
-/// The same for shared stems, while one of the two has no vector yet.
-pub const REPLACES_STEMS: f64 = 0.4;
 /// A new fact must be at least this part as sure as the old one. Lower lets a guess close what is known; 1 would forbid
 /// the Learning Centre to correct anything a person wrote.
 pub const CONFIDENCE_SHARE: f64 = 0.5;
@@ -58,7 +56,7 @@ pub struct OpenFact<'a> {
     pub trust: Trust,
     /// As stored.
     pub confidence: f64,
-    /// Its cosine to the new one; None while one of them has no vector.
+    /// Its cosine to the new one; None while one of them has no vector, and where vectors do not tell statements apart.
     pub cosine: Option<f32>,
 }
 
@@ -74,7 +72,8 @@ pub fn closed_facts<'a>(new: &NewFact<'_>, intent: Intent<'_>, open: &[OpenFact<
         .filter(|old| match old.cosine {
             Some(cosine) => cosine >= REPLACES_COSINE,
             None => {
-                matches!(intent, Intent::Named(_)) || stem_jaccard(old.content, new.content) >= REPLACES_STEMS
+                matches!(intent, Intent::Named(_))
+                    || replacement::replaces(new.subject_norm, old.content, new.content)
             }
         })
         .filter(|old| may_close((new.trust, new.confidence), (old.trust, old.confidence)))

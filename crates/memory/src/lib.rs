@@ -1,7 +1,7 @@
 //! The rules of long-term memory: what is kept, how far it is believed, how it is found again, how it is shown.
 //!
 //! A write passes [`field`] (clean and small enough), [`trust`], the [`gate`] (new, known or an echo) and
-//! [`contradiction`] (what it closes). A question becomes words ([`query`], [`tokens`], [`stem`]), periods ([`period`])
+//! [`contradiction`] (what it closes, where no vector tells by [`replacement`]). A question becomes words ([`query`], [`tokens`], [`stem`]), periods ([`period`])
 //! and names ([`entity`]); what keywords and vectors ([`vector`], [`mirror`]) find is ranked by [`retrieval`] and written
 //! into a context by [`recall`]. The Learning Centre's answers are read by [`extraction`], or without a model by
 //! [`fixed_rules`]; [`soul`] and [`signals`] say what follows from many turns and from feedback.
@@ -15,6 +15,7 @@ pub mod trust;
 pub mod likeness;
 pub mod gate;
 pub mod contradiction;
+pub mod replacement;
 pub mod confidence;
 pub mod signals;
 

@@ -16,7 +16,9 @@ use ::memory::gate::{self, Candidate, Comparison, Neighbour, Rejection, Verdict}
 use ::memory::vector::Code;
 use brain::Tx;
 use brain::memory::counters::{self, Counters};
-use brain::memory::{MemoryId, Provenance, lineage, search, standing};
+use brain::memory::episodes::Episode;
+use brain::memory::knowledge::Fact;
+use brain::memory::{MemoryId, Provenance, Stored, lineage, search, standing};
 use contract::Timestamp;
 use contract::memory::{Store, Trust};
 use std::collections::{BTreeSet, HashMap};
@@ -82,15 +84,16 @@ pub(super) struct Writing<'w> {
     pub(super) touched: Touched,
 }
 
-/// A row that may say the same.
+/// A row that may say the same. Made only by [`Writing::like_episodes`] and [`Writing::like_facts`], so that no writer
+/// can take nearness for sameness where it is none.
 pub(super) struct Like {
-    pub(super) id: MemoryId,
-    pub(super) key: String,
-    pub(super) text: String,
-    pub(super) cosine: Option<f32>,
-    pub(super) provenance: Provenance,
+    id: MemoryId,
+    key: String,
+    text: String,
+    cosine: Option<f32>,
+    provenance: Provenance,
     /// False for what has ended, which is never merged into.
-    pub(super) open: bool,
+    open: bool,
 }
 
 /// What becomes of what is written.
@@ -162,12 +165,48 @@ impl Writing<'_> {
         Ok(rows.into_iter().collect())
     }
 
-    /// A cosine as far as it may decide what is the same; where it may not, letters do.
-    pub(super) fn nearness(&self, cosine: Option<&f32>) -> Option<f32> {
-        cosine.copied().filter(|_| self.vectors.tells_sameness())
+    /// Episodes that may say the same as a text.
+    pub(super) fn like_episodes(
+        &self,
+        there: Vec<Stored<Episode>>,
+        comparison: Comparison,
+        text: &str,
+    ) -> brain::Result<Vec<Like>> {
+        let cosines = self.cosines(Store::Episodes, comparison, text, there.iter().map(|e| e.row))?;
+        let like = |e: Stored<Episode>| Like {
+            id: MemoryId::Episode(e.item.episode_id),
+            key: e.item.key,
+            text: write::compared(&e.item.description, e.item.value.as_deref()),
+            cosine: cosines.get(&e.row).copied(),
+            provenance: e.item.provenance,
+            open: true,
+        };
+        Ok(there.into_iter().map(like).collect())
     }
 
-    /// The cosines of rows to a text; none while the text has no vector, or where nothing is asked about nearness.
+    /// Facts that may say the same as a text. History is compared with history: of a fact that has ended (`is_past`)
+    /// the open ones are those that have ended, too.
+    pub(super) fn like_facts(
+        &self,
+        there: Vec<Stored<Fact>>,
+        comparison: Comparison,
+        text: &str,
+        is_past: bool,
+    ) -> brain::Result<Vec<Like>> {
+        let cosines = self.cosines(Store::Knowledge, comparison, text, there.iter().map(|f| f.row))?;
+        let like = |f: Stored<Fact>| Like {
+            id: MemoryId::Fact(f.item.fact_id),
+            key: f.item.subject,
+            text: f.item.content,
+            cosine: cosines.get(&f.row).copied(),
+            provenance: f.item.provenance,
+            open: write::has_ended(f.item.valid_until, self.now) == is_past,
+        };
+        Ok(there.into_iter().map(like).collect())
+    }
+
+    /// The cosines of rows to a text, as far as they tell statements apart: none while the text has no vector, where
+    /// nothing is asked about nearness, or where the vectors know words only. Then letters and words decide.
     pub(super) fn cosines(
         &self,
         store: Store,
@@ -176,8 +215,8 @@ impl Writing<'_> {
         rows: impl Iterator<Item = i64>,
     ) -> brain::Result<HashMap<i64, f32>> {
         let vector = match comparison {
-            Comparison::ExactOnly => None,
-            Comparison::ExactAndNear => self.vectors.vector(text),
+            Comparison::ExactAndNear if self.vectors.tells_sameness() => self.vectors.vector(text),
+            Comparison::ExactAndNear | Comparison::ExactOnly => None,
         };
         let Some(vector) = vector else { return Ok(HashMap::new()) };
         let rows: BTreeSet<i64> = rows.collect();

@@ -2,7 +2,7 @@
 //!
 //! The invariant: a fact that ends is closed by one that began no earlier, and is never deleted.
 
-use super::gate::{Fate, Like, Writing};
+use super::gate::{Fate, Writing};
 use super::item::{Intent, NewEpisode, NewFact, Outcome, Written};
 use ::memory::contradiction;
 use ::memory::gate::{Candidate, Comparison};
@@ -27,18 +27,7 @@ pub(super) fn episode(writing: &mut Writing<'_>, new: NewEpisode) -> brain::Resu
     let near = writing.near(Store::Episodes, comparison, &searched)?;
     let mut there: Vec<Stored<Episode>> = episodes::by_hash(writing.tx, &content_hash)?.into_iter().collect();
     there.extend(episodes::by_rows(writing.tx, &near)?);
-    let cosines = writing.cosines(Store::Episodes, comparison, &searched, there.iter().map(|e| e.row))?;
-    let like: Vec<Like> = there
-        .into_iter()
-        .map(|e| Like {
-            id: MemoryId::Episode(e.item.episode_id),
-            key: e.item.key,
-            text: compared(&e.item.description, e.item.value.as_deref()),
-            cosine: writing.nearness(cosines.get(&e.row)),
-            provenance: e.item.provenance,
-            open: true,
-        })
-        .collect();
+    let like = writing.like_episodes(there, comparison, &searched)?;
     match writing.fate(&candidate, &like)? {
         Fate::Echo => writing.echo(Store::Episodes),
         Fate::Known { id, lifted } => {
@@ -103,18 +92,8 @@ pub(super) fn fact(writing: &mut Writing<'_>, new: NewFact) -> brain::Result<Wri
     let mut there = knowledge::by_hash(writing.tx, &content_hash)?;
     there.extend(knowledge::by_rows(writing.tx, &writing.near(Store::Knowledge, comparison, &searched)?)?);
     there.extend(open.iter().cloned());
-    let cosines = writing.cosines(Store::Knowledge, comparison, &searched, there.iter().map(|f| f.row))?;
-    let like: Vec<Like> = there
-        .into_iter()
-        .map(|f| Like {
-            id: MemoryId::Fact(f.item.fact_id),
-            key: f.item.subject,
-            text: f.item.content,
-            cosine: writing.nearness(cosines.get(&f.row)),
-            provenance: f.item.provenance,
-            open: has_ended(f.item.valid_until, now) == is_past,
-        })
-        .collect();
+    let cosines = writing.cosines(Store::Knowledge, comparison, &searched, open.iter().map(|f| f.row))?;
+    let like = writing.like_facts(there, comparison, &searched, is_past)?;
     let (id, outcome) = match writing.fate(&candidate, &like)? {
         Fate::Echo => return writing.echo(Store::Knowledge),
         Fate::Known { id, lifted } => {

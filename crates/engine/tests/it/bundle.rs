@@ -22,7 +22,8 @@ pub fn fact(n: usize) -> Value {
 }
 
 pub fn bundle(facts: Vec<Value>) -> Value {
-    json!({"format": "september-memory/1", "knowledge": facts})
+    json!({"format": "september-memory/1", "soul": null, "soul_history": [], "episodes": [], "knowledge": facts,
+           "social": {"nodes": [], "edges": []}, "skills": [], "signals": []})
 }
 
 async fn export(engine: &Engine) -> Value {
@@ -191,6 +192,68 @@ async fn replacing_leaves_what_the_bundle_holds_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn merging_loses_no_statement_that_differs_by_a_word() {
+    let engine = Setup::offline().start().await;
+    let pairs = [
+        ("answers", "wants short answers", "wants long answers"),
+        (
+            "tests",
+            "Run the tests before every push to the main branch",
+            "Run the tests after every push to the main branch",
+        ),
+        (
+            "meeting",
+            "The weekly meeting takes place in the large room",
+            "The weekly meeting takes place in the small room",
+        ),
+    ];
+    let mut incoming = bundle(Vec::new());
+    for (n, (subject, here, there)) in pairs.iter().enumerate() {
+        engine.post("/memory/knowledge", json!({"subject": subject, "content": here})).await.ok().await;
+        engine.post("/memory/episodes", json!({"key": subject, "description": here})).await.ok().await;
+        let mut row = fact(n);
+        (row["subject"], row["content"]) = (json!(subject), json!(there));
+        incoming["knowledge"].as_array_mut().expect("facts").push(row);
+        incoming["episodes"].as_array_mut().expect("episodes").push(json!({
+            "id": format!("ep-{n:032x}"), "kind": "note", "key": subject, "description": there,
+            "occurred_at": TIME, "confidence": 0.8, "trust": "user", "created_at": TIME,
+        }));
+    }
+    let imported = import(&engine, &incoming, "merge").await;
+    assert_eq!(imported["skipped_duplicates"], 0, "{imported}");
+    assert_eq!((total(&engine, "knowledge").await, total(&engine, "episodes").await), (6, 6));
+}
+
+#[tokio::test]
+async fn a_bundle_without_its_sections_replaces_nothing() {
+    let engine = Setup::offline().start().await;
+    fill(&engine).await;
+    let before = lasting(export(&engine).await);
+    for mode in ["merge", "replace"] {
+        let only = json!({"format": "september-memory/1"});
+        let answer = engine.post(&format!("/memory/import?mode={mode}"), only).await;
+        let error = answer.error(422, "VALIDATION_ERROR").await;
+        assert_eq!(error["details"]["pointer"], "/soul", "{error}");
+    }
+    assert_eq!(lasting(export(&engine).await), before);
+}
+
+#[tokio::test]
+async fn nothing_is_confirmed_later_than_now() {
+    let engine = Setup::offline().start().await;
+    let mut row = fact(0);
+    for time in ["last_confirmed_at", "created_at", "updated_at"] {
+        row[time] = json!("9999-01-01T00:00:00.000Z");
+    }
+    import(&engine, &bundle(vec![row]), "merge").await;
+    let kept = export(&engine).await;
+    let row = &kept["knowledge"][0];
+    for time in ["last_confirmed_at", "created_at", "updated_at"] {
+        assert!(row[time].as_str() <= kept["exported_at"].as_str(), "{time}: {row}");
+    }
+}
+
+#[tokio::test]
 async fn a_hostile_bundle_is_refused_as_a_whole_by_its_place() {
     let engine = Setup::offline().start().await;
     let changed = |change: &dyn Fn(&mut Value)| {
@@ -203,7 +266,7 @@ async fn a_hostile_bundle_is_refused_as_a_whole_by_its_place() {
     let node = json!({"id": "soc-a", "name": "A", "kind": "person", "confidence": 0.5, "trust": "user",
                       "created_at": TIME, "attributes": deep});
     let mut attributes = bundle(Vec::new());
-    attributes["social"] = json!({"nodes": [node]});
+    attributes["social"] = json!({"nodes": [node], "edges": []});
     let mut other_format = bundle(Vec::new());
     other_format["format"] = json!("september-memory/9");
     let skill = json!({"name": "../x", "prompt_template": "p", "confidence": 1.0, "trust": "user"});

@@ -94,17 +94,18 @@ struct Applying<'a> {
     done: Done,
 }
 
-/// Where a row comes from; a macro, because the rows have no type in common.
+/// Where a row comes from; a macro, because the rows have no type in common. What was kept or confirmed later than now
+/// would never fade, and is of now.
 macro_rules! provenance {
-    ($row:expr) => {
+    ($row:expr, $now:expr) => {
         Provenance {
             confidence: $row.confidence.0,
             trust: $row.trust,
             source: $row.source.clone().unwrap_or_default(),
             rationale: $row.rationale.clone(),
-            last_confirmed_at: $row.last_confirmed_at.unwrap_or($row.created_at),
-            created_at: $row.created_at,
-            updated_at: $row.updated_at.unwrap_or($row.created_at),
+            last_confirmed_at: $row.last_confirmed_at.unwrap_or($row.created_at).min($now),
+            created_at: $row.created_at.min($now),
+            updated_at: $row.updated_at.unwrap_or($row.created_at).min($now),
         }
     };
 }
@@ -164,7 +165,7 @@ impl<'a> Applying<'a> {
 
     fn episode(&mut self, row: &EpisodeRow) -> brain::Result<()> {
         let tx = self.tx;
-        let provenance = provenance!(row);
+        let provenance = provenance!(row, self.now);
         let origin = origin(&provenance, &row.lineage.0);
         let text = write::compared(&row.description, row.value.as_deref());
         let comparison = match row.kind {
@@ -203,19 +204,7 @@ impl<'a> Applying<'a> {
                     episodes::by_hash(tx, &episode.content_hash)?.into_iter().collect();
                 there.extend(episodes::by_rows(tx, &writing.near(Store::Episodes, comparison, &searched)?)?);
                 there.retain(|e| e.row <= mark);
-                let rows = there.iter().map(|e| e.row);
-                let cosines = writing.cosines(Store::Episodes, comparison, &searched, rows)?;
-                let like: Vec<Like> = there
-                    .into_iter()
-                    .map(|e| Like {
-                        id: MemoryId::Episode(e.item.episode_id),
-                        key: e.item.key,
-                        text: write::compared(&e.item.description, e.item.value.as_deref()),
-                        cosine: cosines.get(&e.row).copied(),
-                        provenance: e.item.provenance,
-                        open: true,
-                    })
-                    .collect();
+                let like = writing.like_episodes(there, comparison, &searched)?;
                 known(writing, &candidate, &like)
             })?;
             if known {
@@ -229,7 +218,7 @@ impl<'a> Applying<'a> {
 
     fn fact(&mut self, row: &FactRow) -> brain::Result<()> {
         let (tx, now) = (self.tx, self.now);
-        let provenance = provenance!(row);
+        let provenance = provenance!(row, self.now);
         let origin = origin(&provenance, &row.lineage.0);
         let is_past = write::has_ended(row.valid_until, now);
         let comparison = if is_past { Comparison::ExactOnly } else { Comparison::ExactAndNear };
@@ -263,19 +252,7 @@ impl<'a> Applying<'a> {
                 let near = writing.near(Store::Knowledge, comparison, &searched)?;
                 there.extend(knowledge::by_rows(tx, &near)?);
                 there.retain(|f| f.row <= mark);
-                let rows = there.iter().map(|f| f.row);
-                let cosines = writing.cosines(Store::Knowledge, comparison, &searched, rows)?;
-                let like: Vec<Like> = there
-                    .into_iter()
-                    .map(|f| Like {
-                        id: MemoryId::Fact(f.item.fact_id),
-                        key: f.item.subject,
-                        text: f.item.content,
-                        cosine: cosines.get(&f.row).copied(),
-                        provenance: f.item.provenance,
-                        open: write::has_ended(f.item.valid_until, now) == is_past,
-                    })
-                    .collect();
+                let like = writing.like_facts(there, comparison, &searched, is_past)?;
                 known(writing, &candidate, &like)
             })?;
             if known {
@@ -289,7 +266,7 @@ impl<'a> Applying<'a> {
 
     fn node(&mut self, row: &NodeRow) -> brain::Result<()> {
         let tx = self.tx;
-        let provenance = provenance!(row);
+        let provenance = provenance!(row, self.now);
         let origin = origin(&provenance, &row.lineage.0);
         let node = Node {
             node_id: row.id.clone(),
@@ -357,7 +334,7 @@ impl<'a> Applying<'a> {
 
     fn edge(&mut self, row: &EdgeRow, from_name: &str, to_name: &str) -> brain::Result<()> {
         let (tx, now) = (self.tx, self.now);
-        let provenance = provenance!(row);
+        let provenance = provenance!(row, self.now);
         let origin = origin(&provenance, &row.lineage.0);
         let ends = (self.end(&row.from, from_name, row.trust)?, self.end(&row.to, to_name, row.trust)?);
         let (Some(from), Some(to)) = ends else { return self.skip(Store::Social) };

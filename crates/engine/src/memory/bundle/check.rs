@@ -14,6 +14,7 @@ use crate::catalog::skill::{
 use ::memory::field::{self, Field, Refused};
 use ::memory::soul::lines;
 use brain::soul::Source;
+use contract::Timestamp;
 use contract::memory::{EpisodeKind, ParentKind, Trust};
 
 /// Characters of a comment on an answer. (specification 3.8)
@@ -118,6 +119,7 @@ fn fact(mut row: FactRow, bundle: &str) -> Result<FactRow, Wrong> {
     standing!(row, bundle);
     row.subject = text("subject", Field::Subject, &row.subject)?;
     row.content = text("content", Field::Content, &row.content)?;
+    in_order(row.valid_from, row.valid_until)?;
     Ok(row)
 }
 
@@ -137,7 +139,16 @@ fn edge(mut row: EdgeRow, bundle: &str) -> Result<EdgeRow, Wrong> {
     if row.from == row.to {
         return Err(Wrong::new("to", "another node than `from`"));
     }
+    in_order(row.valid_from, row.valid_until)?;
     Ok(row)
+}
+
+/// What is replaced at once ends when it begins; nothing ends earlier.
+fn in_order(from: Timestamp, until: Option<Timestamp>) -> Result<(), Wrong> {
+    match until {
+        Some(until) if until < from => Err(Wrong::new("valid_until", "a time that is not before valid_from")),
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn skill(mut row: SkillRow, bundle: &str) -> Result<SkillRow, Wrong> {

@@ -14,6 +14,11 @@ use std::fmt;
 
 /// The only format there is.
 pub const FORMAT: &str = "september-memory/1";
+/// What every bundle has, if only to say that there is nothing of it: a bundle without a list would be taken for an empty
+/// memory, and `replace` would erase what the list was about.
+const SECTIONS: [&str; 7] = ["soul", "soul_history", "episodes", "knowledge", "social", "skills", "signals"];
+/// The same of `social`.
+const SOCIAL_SECTIONS: [&str; 2] = ["nodes", "edges"];
 /// Rows of one list. More would take an import's own books (one id per row) beyond the memory of a small machine; a
 /// bundle of the largest size has fewer real rows.
 const ROWS_MAX: usize = 1_000_000;
@@ -155,6 +160,7 @@ impl<'de, R: Rows> Visitor<'de> for Whole<'_, R> {
             *wrong = Some(refusal("/format", FORMAT));
             return Err(A::Error::custom("no format"));
         }
+        whole(&SECTIONS, &seen, "", wrong)?;
         Ok(())
     }
 }
@@ -176,6 +182,18 @@ fn once<E: Error>(
         return Err(E::custom("a list stands twice"));
     }
     Ok(())
+}
+
+/// Whether all of these sections were there.
+fn whole<E: Error>(
+    sections: &[&str],
+    seen: &BTreeSet<String>,
+    before: &str,
+    wrong: &mut Option<Refusal>,
+) -> Result<(), E> {
+    let Some(missing) = sections.iter().find(|section| !seen.contains(**section)) else { return Ok(()) };
+    *wrong = Some(refusal(&format!("{before}/{missing}"), "every section, if only an empty one"));
+    Err(E::custom("a section is missing"))
 }
 
 /// Keeps the place of what a reader of rows refuses.
@@ -233,6 +251,7 @@ impl<'de, R: Rows> Visitor<'de> for Social<'_, R> {
             };
             once(known, &mut seen, name, "/social", wrong)?;
         }
+        whole(&SOCIAL_SECTIONS, &seen, "/social", wrong)?;
         Ok(())
     }
 }

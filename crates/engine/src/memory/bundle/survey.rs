@@ -183,7 +183,8 @@ mod tests {
     }
 
     fn bundle(name: &str, rows: Value) -> Value {
-        let mut bundle = json!({"format": "september-memory/1"});
+        let mut bundle = json!({"format": "september-memory/1", "soul": null, "soul_history": [], "episodes": [],
+                                "knowledge": [], "social": {"nodes": [], "edges": []}, "skills": [], "signals": []});
         bundle[name] = rows;
         bundle
     }
@@ -217,6 +218,31 @@ mod tests {
         let mut sure = fact("fact-1", None);
         sure["confidence"] = json!(1.5);
         assert_eq!(refused(&bundle("knowledge", json!([sure]))).pointer, "/knowledge/0/confidence");
+    }
+
+    #[test]
+    fn a_bundle_without_a_section_is_refused_by_the_name_of_the_section() {
+        let full = bundle("knowledge", json!([]));
+        assert!(look(&full).is_ok());
+        for section in ["soul", "soul_history", "episodes", "knowledge", "social", "skills", "signals"] {
+            let mut without = full.clone();
+            without.as_object_mut().expect("an object").remove(section);
+            assert_eq!(refused(&without).pointer, format!("/{section}"));
+        }
+        for section in ["nodes", "edges"] {
+            let mut without = full.clone();
+            without["social"].as_object_mut().expect("an object").remove(section);
+            assert_eq!(refused(&without).pointer, format!("/social/{section}"));
+        }
+    }
+
+    #[test]
+    fn what_ends_before_it_begins_is_refused() {
+        let mut row = fact("fact-1", None);
+        row["valid_until"] = json!("2025-12-31T00:00:00Z");
+        assert_eq!(refused(&bundle("knowledge", json!([row]))).pointer, "/knowledge/0/valid_until");
+        row["valid_until"] = row["valid_from"].clone();
+        assert!(look(&bundle("knowledge", json!([row]))).is_ok(), "replaced at once");
     }
 
     #[test]

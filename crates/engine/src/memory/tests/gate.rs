@@ -119,6 +119,33 @@ async fn a_stated_preference_closes_the_one_before_it_and_a_fact_does_not() {
 }
 
 #[tokio::test]
+async fn statements_about_something_else_stay_open_beside_each_other() {
+    let place = Place::new();
+    let memory = place.local();
+    for (subject, old, new, kind) in [
+        ("deploy", "Never deploy on Friday", "Never deploy without a backup", FactType::Rule),
+        ("user", "prefers tea over coffee", "prefers trains over planes", FactType::Preference),
+        ("user", "wants answers in German", "eats no meat", FactType::Preference),
+    ] {
+        memory.add(typed(subject, old, kind)).await;
+        let written = memory.must(typed(subject, new, kind), api()).await;
+        assert_eq!((written.outcome, written.closed), (Outcome::Created, Vec::new()), "{old}, {new}");
+    }
+    let turned = typed("user", "prefers coffee over tea", FactType::Preference);
+    assert_eq!(memory.must(turned, api()).await.closed.len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_named_is_closed_whatever_words_say_so() {
+    let place = Place::new();
+    let memory = place.local();
+    let old = memory.add(fact("dentist", "Doctor Weber looks after the teeth")).await;
+    let named = Origin { intent: Intent::Named(vec![old.as_str().to_owned()]), ..trusted(Trust::User) };
+    let new = memory.must(fact("dentist", "Okafor since May"), named).await;
+    assert_eq!(new.closed, [old]);
+}
+
+#[tokio::test]
 async fn the_learning_centre_closes_what_it_names_and_nothing_it_may_not() {
     let place = Place::new();
     let memory = place.local();
