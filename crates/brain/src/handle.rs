@@ -96,7 +96,7 @@ impl Brain {
         let failed = |e| OpenError::from_io("start a thread for", path, e);
         let readers =
             Readers::start(path, Arc::clone(&health), options.read_connections, looked).map_err(failed)?;
-        let writer = Writer::new(conn, Arc::clone(&writes), Arc::clone(&health), path)
+        let writer = Writer::new(conn, Arc::clone(&writes), Arc::clone(&health), path, after_crash)
             .map_err(|e| OpenError::from_sql("watch the write-ahead log of", path, e))?;
         let writer = spawn("brain-write".to_owned(), move || writer.run()).map_err(failed)?;
         Ok(Self(Arc::new(Inner {

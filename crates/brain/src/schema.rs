@@ -37,6 +37,11 @@ pub static MIGRATIONS: &[Migration] = &[
         name: "scope_of_answers",
         sql: include_str!("../migrations/0005_scope_of_answers.sql"),
     },
+    Migration {
+        version: 6,
+        name: "memory_by_time",
+        sql: include_str!("../migrations/0006_memory_by_time.sql"),
+    },
 ];
 
 impl Migration {

@@ -4,6 +4,7 @@ use crate::{Error, Result, Tx};
 use contract::{TaskId, Timestamp, TurnId};
 use rusqlite::{OptionalExtension, params};
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// Which step of the loop a turn is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,6 +96,53 @@ pub fn close(tx: &Tx<'_>, turn: &TurnId, expires_at: Timestamp) -> Result<()> {
         )?
         .execute(params![turn.as_str(), expires_at.millis()])?;
     Ok(())
+}
+
+/// Blanks what was recalled of these memories into turns that are not over: neither the file nor the next call of the
+/// model may bring back what was erased.
+pub(crate) fn forget_recalled(tx: &Tx<'_>, ids: &BTreeSet<&str>) -> Result<()> {
+    let mut statement = tx.conn().prepare_cached(OPEN_AND_RECALLED)?;
+    let mut rows = statement.query([])?;
+    let mut blanked = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (turn, recalled, state): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        // The ids are ours: none is a part of another.
+        if !ids.iter().any(|id| recalled.contains(id)) {
+            continue;
+        }
+        let mut state: Value = serde_json::from_str(&state)
+            .map_err(|_| Error::bad_data("channel_state_snapshots.state_json", &turn))?;
+        if blank(&mut state, ids) {
+            blanked.push((turn, state));
+        }
+    }
+    for (turn, state) in blanked {
+        tx.conn()
+            .prepare_cached("UPDATE channel_state_snapshots SET state_json = ?2 WHERE turn_id = ?1")?
+            .execute(params![turn, state.to_string()])?;
+    }
+    Ok(())
+}
+
+pub(crate) const OPEN_AND_RECALLED: &str = "SELECT t.turn_id, t.recalled_ids, s.state_json
+      FROM turns t CROSS JOIN channel_state_snapshots s ON s.turn_id = t.turn_id
+     WHERE t.state IN ('queued', 'running', 'paused', 'cancelling') AND t.recalled_ids IS NOT NULL";
+
+/// Takes the recalled block out of a loop's document and of those below it, where it shows one of these; whether any did.
+fn blank(state: &mut Value, ids: &BTreeSet<&str>) -> bool {
+    let mut changed = false;
+    if let Some(block) = state.get_mut("memory")
+        && block.as_str().is_some_and(|text| ids.iter().any(|id| text.contains(id)))
+    {
+        *block = Value::Null;
+        changed = true;
+    }
+    if let Some(nested) = state.get_mut("nested").and_then(Value::as_object_mut) {
+        for inner in nested.values_mut().filter_map(|inner| inner.get_mut("state")) {
+            changed |= blank(inner, ids);
+        }
+    }
+    changed
 }
 
 /// The checkpoint of a turn.

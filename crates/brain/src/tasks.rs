@@ -263,6 +263,7 @@ pub fn delete_piece(tx: &Tx<'_>, id: &TaskId) -> Result<Piece> {
     };
     let full = u64::from(PIECE_ROWS);
     crate::memory::trajectories::forget_pending(tx, id)?;
+    tx.forget();
     let events = run("DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE task_id = ?1 LIMIT ?2)")?;
     let effects = crate::blobs::release_owners(
         tx,

@@ -1,6 +1,7 @@
 //! The handle that noun functions work on: one transaction, or one read snapshot.
 
 use rusqlite::Connection;
+use std::cell::Cell;
 
 /// A transaction (inside `Brain::write`) or a read snapshot (inside `Brain::read`).
 ///
@@ -9,15 +10,26 @@ use rusqlite::Connection;
 #[derive(Debug)]
 pub struct Tx<'c> {
     conn: &'c Connection,
+    forgets: Cell<bool>,
 }
 
 impl<'c> Tx<'c> {
     pub(crate) fn new(conn: &'c Connection) -> Self {
-        Self { conn }
+        Self { conn, forgets: Cell::new(false) }
     }
 
     /// The connection, for this crate's nouns. Prefer `prepare_cached`.
     pub(crate) fn conn(&self) -> &'c Connection {
         self.conn
+    }
+
+    /// Says that something is erased here that nobody may read again: the writer empties the log soon after the commit.
+    pub(crate) fn forget(&self) {
+        self.forgets.set(true);
+    }
+
+    /// Whether something is erased here.
+    pub(crate) fn forgets(&self) -> bool {
+        self.forgets.get()
     }
 }

@@ -9,6 +9,7 @@ use crate::{Error, Result, Tx, meta};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -27,6 +28,9 @@ const CHECKPOINT_PAGES: i32 = 1000;
 pub(crate) const WAL_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 /// Growth of the WAL before a refused cut is tried again; a long reader (a backup) refuses it.
 const WAL_RETRY_BYTES: u64 = 16 * 1024 * 1024;
+/// Pause between two attempts to empty the WAL of erased text. Longer leaves what was forgotten in the log for longer;
+/// shorter makes a row of deletions pay two fsyncs each, and asks more often while a reader is in the way.
+const WIPE_PAUSE: Duration = Duration::from_secs(1);
 /// How often a full disk is tried again while nobody writes, so that `/health` recovers by itself.
 const FULL_DISK_PROBE: Duration = Duration::from_secs(2);
 /// The fact a probe rewrites: when a full disk was last tried.
@@ -42,6 +46,10 @@ pub(crate) struct Writer {
     cut_wal_above: u64,
     /// Pages in the WAL after the last commit.
     pages: Arc<AtomicI32>,
+    /// The WAL still holds text that has been erased.
+    erased: Cell<bool>,
+    /// When the WAL may next be emptied of it.
+    wipe_after: Instant,
 }
 
 impl Writer {
@@ -50,6 +58,7 @@ impl Writer {
         queue: Arc<Queue>,
         health: Arc<Health>,
         path: &Path,
+        after_crash: bool,
     ) -> Result<Self> {
         let pages = Arc::new(AtomicI32::new(0));
         let seen = Arc::clone(&pages);
@@ -59,7 +68,17 @@ impl Writer {
             seen.store(pages, Ordering::Relaxed);
             Ok(())
         }))?;
-        Ok(Self { conn, queue, health, wal: wal_path(path), cut_wal_above: WAL_LIMIT_BYTES, pages })
+        Ok(Self {
+            conn,
+            queue,
+            health,
+            wal: wal_path(path),
+            cut_wal_above: WAL_LIMIT_BYTES,
+            pages,
+            // The process before may have died between an erasure and the emptying of the log.
+            erased: Cell::new(after_crash),
+            wipe_after: Instant::now(),
+        })
     }
 
     /// Works until the queue is closed and empty, then leaves the file checkpointed.
@@ -74,16 +93,24 @@ impl Writer {
             }
             self.checkpoint();
             self.cut_wal();
+            self.wipe_wal();
         }
         self.say_goodbye();
     }
 
-    fn next(&self) -> Option<Box<dyn Job>> {
+    fn next(&mut self) -> Option<Box<dyn Job>> {
         while self.health.is_full() {
             match self.queue.pop_within(FULL_DISK_PROBE) {
                 Next::Job(job) => return Some(job),
                 Next::Closed => return None,
                 Next::TimedOut => self.probe(),
+            }
+        }
+        while self.erased.get() {
+            match self.queue.pop_within(self.wipe_after.saturating_duration_since(Instant::now())) {
+                Next::Job(job) => return Some(job),
+                Next::Closed => return None,
+                Next::TimedOut => self.wipe_wal(),
             }
         }
         self.queue.pop()
@@ -134,7 +161,11 @@ impl Writer {
         if let Err(error) = savepoint {
             return if matches!(error, Error::DiskFull) { Verdict::Full } else { Verdict::Undo };
         }
-        let verdict = job.run(&Tx::new(&self.conn));
+        let tx = Tx::new(&self.conn);
+        let verdict = job.run(&tx);
+        if tx.forgets() {
+            self.erased.set(true);
+        }
         if self.conn.is_autocommit() {
             return verdict;
         }
@@ -222,6 +253,20 @@ impl Writer {
             Ok(true) => WAL_LIMIT_BYTES,
             Ok(false) | Err(_) => size + WAL_RETRY_BYTES,
         };
+    }
+
+    /// Empties the WAL of what was erased, after the callers have their answers. A reader that still needs the log
+    /// refuses it; then it is tried again, and at the latest the orderly close does it.
+    fn wipe_wal(&mut self) {
+        if !self.erased.get() || Instant::now() < self.wipe_after {
+            return;
+        }
+        // First: whoever waits for work waits until then, and must not spin.
+        self.wipe_after = Instant::now() + WIPE_PAUSE;
+        if self.health.stopped().is_none() && matches!(truncate_wal(&self.conn), Ok(true)) {
+            self.erased.set(false);
+            self.cut_wal_above = WAL_LIMIT_BYTES;
+        }
     }
 
     fn say_goodbye(self) {

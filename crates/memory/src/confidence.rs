@@ -44,7 +44,7 @@ pub fn learned(estimate: f64) -> f64 {
 
 /// After one more confirmation.
 pub fn confirmed(confidence: f64) -> f64 {
-    within(confidence + CONFIRMATION)
+    rounded(within(confidence + CONFIRMATION))
 }
 
 /// After the time since the last confirmation; may become as small as you like.
@@ -60,6 +60,11 @@ pub fn for_ranking(confidence: f64, last_confirmed: Timestamp, now: Timestamp) -
 /// True when a memory has faded so far that it counts as stale.
 pub fn is_stale(confidence: f64, last_confirmed: Timestamp, now: Timestamp) -> bool {
     faded(confidence, last_confirmed, now) < STALE_BELOW
+}
+
+/// With the four digits that are kept: sums of 0.05 are shown as they are meant, not as binary fractions.
+fn rounded(confidence: f64) -> f64 {
+    (confidence * 10_000.0).round() / 10_000.0
 }
 
 /// A number from 0 to 1; what is no number is 0.
@@ -97,6 +102,7 @@ mod tests {
     #[test]
     fn confirmation_ends_at_certainty() {
         assert!((confirmed(0.9) - 0.95).abs() < 1e-12);
+        assert_eq!(confirmed(0.9), 0.95);
         assert_eq!(confirmed(0.98), 1.0);
         assert_eq!(confirmed(f64::NAN), 0.0);
     }

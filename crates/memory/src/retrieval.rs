@@ -38,6 +38,9 @@ pub const ROWS_WEIGHED: u64 = 1_000;
 /// Entries of the index that the words which are not rare may make a search pass by, some thirty nanoseconds each, up to
 /// three times. Larger makes searches of large stores slow; smaller leaves more words out of large questions.
 pub const ROWS_PASSED: u64 = 50_000;
+/// The newest memories of a period that a question names, per store, whatever their words are. More only adds what stands
+/// behind them in every list; fewer answers "what did I do last week" with its last days.
+pub const TIME_CANDIDATES: u32 = 50;
 /// A word in more than this part of the rows says nothing. Higher makes searches slow in large stores; lower drops the
 /// words a person's whole memory is about.
 pub const COMMON_SHARE: f64 = 0.20;
@@ -70,6 +73,10 @@ pub const ENTITY_COUNTED: u32 = 2;
 pub const TIME_BONUS: f64 = 0.15;
 /// Least score of what is recalled into a turn. Lower fills contexts with noise, higher leaves them without memory.
 pub const RECALL_THRESHOLD: f64 = 0.12;
+
+/// Least score of anything that is shown. Lower shows neighbours of hits that hardly fit themselves; higher hides doubted
+/// and closed memories that were asked for by their words.
+pub const SCORE_FLOOR: f64 = 0.001;
 
 /// Days in which the newness of a memory halves.
 pub const fn recency_half_life_days(store: Store) -> f64 {

@@ -149,6 +149,14 @@ pub fn newest(tx: &Tx<'_>, limit: u32) -> Result<Vec<Stored<Episode>>> {
     all(tx, &select("ORDER BY created_at DESC, id DESC LIMIT ?1"), [limit], read)
 }
 
+/// What happened from one instant to before another, the newest first.
+pub fn within(tx: &Tx<'_>, start: Timestamp, end: Timestamp, limit: u32) -> Result<Vec<Stored<Episode>>> {
+    all(tx, &select(WITHIN), params![start.millis(), end.millis(), limit], read)
+}
+
+pub(crate) const WITHIN: &str =
+    "WHERE occurred_at >= ?1 AND occurred_at < ?2 ORDER BY occurred_at DESC, id DESC LIMIT ?3";
+
 /// A page of all episodes in the order of their rows, after row `after`.
 pub fn page(tx: &Tx<'_>, after: i64, limit: u32) -> Result<Vec<Stored<Episode>>> {
     all(tx, &select("WHERE id > ?1 ORDER BY id LIMIT ?2"), params![after, limit], read)

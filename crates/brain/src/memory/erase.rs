@@ -4,7 +4,7 @@
 use super::lineage::{self, Parent};
 use super::nodes::{self, Render};
 use super::{MemoryId, Stored, all, edges, first, trajectories};
-use crate::{Error, Result, Tx};
+use crate::{Error, Result, Tx, snapshots};
 use contract::memory::ParentKind;
 use contract::{NodeId, TaskId};
 use rusqlite::params;
@@ -56,6 +56,12 @@ pub fn erase_all(tx: &Tx<'_>, ids: &[MemoryId], render: &Render<'_>) -> Result<E
         let sql = format!("DELETE FROM {table} WHERE id = ?1");
         tx.conn().prepare_cached(&sql)?.execute([row])?;
         gone.push(Stored { row, item: id });
+    }
+    if !gone.is_empty() {
+        let ids: BTreeSet<&str> =
+            gone.iter().map(|g| g.item.as_str()).chain(touched.iter().map(NodeId::as_str)).collect();
+        snapshots::forget_recalled(tx, &ids)?;
+        tx.forget();
     }
     Ok(Erased { rewritten: nodes::rewrite(tx, &touched, render)?, gone })
 }

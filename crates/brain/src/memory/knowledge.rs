@@ -186,6 +186,14 @@ pub fn newest(tx: &Tx<'_>, limit: u32) -> Result<Vec<Stored<Fact>>> {
     all(tx, &select("ORDER BY created_at DESC, id DESC LIMIT ?1"), [limit], read)
 }
 
+/// What began to be so from one instant to before another, the newest first.
+pub fn within(tx: &Tx<'_>, start: Timestamp, end: Timestamp, limit: u32) -> Result<Vec<Stored<Fact>>> {
+    all(tx, &select(WITHIN), params![start.millis(), end.millis(), limit], read)
+}
+
+pub(crate) const WITHIN: &str =
+    "WHERE valid_from >= ?1 AND valid_from < ?2 ORDER BY valid_from DESC, id DESC LIMIT ?3";
+
 /// A page of all facts in the order of their rows, after row `after`.
 pub fn page(tx: &Tx<'_>, after: i64, limit: u32) -> Result<Vec<Stored<Fact>>> {
     all(tx, &select("WHERE id > ?1 ORDER BY id LIMIT ?2"), params![after, limit], read)

@@ -2,6 +2,7 @@
 
 use super::{edges, episodes, erase, knowledge, lineage, nodes, search, signals, trajectories, vectors};
 use crate::schema::{self, MIGRATIONS};
+use crate::snapshots;
 use contract::memory::Store;
 use rusqlite::Connection;
 
@@ -34,6 +35,9 @@ fn no_query_of_the_daily_work_reads_a_whole_table() {
         (from("episodes", "WHERE content_hash = ?1 ORDER BY id DESC LIMIT 1"), "episodes_by_hash"),
         (from("knowledge_store", knowledge::OPEN), "knowledge_store_by_subject"),
         (from("social_graph_edges", edges::OPEN), "INDEX social_graph_edges_"),
+        (from("episodes", episodes::WITHIN), "episodes_by_time"),
+        (from("knowledge_store", knowledge::WITHIN), "knowledge_store_by_time"),
+        (snapshots::OPEN_AND_RECALLED.to_owned(), "turns_open"),
         (lineage::CHILDREN.to_owned(), "memory_lineage_by_parent"),
         (from("trajectories", trajectories::PENDING), "trajectories_pending"),
         (from("trajectories", trajectories::PENDING_OF_TASK), "trajectories_pending_of_task"),
@@ -55,7 +59,7 @@ fn no_query_of_the_daily_work_reads_a_whole_table() {
         assert!(lines.iter().any(|l| l.contains(index)), "{index} is not used by {sql}: {lines:?}");
         let scans: Vec<_> =
             lines.iter().filter(|l| l.starts_with("SCAN") && !l.contains("VIRTUAL TABLE INDEX")).collect();
-        let partial = ["trajectories_pending", "learning_signals_new"];
+        let partial = ["trajectories_pending", "learning_signals_new", "turns_open"];
         assert!(
             scans.iter().all(|l| partial.iter().any(|p| l.contains(p))),
             "{sql} reads a whole table: {scans:?}"

@@ -9,7 +9,7 @@ use rusqlite::params;
 pub fn confirm(tx: &Tx<'_>, id: &MemoryId, raise: f64, now: Timestamp) -> Result<Change> {
     let (table, column) = id.place();
     let sql = format!(
-        "UPDATE {table} SET confidence = min(1.0, confidence + ?2), last_confirmed_at = max(last_confirmed_at, ?3),
+        "UPDATE {table} SET confidence = round(min(1.0, confidence + ?2), 4), last_confirmed_at = max(last_confirmed_at, ?3),
                 updated_at = ?3 WHERE {column} = ?1"
     );
     let rows = tx.conn().prepare_cached(&sql)?.execute(params![id.as_str(), raise, now.millis()])?;
@@ -20,7 +20,7 @@ pub fn confirm(tx: &Tx<'_>, id: &MemoryId, raise: f64, now: Timestamp) -> Result
 pub fn adjust(tx: &Tx<'_>, id: &MemoryId, delta: f64, now: Timestamp) -> Result<Change> {
     let (table, column) = id.place();
     let sql = format!(
-        "UPDATE {table} SET confidence = max(0.0, min(1.0, confidence + ?2)), updated_at = ?3
+        "UPDATE {table} SET confidence = round(max(0.0, min(1.0, confidence + ?2)), 4), updated_at = ?3
          WHERE {column} = ?1"
     );
     let rows = tx.conn().prepare_cached(&sql)?.execute(params![id.as_str(), delta, now.millis()])?;

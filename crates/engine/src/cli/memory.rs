@@ -51,7 +51,7 @@ pub enum Command {
     },
     /// Find memories, best first
     Search {
-        /// What about, in any words
+        /// What about, in any words; empty lists the newest
         query: String,
         /// episodes, knowledge or social [default: all three]
         #[arg(long, value_parser = store)]
@@ -73,10 +73,10 @@ pub enum Command {
     },
     /// Write everything into one file: the portable form of a memory
     Export {
-        /// Where to; must not exist yet [default: standard output]
+        /// Where to; must not exist yet; - for standard output, as without it
         file: Option<PathBuf>,
     },
-    /// Read what `export` wrote
+    /// Read what `export` wrote; makes the brain if there is none
     Import {
         /// The bundle; - for standard input
         file: PathBuf,
@@ -111,13 +111,23 @@ impl Command {
 
 /// `memory …`.
 pub fn run(config: &Config, command: Command) -> Exit {
-    if !config.sqlite_db_path.exists() {
+    let missing = !config.sqlite_db_path.exists();
+    if let (true, Command::Import { file, .. }) = (missing, &command) {
+        // Before a brain is made for it.
+        if file != Path::new("-")
+            && let Err(error) = std::fs::File::open(file)
+        {
+            return Exit::fail(&format!("read {}: {error}", file.display()));
+        }
+    } else if missing {
         let place = config.sqlite_db_path.display();
-        return Exit::fail(&format!("there is no brain at {place}; the first `serve` makes one"));
+        return Exit::fail(&format!(
+            "there is no brain at {place}; the first `serve` or `memory import` makes one"
+        ));
     }
     // Looking at memories is no reason to migrate or to wait: whoever holds the brain can be asked.
-    let options =
-        OpenOptions { migrations: MigrationMode::Gate, lock_wait: Duration::ZERO, ..open_options(config) };
+    let migrations = if missing { MigrationMode::Auto } else { MigrationMode::Gate };
+    let options = OpenOptions { migrations, lock_wait: Duration::ZERO, ..open_options(config) };
     let brain = match Brain::open(options) {
         Ok(brain) => brain,
         Err(error) => return refused(&error, &command),
@@ -134,7 +144,7 @@ pub fn run(config: &Config, command: Command) -> Exit {
 fn refused(error: &OpenError, command: &Command) -> Exit {
     let hint = match error {
         OpenError::Locked { .. } => {
-            format!("; stop that Engine, or ask it: {}", command.of_the_api())
+            format!("; or ask that Engine: {}", command.of_the_api())
         }
         _ => String::new(),
     };
@@ -172,6 +182,9 @@ async fn search(
     limit: u64,
     json: bool,
 ) -> brain::Result<Exit> {
+    if query.trim().is_empty() {
+        return list(memory, store, limit, json).await;
+    }
     memory.fill().await?;
     let (limit, now) = (number(limit), Timestamp::now());
     let hits = match store {
@@ -242,6 +255,7 @@ async fn forget(memory: &Memory, id: &str, json: bool) -> brain::Result<Exit> {
 async fn export(config: &Config, brain: &Brain, file: Option<PathBuf>) -> brain::Result<Exit> {
     let known = Arc::new(Known::new(config.secret_values().iter().map(|secret| secret.expose())));
     mcp::learn_stored(config, brain, &known).await;
+    let file = file.filter(|file| file != Path::new("-"));
     let pages = bundle::export(brain.clone(), known, Timestamp::now()).await?;
     futures::pin_mut!(pages);
     let (mut out, partial): (Box<dyn std::io::Write>, Option<PathBuf>) = match &file {

@@ -25,6 +25,12 @@ fn kind(value: &Value) -> Value {
     }
 }
 
+/// What a request without a required field is told.
+pub(super) fn missing(name: &str) -> ApiError {
+    ApiError::new(ErrorCode::InvalidRequest, format!("field `{name}`: this field is required"))
+        .with(json!({"field": name, "expected": "this field is required", "got": null}))
+}
+
 impl Fields {
     /// The fields of an object that came inside another.
     pub fn of(map: Map<String, Value>) -> Self {
@@ -89,7 +95,7 @@ impl Fields {
     /// A required text of `min..=max` characters.
     pub fn text(&mut self, name: &str, min: usize, max: usize) -> Result<String, ApiError> {
         if !self.0.contains_key(name) {
-            return Err(ApiError::invalid_field(name, "this field is required", Value::Null));
+            return Err(missing(name));
         }
         self.opt_text(name, min, max)?.ok_or_else(|| ApiError::invalid_field(name, "a string", Value::Null))
     }

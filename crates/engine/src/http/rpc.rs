@@ -4,7 +4,7 @@
 //! person would have to allow is refused. (specification 3.4)
 
 use super::app::App;
-use super::fields::Fields;
+use super::fields::{Fields, missing};
 use super::memory;
 use crate::core::{Core, to_the_end};
 use crate::tools::dispatch::alone;
@@ -31,9 +31,7 @@ pub async fn call(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>
     let core = Arc::clone(app.core_for_work()?);
     let mut fields = Fields::read(body, app.max_body).await?;
     let method = fields.text("method", 1, METHOD_CHARS)?;
-    let params = fields
-        .object("params")?
-        .ok_or_else(|| ApiError::invalid_field("params", "this field is required", Value::Null))?;
+    let params = fields.object("params")?.ok_or_else(|| missing("params"))?;
     // what has begun to act is not left half-way because its caller has gone away
     let result = to_the_end(async move { answer(&core, &method, params).await });
     Ok(app.told(json!({"result": result.await?})))

@@ -19,6 +19,9 @@ use brain::memory::{MemoryId, Provenance, edges, episodes, erase, knowledge, lin
 use contract::memory::{Store, Trust};
 use contract::{EdgeId, EpisodeId, FactId, NodeId, Timestamp};
 
+/// Why a relation is kept that comes with an edit, when nobody says.
+const EDITED: &str = "edited over the API";
+
 impl Patch {
     /// The same with every text cleaned, or which field is refused and why.
     pub fn checked(self) -> Result<Self, Refused> {
@@ -142,11 +145,11 @@ impl Edit<'_> {
         set(&mut n.attributes, p.attributes);
         n.name_norm = name_norm(&n.name);
         n.aliases_norm = social::norms(&n.aliases);
-        self.provenance(&mut n.provenance, p.confidence, p.rationale);
+        self.provenance(&mut n.provenance, p.confidence, p.rationale.clone());
         let confidence = n.provenance.confidence;
         let rows = nodes::replace(self.tx, n, &node_text)?.unwrap_or_default();
         let stored = embed_nodes(self.tx, self.vectors, &rows, self.now)?;
-        let origin = Origin::api(confidence, String::new());
+        let origin = Origin::api(confidence, p.rationale.unwrap_or_else(|| EDITED.to_owned()));
         let touched = Touched::default();
         let mut writing =
             Writing { tx: self.tx, origin: &origin, vectors: self.vectors, now: self.now, touched };

@@ -1,4 +1,5 @@
-//! Search (specification 10.5): words and vectors side by side, ranked by the crate `memory`.
+//! Search (specification 10.5): words and vectors side by side, and the time a question names; ranked by the crate
+//! `memory`.
 //!
 //! One reading of the brain answers a question, so that what is ranked is what is shown. No model is asked here; the
 //! vector of the question was waited for before, and without it words alone decide.
@@ -9,11 +10,11 @@
 use super::item::{Hit, Item};
 use super::mirrors::{MARKED_SEARCHED, Mirrors};
 use ::memory::entity::{self, Names};
-use ::memory::period;
+use ::memory::period::{self, Period};
 use ::memory::query::{self, Reading};
 use ::memory::retrieval::{
-    Candidate, KEYWORD_CANDIDATES, Question, ROWS_WEIGHED, VECTOR_CANDIDATES, VECTOR_FLOOR,
-    VECTOR_FLOOR_LOCAL, weigh,
+    Candidate, KEYWORD_CANDIDATES, Question, ROWS_WEIGHED, SCORE_FLOOR, TIME_CANDIDATES, VECTOR_CANDIDATES,
+    VECTOR_FLOOR, VECTOR_FLOOR_LOCAL, weigh,
 };
 use ::memory::vector::{Code, cosine_to_blob};
 use brain::Tx;
@@ -85,9 +86,13 @@ fn candidate(item: &Item, scores: Scores, names: u32) -> Candidate<MemoryId> {
 pub(super) fn find(tx: &Tx<'_>, stores: &[Store], asked: &Asked, limit: usize) -> brain::Result<Vec<Hit>> {
     let spans = asked.mirrors.known_names(tx, entity::spans(&asked.query))?;
     let names = Names::in_question(&asked.query, spans);
+    let periods = period::periods(&asked.query, asked.now);
     let mut found = Found::default();
     for store in stores {
-        let scores = scores(tx, *store, asked)?;
+        let mut scores = scores(tx, *store, asked)?;
+        for row in of_time(tx, *store, &periods)? {
+            scores.entry(row).or_default();
+        }
         let rows: Vec<i64> = scores.keys().copied().collect();
         let texts = texts(tx, *store, &names, &rows)?;
         for (row, item) in items(tx, *store, &rows)? {
@@ -95,7 +100,7 @@ pub(super) fn find(tx: &Tx<'_>, stores: &[Store], asked: &Asked, limit: usize) -
             found.add(item, scores, named(&names, texts.get(&row)));
         }
     }
-    let question = Question { now: asked.now, periods: period::periods(&asked.query, asked.now) };
+    let question = Question { now: asked.now, periods };
     let weighed = weigh(question, std::mem::take(&mut found.candidates));
     let mut neighbours = Vec::new();
     for hit in weighed.hits() {
@@ -109,7 +114,8 @@ pub(super) fn find(tx: &Tx<'_>, stores: &[Store], asked: &Asked, limit: usize) -
         }
     }
     let mut hits = Vec::new();
-    for ranked in weighed.with_neighbours(neighbours).ranked().into_iter().take(limit) {
+    let ranked = weighed.with_neighbours(neighbours).ranked();
+    for ranked in ranked.into_iter().take_while(|ranked| ranked.score >= SCORE_FLOOR).take(limit) {
         if let Some(item) = found.items.remove(&ranked.key) {
             hits.push(Hit { item: whole(tx, item)?, score: ranked.score });
         }
@@ -193,6 +199,26 @@ fn scores(tx: &Tx<'_>, store: Store, asked: &Asked) -> brain::Result<BTreeMap<i6
         }
     }
     Ok(found)
+}
+
+/// The newest rows of the periods that a question names: what was done last week is asked for without a word of it.
+fn of_time(tx: &Tx<'_>, store: Store, periods: &[Period]) -> brain::Result<Vec<i64>> {
+    let mut rows = Vec::new();
+    for Period { start, end } in periods.iter().copied() {
+        match store {
+            Store::Episodes => {
+                let found = episodes::within(tx, start, end, TIME_CANDIDATES)?;
+                rows.extend(found.iter().map(|e| e.row));
+            }
+            Store::Knowledge => {
+                let found = knowledge::within(tx, start, end, TIME_CANDIDATES)?;
+                rows.extend(found.iter().map(|f| f.row));
+            }
+            // Nodes have no time of their own.
+            Store::Social => {}
+        }
+    }
+    Ok(rows)
 }
 
 /// The rows that the rarest words of a text find, best first.

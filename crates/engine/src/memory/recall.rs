@@ -8,6 +8,7 @@
 
 use super::{Hit, Item, Memory};
 use ::memory::fixed_rules::states_something;
+use ::memory::period::{self, Period};
 use ::memory::recall::{self, Budget, Context};
 use ::memory::retrieval::RECALL_THRESHOLD;
 use brain::memory::MemoryId;
@@ -82,11 +83,13 @@ impl Memory {
 
 /// The block of the best hits that fit, hold and are not seen anyway.
 fn block(hits: &[Hit], occasion: &Occasion, budget: Budget, now: Timestamp) -> Option<Recalled> {
+    let periods = period::periods(&occasion.question, now);
     let mut fitting: Vec<&Item> = hits
         .iter()
         .filter(|hit| hit.score >= RECALL_THRESHOLD)
         .map(|hit| &hit.item)
         .filter(|item| item.valid_until().is_none_or(|until| until > now) && !is_shown(item, occasion))
+        .filter(|item| has_begun(item, &periods, now))
         .collect();
     // stable: otherwise best first
     fitting.sort_by_key(|item| tells_nothing(item));
@@ -97,6 +100,14 @@ fn block(hits: &[Hit], occasion: &Occasion, budget: Budget, now: Timestamp) -> O
     let ids: Vec<MemoryId> = block.ids.iter().filter_map(|id| MemoryId::parse(id)).collect();
     let untrusted = fitting.iter().any(|item| is_from_elsewhere(item) && ids.contains(&item.id()));
     Some(Recalled { text: block.text, ids, untrusted })
+}
+
+/// Whether a fact holds by now, or is of the time that is asked about: "what is on tomorrow".
+fn has_begun(item: &Item, periods: &[Period], now: Timestamp) -> bool {
+    match item {
+        Item::Fact(f) => f.item.valid_from <= now || periods.iter().any(|p| p.holds(f.item.valid_from)),
+        Item::Episode(_) | Item::Node(..) => true,
+    }
 }
 
 /// Whether what is shown of an item may be somebody else's words.

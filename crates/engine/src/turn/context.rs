@@ -341,7 +341,7 @@ fn resolve(block: Block, bytes_of: &dyn Fn(&str) -> Option<Vec<u8>>) -> Block {
 pub async fn assemble(seat: Seat<'_>, checkpoint: &Checkpoint) -> brain::Result<(Request, History)> {
     let Seat { core, turn, frame, toolbox, .. } = seat;
     let (owned, frame, at) = (turn.clone(), frame.clone(), checkpoint.clone());
-    let (history, bytes) = core
+    let (history, bytes, recalled) = core
         .brain
         .read("assemble context", move |tx| {
             let history = read_history(tx, &owned, &frame, &at)?;
@@ -351,9 +351,12 @@ pub async fn assemble(seat: Seat<'_>, checkpoint: &Checkpoint) -> brain::Result<
                     bytes.insert(name, data);
                 }
             }
-            Ok((history, bytes))
+            // A memory that was erased since is not sent again, though the loop still has it in RAM.
+            let recalled = at.memory.filter(|_| frame.memory(tx, &owned).is_ok_and(|kept| kept.is_some()));
+            Ok((history, bytes, recalled))
         })
         .await?;
+    let checkpoint = &Checkpoint { memory: recalled, ..checkpoint.clone() };
     let request = build(core, toolbox, turn, checkpoint, &history, &|name| bytes.get(name).cloned());
     tell_sizes(turn, &request, checkpoint, &history);
     Ok((request, history))

@@ -118,6 +118,10 @@ impl Frame {
                 (step, whole)
             }
         };
+        let (before, stored) = self::whole(tx, turn)?;
+        if before != Step::Assemble {
+            keep_forgotten(&mut whole, &stored);
+        }
         match &self.parent {
             _ if at == Step::Tools => {}
             None => whole.nested.clear(),
@@ -180,6 +184,19 @@ impl Frame {
 
     fn inner(&self, turn: &Turn, step: Step, state: Checkpoint) -> Inner {
         Inner { agent: turn.agent.clone(), depth: self.depth, within: self.within.clone(), step, state }
+    }
+}
+
+/// What was taken out of the stored checkpoint because a memory was erased is not brought back by a loop that has had it
+/// in RAM since before.
+fn keep_forgotten(checkpoint: &mut Checkpoint, stored: &Checkpoint) {
+    if stored.memory.is_none() {
+        checkpoint.memory = None;
+    }
+    for (call, inner) in &mut checkpoint.nested {
+        if stored.nested.get(call).is_some_and(|stored| stored.state.memory.is_none()) {
+            inner.state.memory = None;
+        }
     }
 }
 

@@ -46,6 +46,24 @@ fn memories_are_imported_found_forgotten_and_exported_without_an_engine() {
 }
 
 #[test]
+fn a_memory_can_be_moved_to_a_machine_that_has_none_yet() {
+    let place = Place::new();
+    assert!(place.run(&["memory", "list"]).expect(1).err.contains("there is no brain"));
+    assert!(place.run(&["memory", "import", "missing.json"]).expect(1).err.contains("missing.json"));
+    assert!(
+        place.run(&["memory", "list"]).expect(1).err.contains("there is no brain"),
+        "none was made for it"
+    );
+    std::fs::write(place.path("in.json"), bundle(vec![fact(0)]).to_string()).expect("written");
+    place.run(&["memory", "import", "in.json"]).expect(0);
+    let newest = place.run(&["memory", "search", "", "--json"]).expect(0).json();
+    assert_eq!(newest[0]["subject"], "subject 0", "{newest}");
+    let printed = place.run(&["memory", "export", "-"]).expect(0).json();
+    assert_eq!(printed["knowledge"].as_array().map(Vec::len), Some(1), "{printed}");
+    assert!(!place.path("-").exists());
+}
+
+#[test]
 fn a_bundle_that_is_wrong_changes_nothing_and_says_where() {
     let place = Place::new().with_brain();
     let mut wrong = fact(1);

@@ -1,10 +1,11 @@
 //! Forgetting that really forgets: of a memory, of a task, of what was corrected, no byte is left in the brain's files.
 
+use crate::hitl::calls;
 use crate::support::http::Ask;
-use crate::support::{Engine, Setup, put_file};
+use crate::support::{Engine, Setup, eventually, put_file};
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use testbed::{Reply, Script, ScriptedModel};
+use testbed::{Gate, Reply, Script, ScriptedModel};
 
 /// Stands in everything that is to be forgotten. No word has it by chance.
 const MARKER: &str = "qzxwmarkerjvk";
@@ -157,6 +158,73 @@ async fn what_a_turn_recalled_does_not_outlive_the_memory_it_came_from() {
     stop(engine).await;
     vacuum(&setup);
     assert_eq!(holds(&setup), [""; 0], "{:?}", tables(&setup));
+}
+
+/// Until no file beside a running Engine's brain holds it.
+async fn until_no_byte(setup: &Setup) {
+    eventually("the files hold nothing of it", || holds(setup).is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_paused_turn_does_not_send_again_what_was_erased_while_it_waited() {
+    let model = calls("ask_user", json!({"question": "Which colour?", "options": ["red", "blue"]})).await;
+    let setup = Setup::scripted(&model);
+    let engine = setup.start().await;
+    let fact = json!({"subject": "the lake", "content": format!("The lake has the colour {MARKER}.")});
+    let fact = created(&engine, "knowledge", fact).await;
+    let mut stream =
+        engine.execute(json!({"task_id": "a", "message": "tell me of the colour of the lake"})).await;
+    let asked = stream.until_event("hitl_request").await;
+    let asked = asked.last().expect("a question").data["request_id"].clone();
+    assert!(model.calls()[0].body.to_string().contains(MARKER), "it was never recalled");
+    delete(&engine, &format!("/memory/knowledge/{fact}")).await;
+    until_no_byte(&setup).await;
+    let before = model.calls().len();
+    engine.answer(json!({"request_id": asked, "answer": "red"})).await;
+    stream.rest().await;
+    let after = &model.calls()[before..];
+    assert!(!after.is_empty() && after.iter().all(|c| !c.body.to_string().contains(MARKER)));
+    assert_eq!(holds(&setup), [""; 0], "{:?}", tables(&setup));
+}
+
+#[tokio::test]
+async fn a_running_turn_does_not_write_back_what_was_erased_under_it() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let model = ScriptedModel::start(Script::from_fn(move |r| match r.results().len() {
+        0 => Reply::new().hold(&held).tool_call("working_memory_write", json!({"key": "k", "value": "v"})),
+        _ => Reply::text("I see."),
+    }))
+    .await;
+    let setup = Setup::scripted(&model);
+    let engine = setup.start().await;
+    let fact = json!({"subject": "the lake", "content": format!("The lake has the colour {MARKER}.")});
+    let fact = created(&engine, "knowledge", fact).await;
+    let stream =
+        engine.execute(json!({"task_id": "a", "message": "tell me of the colour of the lake"})).await;
+    eventually("the first call", || model.calls().len() == 1).await;
+    delete(&engine, &format!("/memory/knowledge/{fact}")).await;
+    gate.open();
+    stream.finish().await;
+    let sent = model.calls();
+    assert!(sent[0].body.to_string().contains(MARKER), "it was never recalled");
+    assert!(sent.len() > 1 && sent[1..].iter().all(|c| !c.body.to_string().contains(MARKER)));
+    until_no_byte(&setup).await;
+}
+
+#[tokio::test]
+async fn a_reader_delays_the_emptying_of_the_log_but_not_the_answer() {
+    let setup = Setup::offline();
+    let engine = setup.start().await;
+    let fact = created(&engine, "knowledge", json!({"subject": "s", "content": format!("x {MARKER}")})).await;
+    let reader = Connection::open(setup.brain()).expect("the brain");
+    reader.execute_batch("BEGIN").expect("a transaction");
+    let rows: i64 = reader.query_row("SELECT count(*) FROM knowledge_store", [], |r| r.get(0)).expect("rows");
+    assert_eq!(rows, 1);
+    delete(&engine, &format!("/memory/knowledge/{fact}")).await;
+    assert!(!holds(&setup).is_empty(), "the reader still sees it, so it must still be there");
+    reader.execute_batch("COMMIT").expect("the end");
+    until_no_byte(&setup).await;
 }
 
 #[tokio::test]

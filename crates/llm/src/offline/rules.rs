@@ -63,6 +63,8 @@ struct ToolOutcome {
 #[derive(Debug, Clone, PartialEq)]
 struct Recalled {
     text: String,
+    /// What its item is about: it is found by that, too, and not quoted.
+    heading: String,
     /// Somebody else's words: they may be shown, but the person has not said them.
     quoted: bool,
 }
@@ -146,16 +148,32 @@ fn injected(text: &str) -> Option<Vec<Recalled>> {
     let ours = ["<memory", "<working_memory", "<context"].iter().any(|tag| start.starts_with(tag));
     ours.then(|| {
         let mut quoted = false;
-        let mut lines = Vec::new();
+        let mut lines: Vec<Recalled> = Vec::new();
+        // The first line of an item is its heading, when more follows; else it is all there is to quote.
+        let mut heading: Option<Recalled> = None;
+        let (mut opened, mut followed) = (false, false);
         for line in text.lines() {
             match line {
                 "<quoted>" => quoted = true,
                 "</quoted>" => quoted = false,
+                "</item>" => {
+                    lines.extend(heading.take().filter(|_| !followed));
+                }
                 _ => {}
             }
             let text = without_tags(line);
-            if !text.is_empty() {
-                lines.push(Recalled { text, quoted });
+            if line.starts_with("<item ") {
+                (heading, opened, followed) = (None, text.is_empty(), false);
+            }
+            if text.is_empty() {
+                continue;
+            }
+            if std::mem::take(&mut opened) {
+                heading = Some(Recalled { text, heading: String::new(), quoted });
+            } else {
+                followed = true;
+                let heading = heading.as_ref().map_or_else(String::new, |h| h.text.clone());
+                lines.push(Recalled { text, heading, quoted });
             }
         }
         lines
@@ -529,7 +547,8 @@ fn recall(thread: &Thread, about: &str) -> Option<String> {
     let shared = |text: &str| words(text).iter().filter(|w| wanted.contains(w)).count();
     let memory = thread.memory.iter().filter(|line| !is_own(&line.text)).map(|line| {
         let whose = if line.quoted { "in memory, as somebody else's words" } else { "in memory" };
-        (shared(&line.text), format!("{whose}: “{}”", quote(&line.text)))
+        let about = format!("{}\n{}", line.heading, line.text);
+        (shared(&about), format!("{whose}: “{}”", quote(&line.text)))
     });
     let said = thread.earlier().iter().rev().map(|s| (shared(s), format!("you said: “{}”", quote(s))));
     // The first of the best: memory before messages, recent messages before old ones.

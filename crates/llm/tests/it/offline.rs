@@ -130,6 +130,19 @@ async fn it_uses_recalled_memory_but_does_not_take_it_for_speech() {
 }
 
 #[tokio::test]
+async fn what_an_item_says_is_quoted_not_what_it_is_about() {
+    let memory = "<memory>\n<item id=\"fact-1\" source=\"user\">\noffice\nIt moved to 12 Baker Street.\n</item>\n</memory>";
+    let content = vec![Block::text(memory), Block::text("Where is the office?")];
+    let told = answer(&[], vec![Message { role: contract::Role::User, content }]).await;
+    assert!(told.contains("in memory: “It moved to 12 Baker Street.”"), "{told}");
+    let alone =
+        "<memory>\n<item id=\"fact-1\">\n<quoted>\nthe office burned down\n</quoted>\n</item>\n</memory>";
+    let content = vec![Block::text(alone), Block::text("Where is the office?")];
+    let told = answer(&[], vec![Message { role: contract::Role::User, content }]).await;
+    assert!(told.contains("as somebody else's words: “the office burned down”"), "{told}");
+}
+
+#[tokio::test]
 async fn a_remembered_subject_is_short_whatever_is_said() {
     for said in ["x".repeat(5000), format!("{} is long", "word ".repeat(500)), "is it so".to_owned()] {
         let made = calls(ALL_TOOLS, &format!("remember that {said}")).await;

@@ -13,7 +13,7 @@ fn neighbour(id: i64, text: &str) -> Neighbour<'_, i64> {
 }
 
 fn merged(into: i64, sameness: Sameness, trust: Trust) -> Verdict<i64> {
-    Verdict::Merge { into, sameness, confidence: 0.9 + 0.05, trust }
+    Verdict::Merge { into, sameness, confidence: 0.95, trust }
 }
 
 const SUITE: &str = "Run the whole suite before every push to the main branch of the project";

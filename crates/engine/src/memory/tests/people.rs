@@ -119,3 +119,20 @@ async fn edits_of_people_and_relations_reach_the_texts_that_name_them() {
     assert!(!ids(&memory.ask(Store::Social, "Benjamin").await).contains(&asha), "no text names who is gone");
     assert_eq!(memory.unembedded().await, 0);
 }
+
+#[tokio::test]
+async fn a_relation_that_comes_with_an_edit_says_why_it_is_kept() {
+    let place = Place::new();
+    let memory = place.local();
+    let id = memory.add(Wanted::Node(person("Asha"))).await;
+    for (name, said, kept) in
+        [("Ben", None, "edited over the API"), ("Cleo", Some("the new chart"), "the new chart")]
+    {
+        let rationale = said.map(str::to_owned);
+        let patch = NodePatch { relations: vec![manages(name)], rationale, ..NodePatch::default() };
+        let edited = memory.patch(&id, Patch::Node(patch)).await.expect("edited").expect("it is there");
+        let Item::Node(_, relations) = edited else { panic!("a node") };
+        let made = relations.iter().find(|r| r.other_name == name).expect("the relation");
+        assert_eq!(made.edge.provenance.rationale, kept);
+    }
+}

@@ -1,6 +1,7 @@
 //! Search end to end: meaning, names, periods, neighbours, all stores together, the newest.
 
 use super::{Place, api, content, fact, ids, note, person, task, typed};
+use crate::memory::Occasion;
 use crate::memory::item::{NewEpisode, NewFact, NewNode, Search, Wanted};
 use contract::Timestamp;
 use contract::memory::{EpisodeKind, FactType, Store};
@@ -52,6 +53,52 @@ async fn a_period_in_the_question_lifts_what_happened_then() {
     assert_eq!(ids(&found), [april.clone(), may.clone()]);
     let found = memory.search(ask("which deployment failed last week?")).await.expect("found");
     assert_eq!(ids(&found), [may, april]);
+}
+
+#[tokio::test]
+async fn a_period_finds_what_happened_then_without_a_word_of_it() {
+    let place = Place::new();
+    let memory = place.local();
+    let on = |key: &str, text: &str, at: &str| {
+        let Wanted::Episode(e) = note(key, text) else { panic!("an episode") };
+        Wanted::Episode(NewEpisode { occurred_at: Some(time(at)), ..e })
+    };
+    let dentist = memory.add(on("dentist", "Two fillings were made", "2026-05-12T09:00:00.000Z")).await;
+    let plumber = memory.add(on("plumber", "The sink was mended", "2026-05-19T15:00:00.000Z")).await;
+    memory.add(on("painter", "The hall is green now", "2026-03-02T15:00:00.000Z")).await;
+    let Wanted::Fact(office) = fact("office", "It stands in Baker Street") else { panic!("a fact") };
+    let moved = Wanted::Fact(NewFact { valid_from: Some(time("2026-05-19T08:00:00.000Z")), ..office });
+    let moved = memory.add(moved).await;
+    let now = time("2026-05-20T10:00:00.000Z");
+    let all = async |query: &str| ids(&memory.search_all(query, 20, now).await.expect("found"));
+    assert_eq!(all("what did we do last week?").await.first(), Some(&dentist));
+    assert_eq!(all("yesterday").await[..2], [plumber.clone(), moved]);
+    let ask = Search { store: Store::Episodes, query: "yesterday".into(), limit: 1, now };
+    let found = memory.search(ask).await.expect("found");
+    assert_eq!(ids(&found), [plumber]);
+    assert!(found[0].score >= 0.15);
+
+    let budget = ::memory::recall::Budget { items: 5, tokens: 1500 };
+    let asked = Occasion { question: "what did we do last week?".into(), ..Occasion::default() };
+    let recalled = memory.recall(asked, budget, now).await.expect("something");
+    assert_eq!(recalled.ids.first(), Some(&dentist));
+}
+
+#[tokio::test]
+async fn a_fact_that_does_not_hold_yet_is_recalled_only_when_its_time_is_asked_about() {
+    let place = Place::new();
+    let memory = place.local();
+    let Wanted::Fact(fare) = fact("train fare", "The train fare is nine euros") else { panic!("a fact") };
+    let fare = Wanted::Fact(NewFact { valid_from: Some(time("2026-05-21T00:00:00.000Z")), ..fare });
+    let fare = memory.add(fare).await;
+    let budget = ::memory::recall::Budget { items: 5, tokens: 1500 };
+    let now = time("2026-05-20T10:00:00.000Z");
+    let recall = async |question: &str| {
+        let asked = Occasion { question: question.into(), ..Occasion::default() };
+        memory.recall(asked, budget, now).await.map(|recalled| recalled.ids)
+    };
+    assert_eq!(recall("what is the train fare?").await, None);
+    assert_eq!(recall("what is the train fare on 2026-05-21?").await, Some(vec![fare]));
 }
 
 #[tokio::test]
