@@ -51,7 +51,7 @@ pub const COMMON_FROM_ROWS: u64 = 50;
 /// memories stand before fresh ones.
 pub const CONFIDENCE_FLOOR: f64 = 0.05;
 /// Days after which an unconfirmed memory is half as sure. Shorter buries what was said once a year ago and is asked for
-/// today (decision 028); longer keeps old habits on top.
+/// today (decision 029); longer keeps old habits on top.
 pub const CONFIDENCE_HALF_LIFE_DAYS: f64 = 1095.0;
 /// What age can never take away. Lower puts whatever is new before what was asked for; 1 would ignore age.
 pub const RECENCY_BASE: f64 = 0.8;
