@@ -2,8 +2,8 @@
 //!
 //! A model may say anything, and what it was shown may have told it what to say. So trust comes from who was heard, not
 //! from what the answer claims: from a turn that read anything of somebody else, only what the person's words alone
-//! showed (a call in which nobody else was heard) is the person's; where tools were heard, an item is the person's only
-//! if their words say it, too.
+//! showed (a call in which nobody else was heard) is the person's, and so it is where a program put data beside their
+//! message; where tools were heard, an item is the person's only if their words say it, too.
 //!
 //! The invariant: no answer of a model makes anything more trusted than the least trusted thing that it cites.
 
@@ -185,7 +185,7 @@ impl Making<'_> {
         match (reading.heard, self.material.reading) {
             (Heard::PersonAlone, _) => Some(trust),
             // the person's own words were read alone; here a page may speak in their name
-            (Heard::Everybody, Reading::Tainted) if is_the_person_s => None,
+            (Heard::Everybody, _) if is_the_person_s && self.material.is_heard_apart() => None,
             (Heard::Everybody, Reading::Tainted) => Some(Trust::Untrusted),
             (Heard::Everybody, Reading::Clean) => {
                 let tools = self.material.told.iter().any(|told| told.voice == Voice::Elsewhere);

@@ -1,20 +1,25 @@
 //! What a finished turn offers to be learned from: what was said and done in it, who said it, and what had been recalled.
 //!
 //! Read at one instant of the brain. The person's words are told apart from everybody else's here, once; nothing later
-//! can make the one out of the other. Recalled blocks are taken out, so that memory does not feed on itself.
+//! can make the one out of the other. Data that a program put beside a message is a piece of its own, and so is what the
+//! person answered when asked. Recalled blocks are taken out, so that memory does not feed on itself.
 //!
 //! The invariant: every piece has an id that evidence can cite, and a voice that says how far it may be believed.
 
 use crate::secrets::Known;
 use crate::turn::compact::brief;
+use crate::turn::said::{beside, said};
 use ::memory::trajectory::Message;
 use ::memory::trust::{Evidence, Turn as Reading};
+use brain::Tx;
 use brain::memory::lineage::Parent;
 use brain::memory::signals::{self, Signal};
 use brain::memory::{MemoryId, episodes, knowledge, trajectories};
+use brain::messages::{self, Message as Stored};
+use brain::prompts::{self, Prompt, PromptState};
 use brain::turns::{self, Turn};
-use brain::{Tx, messages};
 use contract::conversation::{Block, Role};
+use contract::event::HitlKind;
 use contract::memory::{ParentKind, Trust};
 use contract::{Timestamp, TurnId};
 use serde_json::Value;
@@ -31,14 +36,19 @@ const MEMORY_SEARCHES: [&str; 3] = ["knowledge_search", "episode_search", "socia
 /// What stands for such a result.
 const FOUND: &str = "[memories, which are known already]";
 
+/// Between the id of a message and the name of a part of it. No id holds it, so the message is found again.
+const PART: char = '#';
+/// How data that a program put beside a message is shown.
+const DATA_ROLE: &str = "context";
+
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Voice {
-    /// The person, in the message that began the turn or in feedback on it.
+    /// The person, in the message that began the turn, in an answer during it or in feedback on it.
     Person,
     /// The assistant.
     Assistant,
-    /// A tool, a hook, a sub-agent: whatever came in from elsewhere.
+    /// A tool, a hook, a sub-agent, data that a program sent along: whatever came in from elsewhere.
     Elsewhere,
 }
 
@@ -67,7 +77,9 @@ impl Told {
     pub fn parent(&self) -> Parent {
         let is_feedback = self.message.id.starts_with("sig-");
         let kind = if is_feedback { ParentKind::Signal } else { ParentKind::Message };
-        Parent { kind, id: self.message.id.clone() }
+        // a part of a message goes when the message goes
+        let id = self.message.id.split(PART).next().unwrap_or_default();
+        Parent { kind, id: id.to_owned() }
     }
 }
 
@@ -116,7 +128,7 @@ impl Material {
         let reading = if turns::was_tainted(tx, &turn)? { Reading::Tainted } else { Reading::Clean };
         let on_it = signals::of_turn(tx, &turn.turn_id)?;
         let signals: Vec<Signal> = on_it.into_iter().filter(|s| s.processed_at.is_none()).collect();
-        let mut told = said_in(tx, &turn, known)?;
+        let mut told = said_in(tx, &turn, reading, known)?;
         if !told.is_empty() {
             told.extend(signals.iter().filter_map(|signal| feedback(signal, known)));
         }
@@ -130,6 +142,12 @@ impl Material {
         Ok(Some(Self { at, told, reading, signals, recalled, turn }))
     }
 
+    /// Whether the person's words are to be read alone, because others were heard who could speak in their name: pages,
+    /// and data of a program, which is text from anywhere beside the very message.
+    pub fn is_heard_apart(&self) -> bool {
+        self.reading == Reading::Tainted || self.told.iter().any(|told| told.message.role == DATA_ROLE)
+    }
+
     /// One piece by its id.
     pub fn told(&self, id: &str) -> Option<&Told> {
         self.told.iter().find(|told| told.message.id == id)
@@ -137,7 +155,7 @@ impl Material {
 }
 
 /// What was said in a turn, when what the person said to begin it still stands.
-fn said_in(tx: &Tx<'_>, turn: &Turn, known: &Known) -> brain::Result<Vec<Told>> {
+fn said_in(tx: &Tx<'_>, turn: &Turn, reading: Reading, known: &Known) -> brain::Result<Vec<Told>> {
     let mut stored = messages::of_turn(tx, &turn.turn_id)?;
     if !stored.iter().any(|m| m.message_id == turn.user_message_id) {
         // of a retry it belongs to the turn before
@@ -146,24 +164,90 @@ fn said_in(tx: &Tx<'_>, turn: &Turn, known: &Known) -> brain::Result<Vec<Told>> 
         stored.insert(0, first);
     }
     let searches = memory_searches(&stored);
-    let told = stored.into_iter().take(MESSAGES).filter_map(|stored| {
-        let (voice, role) = match stored.role {
-            Role::User if stored.message_id == turn.user_message_id => (Voice::Person, "user"),
-            // what a hook wanted to be read
-            Role::User => (Voice::Elsewhere, "note"),
-            Role::Assistant => (Voice::Assistant, "assistant"),
-            Role::Tool => (Voice::Elsewhere, "tool"),
-        };
-        let lines: Vec<String> = stored.content.iter().filter_map(|b| line_of(b, &searches)).collect();
-        let text = known.scrub(&lines.join("\n")).into_owned();
-        let message = Message::new(stored.message_id.as_str(), role, &text);
-        (!message.text.trim().is_empty()).then_some(Told { message, voice })
+    let mut answers = prompts::of_turn(tx, &turn.turn_id)?;
+    answers.retain(|prompt| prompt.state == PromptState::Answered);
+    let pieces = stored.iter().take(MESSAGES).flat_map(|stored| match stored.role {
+        Role::User if stored.message_id == turn.user_message_id => opening(stored, &searches),
+        // what a hook wanted to be read
+        Role::User => vec![piece(stored, "", ("note", Voice::Elsewhere), &stored.content, &searches)],
+        Role::Assistant => {
+            vec![piece(stored, "", ("assistant", Voice::Assistant), &stored.content, &searches)]
+        }
+        Role::Tool => results(stored, &answers, reading, &searches),
     });
-    Ok(told.collect())
+    Ok(pieces.filter_map(|told| scrubbed(told, known)).collect())
+}
+
+fn piece(
+    stored: &Stored,
+    part: &str,
+    (role, voice): (&str, Voice),
+    content: &[Block],
+    searches: &BTreeSet<String>,
+) -> Told {
+    let lines: Vec<String> = content.iter().filter_map(|block| line_of(block, searches)).collect();
+    Told { message: Message::new(&format!("{}{part}", stored.message_id), role, &lines.join("\n")), voice }
+}
+
+fn scrubbed(told: Told, known: &Known) -> Option<Told> {
+    let Told { message, voice } = told;
+    let text = known.scrub(&message.text).into_owned();
+    let message = Message::new(&message.id, &message.role, &text);
+    (!message.text.trim().is_empty()).then_some(Told { message, voice })
+}
+
+/// The message that began the turn: what the person said, and apart from it what a program put beside it.
+fn opening(stored: &Stored, searches: &BTreeSet<String>) -> Vec<Told> {
+    let media = stored.content.iter().filter(|block| block.source().is_some()).cloned();
+    let words: Vec<Block> = [Block::text(said(&stored.content))].into_iter().chain(media).collect();
+    let data = [Block::text(beside(&stored.content))];
+    vec![
+        piece(stored, "", ("user", Voice::Person), &words, searches),
+        piece(stored, &format!("{PART}{DATA_ROLE}"), (DATA_ROLE, Voice::Elsewhere), &data, searches),
+    ]
+}
+
+/// Results of calls; what the person answered in them is the person's.
+fn results(stored: &Stored, answers: &[Prompt], reading: Reading, searches: &BTreeSet<String>) -> Vec<Told> {
+    let (mut others, mut answered) = (Vec::new(), Vec::new());
+    for block in &stored.content {
+        let Block::ToolResult { tool_use_id, .. } = block else {
+            others.push(block.clone());
+            continue;
+        };
+        let mut is_all_the_person_s = false;
+        for prompt in answers.iter().filter(|prompt| prompt.call_id.as_str() == tool_use_id) {
+            let answer = answer_of(prompt, reading);
+            is_all_the_person_s |= answer.is_some() && prompt.content_blocks.is_empty();
+            let words = [answer, prompt.feedback.as_deref()].into_iter().flatten().map(Block::text);
+            let part = format!("{PART}answer-{}", answered.len() + 1);
+            answered.push(piece(
+                stored,
+                &part,
+                ("user", Voice::Person),
+                &words.collect::<Vec<_>>(),
+                searches,
+            ));
+        }
+        if !is_all_the_person_s {
+            others.push(block.clone());
+        }
+    }
+    let mut told = vec![piece(stored, "", ("tool", Voice::Elsewhere), &others, searches)];
+    told.extend(answered);
+    told
+}
+
+/// What the person answered to a question. A yes to a permission says nothing about them, and an option that was offered
+/// after somebody else was read may be worded by them.
+fn answer_of(prompt: &Prompt, reading: Reading) -> Option<&str> {
+    let answer = prompt.answer.as_deref().filter(|_| prompt.kind == HitlKind::Question)?;
+    let offered = prompt.options.iter().any(|option| option.trim() == answer.trim());
+    (reading == Reading::Clean || !offered).then_some(answer)
 }
 
 /// The calls of a turn that looked into memory.
-fn memory_searches(stored: &[messages::Message]) -> BTreeSet<String> {
+fn memory_searches(stored: &[Stored]) -> BTreeSet<String> {
     let calls = stored.iter().flat_map(|message| &message.content).filter_map(|block| match block {
         Block::ToolUse { id, name, .. } if MEMORY_SEARCHES.contains(&name.as_str()) => Some(id.clone()),
         _ => None,

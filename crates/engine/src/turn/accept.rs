@@ -107,7 +107,8 @@ fn check(core: &Core, request: &ExecuteRequest) -> Result<Checked, ApiError> {
                 json!(text.len()),
             ));
         }
-        blocks.push(Block::text(format!("<context>\n{text}\n</context>")));
+        // behind words and media: see `said`
+        blocks.push(crate::turn::said::data(&text));
     }
     if let Some(schema) = &request.output_schema {
         check_schema(schema)?;

@@ -8,7 +8,7 @@
 use crate::memory::{Intent, NewEpisode, Origin, Prepared, Touched, Wanted, node_text, write_in};
 use crate::secrets::Known;
 use crate::turn::message::text_of;
-use crate::turn::recall::said;
+use crate::turn::said::{beside, said};
 use ::memory::confidence;
 use ::memory::recall::without_recalled;
 use ::memory::trust::{self, Evidence, Turn as Reading};
@@ -72,7 +72,7 @@ fn episode(
     let clean = |text: &str| without_recalled(&keeper.known.scrub(text));
     let content = |id: &MessageId| messages::get(tx, &turn.task_id, id).map(|m| m.map(|m| m.content));
     let asked = content(&turn.user_message_id)?.unwrap_or_default();
-    let message = match clean(&said(&asked)) {
+    let message = match clean(said(&asked)) {
         text if text.trim().is_empty() => media(&asked),
         text => text,
     };
@@ -154,7 +154,7 @@ fn trajectory(
     // the least trusted thing it read
     let trust = match reading {
         Reading::Tainted => Trust::Untrusted,
-        Reading::Clean if calls.is_empty() => Trust::User,
+        Reading::Clean if calls.is_empty() && !has_data(tx, turn)? => Trust::User,
         Reading::Clean => Trust::Tool,
     };
     let (model_calls, tokens) = usage::of_turn(tx, &turn.turn_id)?;
@@ -179,6 +179,12 @@ fn trajectory(
         trust,
         at: now,
     })
+}
+
+/// Whether a program put data beside what the person said to begin the turn.
+fn has_data(tx: &Tx<'_>, turn: &Turn) -> brain::Result<bool> {
+    let message = messages::get(tx, &turn.task_id, &turn.user_message_id)?;
+    Ok(message.is_some_and(|message| !beside(&message.content).is_empty()))
 }
 
 /// Takes back what was kept of turns whose message or answer was replaced by an edit or a retry: their episodes go, and

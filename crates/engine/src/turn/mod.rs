@@ -18,6 +18,7 @@ pub mod steps;
 pub mod nested;
 pub mod soul;
 pub mod recall;
+pub mod said;
 pub mod context;
 pub mod model;
 pub mod message;

@@ -13,6 +13,7 @@ use crate::tools::toolbox::{Offer, Toolbox};
 use crate::turn::frame::{Frame, MAX_DEPTH, Seat};
 use crate::turn::message::text_of;
 use crate::turn::recall;
+use crate::turn::said;
 use crate::turn::steps::{End, Run};
 use brain::messages;
 use brain::turns::Turn;
@@ -41,7 +42,7 @@ fn told(input: &Value) -> Vec<Block> {
         Some(Value::String(text)) => Some(text.clone()),
         Some(other) => Some(other.to_string()),
     };
-    let context = context.map(|c| Block::text(format!("<context>\n{c}\n</context>")));
+    let context = context.map(|c| said::data(&c));
     [Block::text(task)].into_iter().chain(context).collect()
 }
 
@@ -79,7 +80,7 @@ pub fn run<'a>(above: Seat<'a>, call: &'a CallId, input: &'a Value) -> BoxFuture
             }
             End::Answered { message, reason, .. } => {
                 let text = match message {
-                    Some(message) => said(seat, message).await?,
+                    Some(message) => text_in(seat, message).await?,
                     None => String::new(),
                 };
                 Ok(Ran::Over(Ok(answer(text, reason, core.config.tool_output_max_bytes))))
@@ -95,7 +96,7 @@ async fn is_open(above: Seat<'_>, frame: &Frame) -> brain::Result<bool> {
 }
 
 /// The text of a stored message.
-async fn said(seat: Seat<'_>, message: MessageId) -> brain::Result<String> {
+async fn text_in(seat: Seat<'_>, message: MessageId) -> brain::Result<String> {
     let task = seat.turn.task_id.clone();
     let read = seat.core.brain.read("nested answer", move |tx| messages::get(tx, &task, &message));
     Ok(read.await?.map(|m| text_of(&m.content)).unwrap_or_default())

@@ -12,28 +12,13 @@ use crate::turn::compact::Cuts;
 use crate::turn::context::{self, History};
 use crate::turn::coordinator::Control;
 use crate::turn::frame::Frame;
+use crate::turn::said::said;
 use ::memory::recall::Budget;
 use brain::snapshots::{self, Step};
 use brain::turns::{self, Turn};
 use brain::{Tx, messages};
 use contract::conversation::Block;
 use contract::{Timestamp, TurnId};
-
-/// How a caller's `context` begins in a message: data of a program, not what the person says.
-const CONTEXT: &str = "<context>\n";
-
-/// What a message says in words, without the context that a program sent along.
-pub fn said(content: &[Block]) -> String {
-    let texts: Vec<&str> = content
-        .iter()
-        .filter_map(|block| match block {
-            Block::Text { text } => Some(text.as_str()),
-            _ => None,
-        })
-        .filter(|text| !text.starts_with(CONTEXT))
-        .collect();
-    texts.join("\n")
-}
 
 /// What is recalled into a turn that has not begun; `None` also when it has, or is to stop.
 pub async fn into_turn(core: &Core, id: &TurnId, control: &Control) -> Option<Recalled> {
@@ -49,7 +34,7 @@ pub async fn into_turn(core: &Core, id: &TurnId, control: &Control) -> Option<Re
 /// What is recalled into a nested loop, that knows nothing but what it is told.
 pub async fn into_nested(core: &Core, control: &Control, told: &[Block]) -> Option<Recalled> {
     let seen = texts(told, &Cuts::default());
-    ask(core, control, Occasion { question: said(told), seen, ..Occasion::default() }).await
+    ask(core, control, Occasion { question: said(told).to_owned(), seen, ..Occasion::default() }).await
 }
 
 async fn ask(core: &Core, control: &Control, occasion: Occasion) -> Option<Recalled> {
@@ -93,7 +78,7 @@ fn occasion(tx: &Tx<'_>, id: &TurnId) -> brain::Result<Option<Occasion>> {
     let mut seen = shown(&history);
     seen.extend(context::render_working_memory(tx, &turn)?);
     let turns = history.messages.iter().map(|m| m.turn_id.clone()).collect();
-    Ok(Some(Occasion { question: said(&current.content), seen, turns }))
+    Ok(Some(Occasion { question: said(&current.content).to_owned(), seen, turns }))
 }
 
 /// The texts of the conversation as the model gets it.
@@ -114,16 +99,4 @@ fn texts(content: &[Block], cuts: &Cuts) -> Vec<String> {
             _ => Vec::new(),
         })
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_program_sends_along_is_not_what_the_person_says() {
-        let blocks = [Block::text("who is Asha?"), Block::text("<context>\n{\"page\": 3}\n</context>")];
-        assert_eq!(said(&blocks), "who is Asha?");
-        assert_eq!(said(&blocks[1..]), "");
-    }
 }

@@ -5,6 +5,7 @@ mod deaths;
 mod endpoints;
 mod experience;
 mod trust;
+mod words;
 
 use crate::memory::found;
 use crate::support::{Engine, Setup};

@@ -101,7 +101,7 @@ impl Thread {
                     .iter()
                     .any(|b| matches!(b, Block::Text { text } if !text.trim().is_empty()));
             }
-            let mut said = Vec::new();
+            let (mut said, mut has_media) = (Vec::new(), false);
             for block in &message.content {
                 match block {
                     Block::ToolUse { id, name, input, .. } => calls.push((id, name, input)),
@@ -115,11 +115,16 @@ impl Thread {
                             is_error: *is_error,
                         });
                     }
-                    Block::Text { text } if message.role == Role::User => match injected(text) {
-                        Some(lines) => thread.memory.extend(lines),
-                        None if !text.trim().is_empty() => said.push(text.trim().to_owned()),
-                        None => {}
-                    },
+                    Block::Text { text } if message.role == Role::User => {
+                        // a program's data stands behind the words or media of a message; in front, a person typed it
+                        let is_first = said.is_empty() && !has_media;
+                        match injected(text).filter(|_| !(is_first && is_data(text))) {
+                            Some(lines) => thread.memory.extend(lines),
+                            None if !text.trim().is_empty() => said.push(text.trim().to_owned()),
+                            None => {}
+                        }
+                    }
+                    other if medium(other).is_some() => has_media = true,
                     _ => {}
                 }
             }
@@ -142,10 +147,16 @@ impl Thread {
     }
 }
 
-/// The lines of a block the Engine put before the message: recalled memory and the like.
+/// True for what looks like data that a program sent along.
+fn is_data(text: &str) -> bool {
+    text.trim_start().starts_with("<context")
+}
+
+/// The lines of a block the Engine put beside the message: recalled memory and the like.
 fn injected(text: &str) -> Option<Vec<Recalled>> {
     let start = text.trim_start();
-    let ours = ["<memory", "<working_memory", "<context"].iter().any(|tag| start.starts_with(tag));
+    let ours =
+        ["<memory", "<working_memory", "<summary"].iter().any(|tag| start.starts_with(tag)) || is_data(text);
     ours.then(|| {
         let mut quoted = false;
         let mut lines: Vec<Recalled> = Vec::new();

@@ -11,6 +11,7 @@ use crate::core::{Core, to_the_end};
 use crate::memory::{Hit, Intent, Origin, Search, Wanted, Written};
 use crate::tools::tool::{Failure, LongTerm};
 use crate::turn::accept::storage;
+use crate::turn::said::said;
 use ::memory::fixed_rules;
 use ::memory::gate;
 use ::memory::likeness::normalised;
@@ -21,7 +22,7 @@ use brain::memory::{MemoryId, episodes, knowledge};
 use brain::turns::{self, Turn};
 use brain::{Tx, messages};
 use contract::memory::{ParentKind, Store};
-use contract::{Block, Timestamp, ToolReason};
+use contract::{Timestamp, ToolReason};
 use futures::future::BoxFuture;
 use std::sync::Arc;
 
@@ -139,15 +140,14 @@ impl Grounds {
             false => Reading::Clean,
         };
         let message = messages::get(tx, &turn.task_id, &turn.user_message_id)?;
-        let text: Vec<&str> = message.iter().flat_map(|m| &m.content).filter_map(text_of).collect();
-        let said = text.join("\n");
-        let by_the_person = statement.is_some_and(|statement| is_said(&said, statement));
+        let words = message.as_ref().map_or("", |message| said(&message.content));
+        let by_the_person = statement.is_some_and(|statement| is_said(words, statement));
         let mut recalled = Vec::new();
         for id in turns::recalled(tx, &turn.turn_id)? {
             recalled.extend(said_by(tx, &id)?);
         }
         // one word that the person says makes a correction out of an echo
-        recalled.retain(|item| !statement.is_some_and(|text| gate::adds_what_was_heard(text, &said, item)));
+        recalled.retain(|item| !statement.is_some_and(|text| gate::adds_what_was_heard(text, words, item)));
         Ok(Self { reading, by_the_person, recalled })
     }
 
@@ -176,13 +176,6 @@ impl Grounds {
             intent: Intent::Statement,
             recalled: self.recalled,
         }
-    }
-}
-
-fn text_of(block: &Block) -> Option<&str> {
-    match block {
-        Block::Text { text } => Some(text),
-        _ => None,
     }
 }
 
