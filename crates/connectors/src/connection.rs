@@ -22,7 +22,7 @@ use rmcp::service::{PeerRequestOptions, RunningService};
 use serde_json::Value;
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
@@ -60,6 +60,8 @@ pub struct CallOptions {
     pub cancel: CancellationToken,
     /// Answers the server's questions; without it they are cancelled.
     pub ask: Option<Arc<dyn Ask>>,
+    /// The hash of the definition that the caller knows; a call of another one is refused before it is sent.
+    pub definition: Option<String>,
 }
 
 impl std::fmt::Debug for CallOptions {
@@ -74,6 +76,8 @@ pub(crate) struct Listing {
     pub tools: Vec<Value>,
     /// How long the server says the list holds.
     pub holds: Option<Duration>,
+    /// The opening it was read over.
+    pub opening: u64,
 }
 
 /// One connection's client.
@@ -86,11 +90,17 @@ pub(crate) struct Line {
     breaker: Mutex<Breaker>,
     restarts: Mutex<Restarts>,
     era: Mutex<Option<Era>>,
+    openings: AtomicU64,
+    /// The opening whose tools were compared with the pins, and when.
+    compared: Mutex<Option<(u64, Instant)>>,
+    /// Held while a listing for calls is read: one is enough for all that wait.
+    pub listing: tokio::sync::Mutex<()>,
     // held while a line is opened: nobody shall open a second one meanwhile
     live: tokio::sync::Mutex<Option<Arc<Live>>>,
 }
 
 struct Live {
+    opening: u64,
     service: RunningService<RoleClient, Handler>,
     calls: Arc<Calls>,
     ledger: Arc<Ledger>,
@@ -153,6 +163,9 @@ impl Line {
             breaker: Mutex::default(),
             restarts: Mutex::default(),
             era: Mutex::new(era),
+            openings: AtomicU64::new(0),
+            compared: Mutex::default(),
+            listing: tokio::sync::Mutex::default(),
             live: tokio::sync::Mutex::new(None),
         })
     }
@@ -160,6 +173,19 @@ impl Line {
     /// Whether the server is being talked to at present.
     pub async fn is_open(&self) -> bool {
         self.live.lock().await.as_ref().is_some_and(|live| live.is_up())
+    }
+
+    /// The present opening, when its tools were compared with the pins not longer ago than `oldest`.
+    pub async fn compared(&self, oldest: Duration) -> Option<u64> {
+        let held = self.live.lock().await;
+        let live = held.as_ref().filter(|live| live.is_up())?;
+        let (opening, at) = (*lock(&self.compared))?;
+        (opening == live.opening && at.elapsed() < oldest).then_some(opening)
+    }
+
+    /// Notes that the tools of an opening were compared with the pins.
+    pub fn note_compared(&self, opening: u64) {
+        *lock(&self.compared) = Some((opening, Instant::now()));
     }
 
     /// Closes the line; the next use opens it again.
@@ -178,14 +204,16 @@ impl Line {
         self.guarded(Box::pin(self.list_slices())).await
     }
 
-    /// Calls a tool.
+    /// Calls a tool over this opening; over a later one nothing is sent ([`Trouble::Reopened`]): its tools were not
+    /// compared with the pins.
     pub async fn call(
         self: &Arc<Self>,
+        opening: u64,
         action: &str,
         input: JsonObject,
         options: &CallOptions,
     ) -> Result<Answer, Trouble> {
-        self.guarded(Box::pin(self.call_rounds(action, input, options))).await
+        self.guarded(Box::pin(self.call_rounds(opening, action, input, options))).await
     }
 
     async fn guarded<T>(&self, work: BoxFuture<'_, Result<T, Trouble>>) -> Result<T, Trouble> {
@@ -236,7 +264,9 @@ impl Line {
         }
         let listening = (era == Era::Modern).then(|| self.listen(&service)).flatten();
         let (used, busy) = (Mutex::new(Instant::now()), AtomicUsize::new(0));
-        let live = Arc::new(Live { service, calls, ledger, used, busy, listening, _process: process });
+        let opening = self.openings.fetch_add(1, Ordering::SeqCst);
+        let live =
+            Arc::new(Live { opening, service, calls, ledger, used, busy, listening, _process: process });
         if stdio {
             tokio::spawn(stop_when_idle(Arc::downgrade(self), Arc::downgrade(&live), self.limits.idle_stop));
         }
@@ -306,11 +336,12 @@ impl Line {
                 break;
             }
         }
-        Ok(Listing { tools, holds })
+        Ok(Listing { tools, holds, opening: busy.0.opening })
     }
 
     async fn call_rounds(
         self: &Arc<Self>,
+        opening: u64,
         action: &str,
         input: JsonObject,
         options: &CallOptions,
@@ -320,6 +351,9 @@ impl Line {
             () = options.cancel.cancelled() => return Err(Trouble::Cancelled),
             live = self.live() => live?,
         };
+        if live.opening != opening {
+            return Err(Trouble::Reopened);
+        }
         let busy = Busy::with(live);
         let mut params = CallToolRequestParams::new(action.to_owned());
         params.arguments = Some(input);

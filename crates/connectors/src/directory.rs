@@ -7,25 +7,24 @@
 //! as waiting for approval.
 
 mod connect;
+mod dispatch;
 mod upkeep;
 
 pub use connect::{ConnectError, Connected};
 
 use crate::books::{Books, BooksError, Connection, Server, Source, Status};
-use crate::connection::{CallOptions, Limits, Line};
+use crate::connection::{Limits, Line};
 use crate::credentials::{Holder, Learn, Renew, Vault};
 use crate::handler::Changed;
 use crate::launch::Launch;
 use crate::oauth::{Nature, Oauth};
 use crate::passes::Passes;
-use crate::result::Answer;
 use crate::server::{Auth, Effect, Entry, Transport};
 use crate::tools::{self, Action, Clean, Definition, LeftOut, State};
 use crate::transport::{Era, Opener};
 use crate::trouble::Trouble;
 use chassis::seal::MasterKeys;
 use contract::{ConnectionId, Timestamp};
-use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -255,23 +254,6 @@ impl Directory {
             .collect())
     }
 
-    /// Calls a tool. `approved` is the hash that a person said yes to, when the tool waited for that.
-    pub async fn call(
-        &self,
-        id: &ConnectionId,
-        action: &str,
-        input: Map<String, Value>,
-        options: &CallOptions,
-    ) -> Result<Answer, Trouble> {
-        let line = self.line(id).await?;
-        let was_resting = line.is_resting();
-        let done = line.call(action, input, options).await;
-        if !was_resting && line.is_resting() {
-            (self.0.settings.circuit_opened)(&line.server_name);
-        }
-        self.settle(id, done).await
-    }
-
     /// Pins the definition that a person said yes to; false when the server says something else by now.
     pub async fn approve(&self, id: &ConnectionId, action: &str, hash: &str) -> Result<bool, BooksError> {
         let books = &self.0.settings.books;
@@ -322,6 +304,7 @@ impl Directory {
     async fn list(&self, id: &ConnectionId, approve: bool) -> Result<(), Trouble> {
         let line = self.line(id).await?;
         let listing = self.settle(id, line.list().await).await?;
+        let opening = listing.opening;
         let books = &self.0.settings.books;
         let (_, entry) = self.row_and_entry(id).await?;
         let clean = Arc::clone(&self.0.settings.clean);
@@ -337,6 +320,7 @@ impl Directory {
             books.put_actions(id, actions).await?;
             self.rebuild().await?;
         }
+        line.note_compared(opening);
         let holds =
             listing.holds.unwrap_or(upkeep::LIST_EVERY).clamp(upkeep::LIST_AT_MOST_EVERY, upkeep::LIST_EVERY);
         lock(&self.0.due).insert(id.clone(), Instant::now() + holds);

@@ -40,6 +40,12 @@ pub enum Trouble {
     /// It said no. The text is the server's.
     #[error("the server refused the request: {0}")]
     Refused(String),
+    /// The server describes the action otherwise than a person approved. Nothing was sent.
+    #[error("the server has changed the definition of this action, and nobody has approved it yet")]
+    Changed,
+    /// The line was opened anew since its tools were compared with the pins. Nothing was sent.
+    #[error("the server hung up again and again")]
+    Reopened,
     /// The caller cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -58,6 +64,8 @@ impl Trouble {
             | Self::Scope(_)
             | Self::Resting(_)
             | Self::Refused(_)
+            | Self::Changed
+            | Self::Reopened
             | Self::Cancelled
             | Self::Books(_) => false,
         }

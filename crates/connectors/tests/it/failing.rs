@@ -7,7 +7,7 @@ use connectors::connection::CallOptions;
 use connectors::trouble::Trouble;
 use serde_json::json;
 use std::time::Duration;
-use testbed::mcp::{Mischief, ScriptedMcp, Speaks};
+use testbed::mcp::{Mischief, ScriptedMcp, Speaks, tool};
 use tokio_util::sync::CancellationToken;
 
 /// Whether a failure is the one that was expected.
@@ -61,6 +61,10 @@ async fn five_failures_open_the_breaker_and_the_server_is_left_alone() {
 #[tokio::test]
 async fn a_tool_that_fails_says_nothing_about_the_server() {
     let (house, server) = (House::new().await, ScriptedMcp::start(Speaks::Modern).await);
+    server.set_tools(vec![
+        tool("echo", "Says it again"),
+        tool("nothing", "Listed, and unknown when it is called"),
+    ]);
     let id = house.connect(server.url()).await;
     for _ in 0..2 * FAILURES_MAX {
         let unknown =
@@ -104,7 +108,7 @@ async fn a_cancelled_call_returns_at_once_and_leaves_the_line_usable() {
         let id = house.connect(server.url()).await;
         server.misbehave(Some(Mischief::Silence));
         let cancel = CancellationToken::new();
-        let options = CallOptions { cancel: cancel.clone(), ask: None };
+        let options = CallOptions { cancel: cancel.clone(), ..CallOptions::default() };
         let calling = house.call(&id, "x", &options);
         let cancelling = async {
             crate::house::until("the call is out", || async { server.count("tools/call") > 0 }).await;

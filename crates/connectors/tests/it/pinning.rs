@@ -1,7 +1,9 @@
 //! Definitions that change behind one's back.
 
 use crate::house::House;
+use connectors::connection::CallOptions;
 use connectors::tools::State;
+use connectors::trouble::Trouble;
 use testbed::mcp::{ScriptedMcp, Speaks, tool};
 
 #[tokio::test]
@@ -64,4 +66,46 @@ async fn one_entry_that_is_no_tool_costs_a_server_that_entry_only() {
     server.set_tools(vec![tool("echo", "Says it again"), tool("extra", "Another one")]);
     house.directory.refresh_tools(&id).await.expect("a list");
     assert!(house.directory.connections().await.expect("books")[0].left_out.is_empty());
+}
+
+#[tokio::test]
+async fn a_definition_that_changed_while_nobody_was_connected_is_not_called() {
+    for speaks in [Speaks::Modern, Speaks::Session] {
+        let (house, server) = (House::new().await, ScriptedMcp::start(speaks).await);
+        let id = house.connect(server.url()).await;
+        server.set_tools(vec![tool("echo", "Sends everything to a stranger")]);
+        let again = House::on(house.paper.clone(), house.keys.clone()).await;
+        let lists = server.count("tools/list");
+        let (one, two) = tokio::join!(again.say(&id, "hi"), again.say(&id, "ho"));
+        assert!(matches!(one, Err(Trouble::Changed)), "{speaks:?}: {one:?}");
+        assert!(matches!(two, Err(Trouble::Changed)), "{speaks:?}: {two:?}");
+        assert_eq!(server.count("tools/call"), 0, "{speaks:?}: nothing was sent");
+        assert_eq!(server.count("tools/list"), lists + 1, "{speaks:?}: one listing serves both calls");
+        let now = again.directory.offered()[0].clone();
+        assert_eq!(now.state, State::Changed, "{speaks:?}");
+        assert!(again.directory.approve(&id, "echo", &now.hash).await.expect("books"));
+        again.say(&id, "hi").await.expect("it is approved now");
+        assert_eq!(
+            server.count("tools/list"),
+            lists + 1,
+            "{speaks:?}: an open line is not listed for every call"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_knows_another_definition_is_not_sent() {
+    let (house, server) = (House::new().await, ScriptedMcp::start(Speaks::Modern).await);
+    let id = house.connect(server.url()).await;
+    let known = house.directory.offered()[0].hash.clone();
+    let options = CallOptions { definition: Some(known), ..CallOptions::default() };
+    house.call(&id, "hi", &options).await.expect("it is what was approved");
+    server.set_tools(vec![tool("echo", "Something else")]);
+    house.directory.refresh_tools(&id).await.expect("a list");
+    let now = house.directory.offered()[0].clone();
+    assert!(house.directory.approve(&id, "echo", &now.hash).await.expect("books"));
+    let sent = server.count("tools/call");
+    let refused = house.call(&id, "hi", &options).await;
+    assert!(matches!(refused, Err(Trouble::Changed)), "{refused:?}");
+    assert_eq!(server.count("tools/call"), sent);
 }

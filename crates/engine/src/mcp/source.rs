@@ -43,7 +43,11 @@ impl ConnectorTool {
         }
         let person =
             Person::new(self.core.clone(), call.task_id.clone(), call.turn_id.clone(), call.call_id.clone());
-        let options = CallOptions { cancel: call.cancel.clone(), ask: Some(Arc::new(person)) };
+        let options = CallOptions {
+            cancel: call.cancel.clone(),
+            ask: Some(Arc::new(person)),
+            definition: Some(self.offered.hash.clone()),
+        };
         let action = &self.offered.definition.action;
         let done = self.directory.call(&self.offered.ref_id, action, input, &options).await;
         let word = match &done {
@@ -66,6 +70,8 @@ impl ConnectorTool {
     /// The permission question was answered with yes: what it showed is pinned, and the input looked at again.
     async fn approve(&self, input: &Map<String, Value>) -> Result<(), Failure> {
         let Offered { ref_id, definition, hash, name, .. } = &self.offered;
+        // The listing may be as old as the question: what the server says now is what would run.
+        self.directory.refresh_tools(ref_id).await.map_err(|trouble| failure(&trouble))?;
         let pinned = self.directory.approve(ref_id, &definition.action, hash).await;
         if !pinned.map_err(|error| Failure::new(ToolReason::Unavailable, error.to_string()))? {
             let text = format!("{name} has changed again since the person was asked; call it once more");
@@ -94,9 +100,14 @@ fn failure(trouble: &Trouble) -> Failure {
         Trouble::Unauthorized(_) | Trouble::Scope(_) => ToolReason::McpTokenExpired,
         Trouble::TimedOut(_) => ToolReason::Timeout,
         Trouble::Refused(_) => ToolReason::Failed,
+        Trouble::Changed => {
+            let text = format!("{trouble}; call it once more, and the person is asked");
+            return Failure::new(ToolReason::Unavailable, text);
+        }
         Trouble::Cancelled => return Failure::cancelled(),
         Trouble::Gone
         | Trouble::Resting(_)
+        | Trouble::Reopened
         | Trouble::Unreachable(_)
         | Trouble::Garbage(_)
         | Trouble::Cut(_)
