@@ -7,6 +7,7 @@
 
 use crate::extraction::{Extraction, Fact, Ground, ITEMS_PER_LIST, Person};
 use crate::field::{self, Field};
+use crate::likeness::normalised;
 use crate::recall::without_recalled;
 use crate::trajectory::Message;
 use contract::memory::{FactType, NodeKind};
@@ -25,6 +26,24 @@ const SUBJECT_WORDS: usize = 4;
 const VERBS: [&str; 7] = ["is", "are", "was", "has", "have", "likes", "wants"];
 /// Words that may stand before a rule's own.
 const OPENINGS: [&str; 7] = ["please", "and", "also", "hi", "hello", "oh", "ok"];
+
+/// How the sentence about the person's name begins. Another wording would leave the names known so far open.
+const NAME_IS: &str = "The user's name is ";
+
+/// Whether a fact is the person's name.
+pub fn is_name(fact: &Fact) -> bool {
+    fact.subject == ABOUT_THE_PERSON && fact.content.starts_with(NAME_IS)
+}
+
+/// Lets a name that was said replace the ones `known` so far, which are ids and contents of open facts about the person.
+pub fn replace_name(found: &mut Extraction, known: &[(String, String)]) {
+    for name in found.facts.iter_mut().filter(|fact| is_name(fact)) {
+        let others = known.iter().filter(|(_, content)| {
+            content.starts_with(NAME_IS) && normalised(content) != normalised(&name.content)
+        });
+        name.ground.replaces = others.map(|(id, _)| id.clone()).collect();
+    }
+}
 
 /// What the person's messages say is to be kept.
 pub fn read(messages: &[Message]) -> Extraction {
@@ -80,7 +99,7 @@ fn sentence_says(sentence: &str, message: &str, found: &mut Extraction) {
         match field::text(Field::Name, clause) {
             Ok(name) if name.split(' ').count() <= NAME_WORDS => {
                 let rationale = "the person said their name";
-                fact(ABOUT_THE_PERSON, format!("The user's name is {name}"), FactType::Fact, rationale);
+                fact(ABOUT_THE_PERSON, format!("{NAME_IS}{name}"), FactType::Fact, rationale);
                 found.people.push(Person {
                     name,
                     kind: NodeKind::Person,
@@ -176,6 +195,19 @@ mod tests {
         );
         assert_eq!(found.people.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["Asha Rao"]);
         assert!(found.facts.iter().all(|f| f.ground.evidence == ["msg-1"]));
+    }
+
+    #[test]
+    fn a_new_name_replaces_the_one_before_it_and_nothing_else() {
+        let mut found = said("My name is Priyanka. I prefer tea.");
+        let known = [
+            ("fact-1", "The user's name is Priya"),
+            ("fact-2", "The user's name is priyanka"),
+            ("fact-3", "The user prefers coffee"),
+        ];
+        replace_name(&mut found, &known.map(|(id, content)| (id.to_owned(), content.to_owned())));
+        let named: Vec<&[String]> = found.facts.iter().map(|f| f.ground.replaces.as_slice()).collect();
+        assert_eq!(named, [&["fact-1".to_owned()][..], &[]]);
     }
 
     #[test]

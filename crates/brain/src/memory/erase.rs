@@ -1,9 +1,9 @@
 //! Forgetting for good: a memory, its full-text entry, vector and lineage, and whatever was derived from it
-//! alone. One transaction; nothing of it can be found afterwards, except in earlier backups.
+//! alone. What a fact had taken the place of holds again without it. One transaction; nothing of it can be found afterwards, except in earlier backups.
 
 use super::lineage::{self, Parent};
 use super::nodes::{self, Render};
-use super::{MemoryId, Stored, all, edges, first, trajectories};
+use super::{MemoryId, Stored, all, edges, first, knowledge, trajectories};
 use crate::{Error, Result, Tx, snapshots};
 use contract::memory::ParentKind;
 use contract::{NodeId, TaskId};
@@ -49,7 +49,8 @@ pub fn erase_all(tx: &Tx<'_>, ids: &[MemoryId], render: &Render<'_>) -> Result<E
                 let ends = edges::get(tx, edge)?.map(|e| [e.item.from, e.item.to]);
                 touched.extend(ends.into_iter().flatten());
             }
-            MemoryId::Episode(_) | MemoryId::Fact(_) => {}
+            MemoryId::Fact(fact) => knowledge::reopen(tx, fact)?,
+            MemoryId::Episode(_) => {}
         }
         queue.extend(orphans(tx, &Parent { kind: ParentKind::Memory, id: id.as_str().to_owned() })?);
         let (table, _) = id.place();

@@ -155,6 +155,20 @@ pub fn close(
     Ok(Change::of(rows))
 }
 
+/// Gives back what a fact had taken the place of, before the fact is erased: it holds again, or until the one that took
+/// the place of the erased one. What ended for another reason stays ended.
+pub fn reopen(tx: &Tx<'_>, erased: &FactId) -> Result<()> {
+    tx.conn()
+        .prepare_cached(
+            "UPDATE knowledge_store AS older
+             SET valid_until = iif(e.superseded_by IS NULL OR e.superseded_by = older.fact_id, NULL, e.valid_until),
+                 superseded_by = nullif(e.superseded_by, older.fact_id)
+             FROM knowledge_store AS e WHERE e.fact_id = ?1 AND older.superseded_by = ?1",
+        )?
+        .execute([erased.as_str()])?;
+    Ok(())
+}
+
 /// One fact.
 pub fn get(tx: &Tx<'_>, id: &FactId) -> Result<Option<Stored<Fact>>> {
     first(tx, &select("WHERE fact_id = ?1"), [id.as_str()], read)

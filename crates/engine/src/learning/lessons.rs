@@ -246,8 +246,8 @@ impl Making<'_> {
         let replaces: Vec<String> =
             ground.replaces.iter().filter(|id| self.known.contains(*id)).cloned().collect();
         let intent = match (reading.by_rule, replaces.is_empty()) {
-            (true, _) => Intent::Statement,
-            (false, false) => Intent::Named(replaces),
+            (_, false) => Intent::Named(replaces),
+            (true, true) => Intent::Statement,
             (false, true) => Intent::None,
         };
         let origin = Origin {

@@ -11,13 +11,16 @@ use crate::config::Provider;
 use crate::core::Core;
 use crate::memory::{Item, Search};
 use crate::turn::once::{self, Answer, Question};
+use ::memory::entity::name_norm;
+use ::memory::extraction::Extraction;
 use ::memory::recall::estimated_tokens;
 use ::memory::trajectory::{Message, chunks};
 use ::memory::{extraction, fixed_rules};
 use brain::memory::batches::{self, Progress};
+use brain::memory::knowledge;
 use brain::{tasks, usage};
 use contract::event::Purpose;
-use contract::memory::{Store, Trust};
+use contract::memory::{FactType, Store, Trust};
 use contract::{BatchId, Timestamp};
 use llm::{CallError, ErrorKind};
 use serde_json::{Value, json};
@@ -124,8 +127,10 @@ pub async fn read(
     if core.config.llm_provider == Provider::Offline {
         let person = material.told.iter().filter(|told| told.voice == Voice::Person);
         let said: Vec<Message> = person.map(|told| told.message.clone()).collect();
-        let account = Account { heard: Heard::PersonAlone, found: fixed_rules::read(&said), by_rule: true };
-        return Ok(Read { accounts: vec![account], ..Read::default() });
+        let mut found = fixed_rules::read(&said);
+        let known = name_replaced(core, &mut found).await?;
+        let account = Account { heard: Heard::PersonAlone, found, by_rule: true };
+        return Ok(Read { accounts: vec![account], known });
     }
     let calls = calls(material);
     if calls.is_empty() {
@@ -147,6 +152,23 @@ pub async fn read(
         read.accounts.push(Account { heard: call.heard, found, by_rule: false });
     }
     Ok(read)
+}
+
+/// Names what a name that was said takes the place of: a person has one. The ids that are named.
+async fn name_replaced(core: &Core, found: &mut Extraction) -> brain::Result<HashSet<String>> {
+    if !found.facts.iter().any(fixed_rules::is_name) {
+        return Ok(HashSet::new());
+    }
+    let now = Timestamp::now();
+    let subject = name_norm(fixed_rules::ABOUT_THE_PERSON);
+    let open = core
+        .brain
+        .read("what the person is called", move |tx| knowledge::open(tx, &subject, FactType::Fact, now))
+        .await?;
+    let open: Vec<(String, String)> =
+        open.into_iter().map(|f| (f.item.fact_id.to_string(), f.item.content)).collect();
+    fixed_rules::replace_name(found, &open);
+    Ok(found.facts.iter().flat_map(|fact| fact.ground.replaces.iter().cloned()).collect())
 }
 
 async fn ask(

@@ -136,6 +136,36 @@ async fn statements_about_something_else_stay_open_beside_each_other() {
 }
 
 #[tokio::test]
+async fn what_a_fact_replaced_holds_again_when_the_fact_is_forgotten() {
+    let place = Place::new();
+    let memory = place.local();
+    let drink = |what: &str| typed("drink", &format!("The user prefers {what} tea"), FactType::Preference);
+    let green = memory.add(drink("green")).await;
+    let mut last = green.clone();
+    let mut row = Vec::new();
+    for colour in ["black", "white"] {
+        let written = memory.must(drink(colour), api()).await;
+        assert_eq!(written.closed, [last]);
+        last = written.item.expect("a row").id();
+        row.push(last.clone());
+    }
+    let [black, white] = row.try_into().expect("two");
+    let until = async |id: &MemoryId| match memory.get(id).await.expect("read") {
+        Some(Item::Fact(f)) => {
+            (f.item.valid_until, f.item.superseded_by.map(|by| by.to_string()), f.item.valid_from)
+        }
+        _ => panic!("a fact"),
+    };
+    memory.erase(&black).await.expect("erased");
+    let (_, _, began) = until(&white).await;
+    let (ended, by, _) = until(&green).await;
+    assert_eq!((ended, by), (Some(began), Some(white.to_string())), "the last one holds, and replaced it");
+    memory.erase(&white).await.expect("erased");
+    let (ended, by, _) = until(&green).await;
+    assert_eq!((ended, by), (None, None));
+}
+
+#[tokio::test]
 async fn what_is_named_is_closed_whatever_words_say_so() {
     let place = Place::new();
     let memory = place.local();
