@@ -20,12 +20,15 @@ pub fn holds(data: &[u8]) {
     in_order(&whole.0, whole.1.is_none());
 }
 
+/// Bytes an answer may bring: more than any input has.
+const MOST: usize = 64 * 1024 * 1024;
+
 /// The pieces, and why there are no more.
 fn decoded(provider: u8, body: &[u8], length: usize) -> (Vec<Piece>, Option<DecodeError>) {
     match provider {
-        0 => run(openai::Decoder::new(names(Dots::Forbidden), 77), body, length),
-        1 => run(anthropic::Decoder::new(names(Dots::Forbidden), 77), body, length),
-        _ => run(gemini::Decoder::new(names(Dots::Allowed), 77), body, length),
+        0 => run(openai::Decoder::new(names(Dots::Forbidden), 77, MOST), body, length),
+        1 => run(anthropic::Decoder::new(names(Dots::Forbidden), 77, MOST), body, length),
+        _ => run(gemini::Decoder::new(names(Dots::Allowed), 77, MOST), body, length),
     }
 }
 

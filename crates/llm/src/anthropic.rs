@@ -4,7 +4,7 @@
 //! thinking of another provider is left out. Whether a person sees thinking is the Engine's decision: the
 //! pieces are emitted either way.
 
-use crate::assemble::{Blocks, inline_text, input_object, media_note, schema_instruction};
+use crate::assemble::{Blocks, inline_text, input_object, media_note, most_bytes, schema_instruction};
 use crate::errors::{Refusal, says_overflow, says_quota};
 use crate::names::{Dots, NameMap};
 use crate::openai::SchemaMode;
@@ -115,7 +115,7 @@ impl Dialect for Anthropic {
             headers,
             body: body(request, form, &names),
         };
-        (outgoing, Decoder::new(names, estimate_request(request)))
+        (outgoing, Decoder::new(names, estimate_request(request), most_bytes(request)))
     }
 
     fn classify(&self, refusal: &Refusal) -> ErrorKind {
@@ -388,11 +388,11 @@ impl Counts {
 }
 
 impl Decoder {
-    /// At the start of a stream. `input_estimate` stands in for missing usage.
-    pub fn new(names: NameMap, input_estimate: u64) -> Self {
+    /// At the start of a stream. `input_estimate` stands in for missing usage; the answer may bring `most` bytes.
+    pub fn new(names: NameMap, input_estimate: u64, most: usize) -> Self {
         Self {
             names,
-            blocks: Blocks::default(),
+            blocks: Blocks::up_to(most),
             signature: String::new(),
             whole_input: None,
             usage: Counts::default(),

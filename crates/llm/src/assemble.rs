@@ -4,14 +4,31 @@
 //! as text until the block ends; text that is not JSON becomes a JSON string, which dispatch refuses with
 //! "invalid_input": bad arguments are the model's mistake, not the provider's.
 
-use crate::provider::{CallError, ErrorKind, Piece};
+use crate::provider::{CallError, ErrorKind, Piece, Request};
 use contract::event::BlockType;
 use contract::{Block, CallId};
 use serde_json::Value;
 
-/// Most bytes one answer may bring. Larger would let a runaway stream fill the memory; smaller would cut
-/// the longest answers (a million output tokens are about 4 MB).
+/// Most bytes any answer may bring, whatever its call asked for. Larger would let a runaway stream fill the memory;
+/// smaller would cut the longest answers (a million output tokens are about 4 MB).
 pub const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// Every answer may bring this much. Larger only lets runaway streams cost more; smaller cuts answers of providers
+/// that count an answer's tokens by a rule of their own when the call's limit is small.
+pub const LEAST_ANSWER_BYTES: usize = 256 * 1024;
+/// Bytes an answer may bring for each output token of its call. A token is about 4 bytes of prose, and few are longer
+/// than 16; twice that leaves room for what JSON arguments add in escapes. Larger lets a provider that ignores the
+/// limit cost so much more memory and disk; smaller cuts honest answers of blanks and long words.
+pub const ANSWER_BYTES_PER_TOKEN: usize = 32;
+
+/// Most bytes the answer to this call may bring: what follows from the tokens it may have, thinking included.
+pub fn most_bytes(request: &Request) -> usize {
+    let thinking = if request.thinking { request.thinking_budget } else { 0 };
+    let tokens = request.max_tokens.saturating_add(thinking);
+    usize::try_from(tokens)
+        .unwrap_or(usize::MAX)
+        .saturating_mul(ANSWER_BYTES_PER_TOKEN)
+        .clamp(LEAST_ANSWER_BYTES, MAX_ANSWER_BYTES)
+}
 
 #[derive(Debug)]
 enum Open {
@@ -21,16 +38,22 @@ enum Open {
 }
 
 /// The blocks of one answer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Blocks {
     open: Option<Open>,
     pieces: Vec<Piece>,
     bytes: usize,
+    most: usize,
     tools: usize,
     any: bool,
 }
 
 impl Blocks {
+    /// No block yet; all together may bring `most` bytes.
+    pub fn up_to(most: usize) -> Self {
+        Self { open: None, pieces: Vec::new(), bytes: 0, most, tools: 0, any: false }
+    }
+
     /// More answer text; opens a text block unless one is open. Empty text does nothing.
     pub fn text(&mut self, more: &str) -> Result<(), CallError> {
         if more.is_empty() {
@@ -151,8 +174,14 @@ impl Blocks {
 
     fn count(&mut self, more: usize) -> Result<(), CallError> {
         self.bytes += more;
-        if self.bytes > MAX_ANSWER_BYTES {
-            return Err(CallError::new(ErrorKind::Stream, "the provider's answer grew without end"));
+        if self.bytes > self.most {
+            return Err(CallError::new(
+                ErrorKind::Stream,
+                format!(
+                    "the provider's answer grew beyond {} bytes, more than its token limit allows",
+                    self.most
+                ),
+            ));
         }
         Ok(())
     }
@@ -222,9 +251,32 @@ mod tests {
     }
 
     #[test]
+    fn what_an_answer_may_bring_follows_from_the_tokens_of_its_call() {
+        let asked = |max_tokens, thinking| {
+            most_bytes(&Request {
+                model: "m".into(),
+                system: Vec::new(),
+                tools: Vec::new(),
+                no_calls: false,
+                messages: Vec::new(),
+                max_tokens,
+                thinking,
+                thinking_budget: 100_000,
+                output_schema: None,
+                stable_messages: 0,
+                traceparent: None,
+            })
+        };
+        assert_eq!(asked(1, false), LEAST_ANSWER_BYTES);
+        assert_eq!(asked(50_000, false), 50_000 * ANSWER_BYTES_PER_TOKEN);
+        assert_eq!(asked(50_000, true), 150_000 * ANSWER_BYTES_PER_TOKEN);
+        assert_eq!(asked(u32::MAX, true), MAX_ANSWER_BYTES);
+    }
+
+    #[test]
     fn an_endless_answer_is_refused() {
-        let mut blocks = Blocks::default();
-        let much = "x".repeat(MAX_ANSWER_BYTES);
+        let mut blocks = Blocks::up_to(1000);
+        let much = "x".repeat(1000);
         assert!(blocks.text(&much).is_ok());
         assert_eq!(blocks.text("x").map_err(|e| e.kind), Err(ErrorKind::Stream));
     }

@@ -3,7 +3,7 @@
 //! Gemini signs parts rather than blocks. A signature is kept in the opaque field of the tool call or of a
 //! thinking block without text that directly follows its part, and returns with the part it came with.
 
-use crate::assemble::{Blocks, input_object, media_note, schema_instruction};
+use crate::assemble::{Blocks, input_object, media_note, most_bytes, schema_instruction};
 use crate::errors::{Refusal, says_overflow, seconds};
 use crate::names::{Dots, NameMap};
 use crate::openai::SchemaMode;
@@ -115,7 +115,7 @@ impl Dialect for Gemini {
         let headers = self.key.iter().map(|key| ("x-goog-api-key", key.clone())).collect();
         let outgoing =
             Outgoing { url: url(&self.base, &request.model), headers, body: body(request, form, &names) };
-        (outgoing, Decoder::new(names, estimate_request(request)))
+        (outgoing, Decoder::new(names, estimate_request(request), most_bytes(request)))
     }
 
     fn classify(&self, refusal: &Refusal) -> ErrorKind {
@@ -414,9 +414,9 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// At the start of a stream. `input_estimate` stands in for missing usage.
-    pub fn new(names: NameMap, input_estimate: u64) -> Self {
-        Self { names, blocks: Blocks::default(), usage: None, stop: None, input_estimate }
+    /// At the start of a stream. `input_estimate` stands in for missing usage; the answer may bring `most` bytes.
+    pub fn new(names: NameMap, input_estimate: u64, most: usize) -> Self {
+        Self { names, blocks: Blocks::up_to(most), usage: None, stop: None, input_estimate }
     }
 
     fn part(&mut self, part: &Value) -> Result<(), CallError> {

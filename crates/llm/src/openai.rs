@@ -10,6 +10,7 @@ mod decoder;
 pub use decoder::Decoder;
 pub use request::body;
 
+use crate::assemble::most_bytes;
 use crate::errors::{Refusal, says_overflow, says_quota};
 use crate::names::{Dots, NameMap};
 use crate::provider::{ErrorKind, Request};
@@ -136,7 +137,7 @@ impl Dialect for OpenAi {
         let headers = self.key.iter().map(|key| ("authorization", format!("Bearer {key}"))).collect();
         let url = format!("{}/chat/completions", self.base);
         let outgoing = Outgoing { url, headers, body: body(request, form, &names) };
-        (outgoing, Decoder::new(names, estimate_request(request)))
+        (outgoing, Decoder::new(names, estimate_request(request), most_bytes(request)))
     }
 
     fn classify(&self, refusal: &Refusal) -> ErrorKind {

@@ -226,6 +226,8 @@ impl Connection {
             let request = request.map(|body| Body::new(TimedBody::new(body, limits.body_timeout)));
             let answer = routes.clone().oneshot(request);
             async move {
+                // a client that sends many requests at once would otherwise have them all answered in one go
+                tokio::task::yield_now().await;
                 let answer = answer.await;
                 drop(at_work);
                 answer.map(|answer| answer.map(|body| Working::new(body, busy)))

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -406,6 +406,39 @@ async fn one_connection_too_many_is_told_so_and_a_probe_is_answered() {
         assert!(Instant::now() < deadline, "closed connections are still counted");
     }
     app.stop().await;
+}
+
+/// A single-threaded runtime: whoever does not give way stops everyone.
+#[tokio::test(flavor = "current_thread")]
+async fn a_connection_that_sends_many_requests_at_once_gives_way_after_each() {
+    let served = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&served);
+    let routes = Router::new().route(
+        "/count",
+        get(move || async move {
+            counter.fetch_add(1, Ordering::SeqCst);
+            "counted"
+        }),
+    );
+    let server =
+        Server::bind(([127, 0, 0, 1], 0).into(), ServerLimits::default()).await.expect("a free port");
+    let address = server.local_addr().expect("is bound");
+    let running = tokio::spawn(server.run(routes, Drain::new(), Duration::from_secs(1)));
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    let many = 400;
+    let requests = "GET /count HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(many);
+    stream.write_all(requests.as_bytes()).await.expect("is sent");
+    let (mut most, mut before) = (0, 0);
+    let begun = Instant::now();
+    while before < many && begun.elapsed() < PATIENCE {
+        tokio::task::yield_now().await;
+        let now = served.load(Ordering::SeqCst);
+        most = most.max(now - before);
+        before = now;
+    }
+    assert_eq!(before, many, "every request is served");
+    assert!(most <= 2, "{most} requests of one connection were answered in one go");
+    running.abort();
 }
 
 #[tokio::test]

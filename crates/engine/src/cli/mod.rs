@@ -275,7 +275,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(cli: Cli) -> Exit {
     // These need no configuration at all.
     match &cli.command {
-        Some(Command::Openapi) => return emit(&crate::http::openapi::document()),
+        Some(Command::Openapi) => return emit(crate::http::openapi::document()),
         Some(Command::Version { json }) => return emit(&small::version(*json)),
         Some(Command::HashKey { new, json }) => return small::hash_key(*new, *json),
         Some(Command::Reference { out }) => return small::reference(out),

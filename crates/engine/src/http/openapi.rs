@@ -12,16 +12,20 @@ use contract::engine_api::{
 };
 use contract::{ApiError, ErrorCode};
 use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
 use utoipa::{PartialSchema, ToSchema};
 
-/// The whole document, pretty-printed JSON with a line end.
-pub fn document() -> String {
-    let mut text = serde_json::to_string_pretty(&build()).expect("a JSON value always serialises");
-    text.push('\n');
-    text
+/// The whole document, pretty-printed JSON with a line end. Built once: anyone may ask for it, without a key.
+pub fn document() -> &'static str {
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
+        let mut text = serde_json::to_string_pretty(&build()).expect("a JSON value always serialises");
+        text.push('\n');
+        text
+    });
+    &DOCUMENT
 }
 
-/// The handler.
+/// The handler. Every answer shares the same bytes.
 pub async fn serve() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], document()).into_response()
 }
@@ -340,6 +344,14 @@ fn schemas() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_document_is_built_once_and_every_answer_shares_its_bytes() {
+        for _ in 0..2 {
+            let body = axum::body::to_bytes(serve().await.into_body(), usize::MAX).await.expect("a body");
+            assert_eq!((body.as_ptr(), body.len()), (document().as_ptr(), document().len()));
+        }
+    }
 
     #[test]
     fn every_reference_in_the_document_has_a_target() {

@@ -12,6 +12,7 @@
 //! The invariant: the pieces a text arrives in never change what comes out of it.
 
 mod spelling;
+mod partly;
 mod known;
 mod shapes;
 mod assignment;

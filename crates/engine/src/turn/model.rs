@@ -6,6 +6,7 @@
 
 use crate::core::Core;
 use crate::secrets::{Kind, Scan, leaving};
+use crate::tools::toolbox::Toolbox;
 use crate::turn::frame::Seat;
 use crate::turn::message::{Spent, record_usage};
 use crate::turn::settle::OpenBlock;
@@ -78,6 +79,7 @@ pub struct Complete {
 struct Streamer<'a> {
     core: &'a Arc<Core>,
     turn: &'a Turn,
+    toolbox: &'a Toolbox,
     pending: Vec<Event>,
     next_block: u32,
     open: Option<OpenBlock>,
@@ -96,7 +98,7 @@ struct Streamer<'a> {
 
 /// Makes one call and streams it; what a nested loop's model says is kept for its caller and never streamed.
 pub async fn call(seat: Seat<'_>, next_block: u32, request: Request) -> brain::Result<CallEnd> {
-    let Seat { core, turn, frame, control, .. } = seat;
+    let Seat { core, turn, frame, toolbox, control } = seat;
     let started = Instant::now();
     let mut model = request.model.clone();
     let purpose = frame.purpose().as_str();
@@ -104,6 +106,7 @@ pub async fn call(seat: Seat<'_>, next_block: u32, request: Request) -> brain::R
     let mut streamer = Streamer {
         core,
         turn,
+        toolbox,
         pending: Vec::new(),
         next_block,
         open: None,
@@ -239,6 +242,14 @@ impl Streamer<'_> {
             Piece::Thinking(text) if !self.hidden => self.delta(&text),
             Piece::BlockEnd(mut block) => {
                 self.release_text();
+                if let Block::ToolUse { name, .. } = &mut block
+                    && self.toolbox.get(name).is_none()
+                {
+                    // what the model made up is text of the model's, wherever a tool's name is shown
+                    let (clean, hits) = leaving::foreign_name(&self.core.known, name);
+                    self.scrubbed.extend(hits);
+                    *name = clean;
+                }
                 leaving::block(&self.core.known, &mut block);
                 let is_text = matches!(block, Block::Text { .. });
                 self.blocks.push(block);

@@ -42,11 +42,11 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// At the start of a stream. `input_estimate` stands in for missing usage.
-    pub fn new(names: NameMap, input_estimate: u64) -> Self {
+    /// At the start of a stream. `input_estimate` stands in for missing usage; the answer may bring `most` bytes.
+    pub fn new(names: NameMap, input_estimate: u64, most: usize) -> Self {
         Self {
             names,
-            blocks: Blocks::default(),
+            blocks: Blocks::up_to(most),
             calls: Vec::new(),
             stop: None,
             usage: None,

@@ -16,6 +16,9 @@ const ANTHROPIC_OVERLOADED: &str = include_str!("transcripts/anthropic_overloade
 const GEMINI_TEXT: &str = include_str!("transcripts/gemini_text.sse");
 const GEMINI_TOOLS: &str = include_str!("transcripts/gemini_tools.sse");
 
+/// Bytes an answer may bring: more than any transcript has.
+const MOST: usize = 1 << 20;
+
 fn names(dots: Dots) -> NameMap {
     NameMap::new(["slack.send", "read_file", "git_status"], dots)
 }
@@ -37,9 +40,9 @@ fn run(mut decoder: impl Decode, chunks: &[&[u8]]) -> Result<Vec<Piece>, DecodeE
 
 fn replay(name: &str, chunks: &[&[u8]]) -> Result<Vec<Piece>, DecodeError> {
     match name.split('_').next() {
-        Some("openai") => run(openai::Decoder::new(names(Dots::Forbidden), 77), chunks),
-        Some("anthropic") => run(anthropic::Decoder::new(names(Dots::Forbidden), 77), chunks),
-        _ => run(gemini::Decoder::new(names(Dots::Allowed), 77), chunks),
+        Some("openai") => run(openai::Decoder::new(names(Dots::Forbidden), 77, MOST), chunks),
+        Some("anthropic") => run(anthropic::Decoder::new(names(Dots::Forbidden), 77, MOST), chunks),
+        _ => run(gemini::Decoder::new(names(Dots::Allowed), 77, MOST), chunks),
     }
 }
 
