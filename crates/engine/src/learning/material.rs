@@ -186,7 +186,7 @@ fn piece(
     searches: &BTreeSet<String>,
 ) -> Told {
     let lines: Vec<String> = content.iter().filter_map(|block| line_of(block, searches)).collect();
-    Told { message: Message::new(&format!("{}{part}", stored.message_id), role, &lines.join("\n")), voice }
+    Told { message: Message::new(format!("{}{part}", stored.message_id), role, &lines.join("\n")), voice }
 }
 
 fn scrubbed(told: Told, known: &Known) -> Option<Told> {
