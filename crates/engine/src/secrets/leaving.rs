@@ -220,7 +220,7 @@ mod tests {
         let seeds = [
             json!({"phase": "started", "user_message_id": id("msg"), "agent": "a", "queued": false}),
             json!({"phase": "completed", "message_id": null, "stop_reason": "end_turn", "output": {"a": "b"}}),
-            json!({"error": "internal", "message": "m", "details": {"a": "b"}}),
+            json!({"error": "INTERNAL", "message": "m", "details": {"a": "b"}}),
             json!({"tool": "t", "tool_call_id": call, "output": {"a": ["b"]}, "error": "e", "duration_ms": 1,
                 "blob": "b"}),
             json!({"request_id": id("hitl"), "kind": "permission", "question": "q", "options": ["o"],

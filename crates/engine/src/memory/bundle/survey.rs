@@ -247,7 +247,8 @@ mod tests {
 
     #[test]
     fn what_is_no_json_is_told_apart_from_what_is_no_bundle() {
-        for text in ["", "{", "{\"format\":", "\u{0}", "{\"format\":\"september-memory/1\"} x"] {
+        let whole = bundle("knowledge", json!([])).to_string();
+        for text in ["", "{", "{\"format\":", "\u{0}", &whole[..whole.len() - 1], &format!("{whole} x")] {
             assert!(matches!(Survey::of(text.as_bytes(), "t"), Err(Unreadable::NotJson(_))), "{text}");
         }
         assert!(matches!(Survey::of(b"[]", "t"), Err(Unreadable::Refused(_))));
