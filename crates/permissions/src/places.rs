@@ -34,6 +34,13 @@ pub fn is_device(text: &str) -> bool {
     DEVICES.contains(&text) || text == "/dev/urandom" || text.starts_with("/dev/fd/") || text == "-"
 }
 
+/// True for a name that opens whatever a descriptor of the shell leads to once more: writing to it empties that
+/// file. Output and errors are written by this name every day; 63 is the name of a process substitution.
+fn opens_anew(text: &str) -> bool {
+    text == "/dev/stdin"
+        || text.strip_prefix("/dev/fd/").is_some_and(|number| !matches!(number, "1" | "2" | "63"))
+}
+
 /// A path an argument may mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -53,6 +60,9 @@ impl Walker<'_> {
 
     /// The same, with the last link followed or not.
     pub(crate) fn touch_as(&mut self, field: &Field, how: How, follow: bool) {
+        if how == How::Truncate && opens_anew(&field.text) {
+            return self.touch_as(&Field::unknown(), how, follow);
+        }
         if field.text.is_empty() || is_device(&field.text) {
             return;
         }

@@ -12,7 +12,7 @@ use crate::overwritten::LargeFiles;
 use crate::places::{is_any_process, is_device};
 use crate::policy::{Policy, split_port};
 use crate::scope::{Remembered, Scope};
-use crate::signs::{has_destructive_word, has_writing_sign};
+use crate::signs::has_destructive_word;
 use crate::verdict::{ANSWERS_ONCE, Grants, Prompt, Verdict};
 use crate::walk::{Setting, analyse};
 use std::path::{Path, PathBuf};
@@ -182,7 +182,7 @@ pub fn bash(command: &str, cwd: Option<&str>, facts: &Facts<'_>) -> Verdict {
         found.destruction(destruction, facts);
     }
     for opaque in &analysis.opaque {
-        found.opaque(opaque, command);
+        found.opaque(opaque);
     }
     if !facts.policy.network.is_empty() {
         let allowed = |named: &&String| {
@@ -327,14 +327,13 @@ impl Asked {
         }
     }
 
-    fn opaque(&mut self, opaque: &Opaque, command: &str) {
+    fn opaque(&mut self, opaque: &Opaque) {
         match opaque {
             Opaque::Limit => self.because(reason::TOO_MUCH),
-            Opaque::Unreadable if has_destructive_word(command) || has_writing_sign(command) => {
-                self.because(reason::DESTRUCTIVE_OPAQUE);
-            }
+            // bash runs the lines in front of the one it cannot read, and it may read what this parser cannot.
+            Opaque::Unreadable => self.because(reason::DESTRUCTIVE_OPAQUE),
             Opaque::Dynamic(text) if has_destructive_word(text) => self.because(reason::DESTRUCTIVE_OPAQUE),
-            Opaque::Unreadable | Opaque::Dynamic(_) => {}
+            Opaque::Dynamic(_) => {}
         }
     }
 }

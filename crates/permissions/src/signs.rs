@@ -27,12 +27,6 @@ const DESTRUCTIVE: [&str; 22] = [
     "rm_r",
     "blkdiscard",
 ];
-/// Words and signs of writing, for texts of which nothing was understood.
-const WRITING: [&str; 21] = [
-    "mv", "cp", "tee", "ln", "install", "rsync", "sed", "tar", "unzip", "curl", "wget", "touch", "mkdir",
-    "git", "patch", "sh", "bash", "xargs", "find", "python3", "eval",
-];
-
 fn words(text: &str) -> Vec<String> {
     let bare: String = text.chars().filter(|c| !matches!(c, '\'' | '"' | '\\')).collect();
     bare.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-' | '+'))
@@ -47,9 +41,4 @@ pub fn has_destructive_word(text: &str) -> bool {
     words.iter().any(|w| DESTRUCTIVE.contains(&w.as_str()) || w.starts_with("mkfs"))
         || (has("git")
             && ((has("push") && (has("-f") || text.contains("--force"))) || has("--hard") || has("clean")))
-}
-
-/// True when the text could write something somewhere.
-pub fn has_writing_sign(text: &str) -> bool {
-    text.contains('>') || text.contains("$'") || words(text).iter().any(|w| WRITING.contains(&w.as_str()))
 }

@@ -17,7 +17,7 @@ use crate::lex::{self, Unreadable};
 use crate::pattern;
 use crate::state::{Function, Input, State};
 use crate::tree;
-use crate::words::Value;
+use crate::words::{Field, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -136,6 +136,33 @@ impl<'a> Walker<'a> {
     /// A command whose name or text is made while it runs.
     pub fn dynamic(&mut self) {
         self.found.opaque.insert(Opaque::Dynamic(self.whole.clone()));
+    }
+
+    /// A text that nobody knows is run as commands: it may empty any file.
+    pub fn runs_anything(&mut self) {
+        self.dynamic();
+        self.touch(&Field::unknown(), How::Truncate);
+    }
+
+    /// A text the shell may look at again, as it does with subscripts: its command substitutions run then.
+    pub fn looked_at_again(&mut self, text: &str, everywhere: bool) {
+        let Some(from) = (if everywhere { Some(0) } else { text.find('[') }) else { return };
+        let mut rest = &text[from..];
+        while let Some(at) = rest.find("$(") {
+            let inner = &rest[at + 2..];
+            let mut depth = 1_usize;
+            let end = inner.find(|c| {
+                match c {
+                    '(' => depth += 1,
+                    ')' => depth -= 1,
+                    _ => {}
+                }
+                depth == 0
+            });
+            let Some(end) = end else { return };
+            self.substitution(&inner[..end]);
+            rest = &inner[end..];
+        }
     }
 
     /// A program of another language: only its own words can destroy.

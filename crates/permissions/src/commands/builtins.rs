@@ -31,8 +31,14 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
                 super::shells::text(walker, action);
             }
         }
+        "alias" if arguments.iter().any(|f| f.text.contains('>')) => walker.runs_anything(),
         "alias" => walker.dynamic(),
         "shopt" if arguments.iter().any(|f| f.text.contains("expand_aliases")) => walker.dynamic(),
+        "let" => {
+            arguments.iter().for_each(|f| walker.looked_at_again(&f.text, false));
+            return false;
+        }
+        "test" | "[" => arguments.iter().for_each(|f| walker.looked_at_again(&f.text, false)),
         "enable" | "complete" | "compgen" | "bind" => walker.dynamic(),
         "set" => set(walker, arguments),
         "shift" => {
@@ -148,7 +154,7 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
                 super::shells::file_of_commands(walker, file, |w, text| w.script(text));
             }
         }
-        "test" | "[" | "[[" | "((" | ":" | "true" | "false" => {}
+        "[[" | "((" | ":" | "true" | "false" => {}
         _ => return false,
     }
     true

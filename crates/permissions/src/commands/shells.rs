@@ -50,14 +50,17 @@ pub(super) fn run(walker: &mut Walker<'_>, name: &str, arguments: &[Field]) -> b
     true
 }
 
-/// Files that a shell reads before its own text: `BASH_ENV`, `--rcfile`.
+/// Files that a shell reads before its own text: `BASH_ENV`, `ENV`, `--rcfile`.
 fn before_anything(walker: &mut Walker<'_>, options: &Args) {
     let mut files: Vec<Field> =
         options.values("", "rcfile").chain(options.values("", "init-file")).cloned().collect();
-    if walker.state.variables.contains_key("BASH_ENV") {
-        match walker.variable("BASH_ENV") {
-            Value::Known(values) => files.extend(values.into_iter().map(Field::known)),
-            Value::Unknown => files.push(Field::unknown()),
+    // An interactive shell reads ENV; others leave it alone, and many programs use the name for something else.
+    for name in ["BASH_ENV", "ENV"] {
+        if walker.state.variables.contains_key(name) {
+            match walker.variable(name) {
+                Value::Known(values) => files.extend(values.into_iter().map(Field::known)),
+                Value::Unknown => files.push(Field::unknown()),
+            }
         }
     }
     for file in &files {

@@ -167,6 +167,10 @@ impl Lexer<'_, '_> {
                     }
                     let raw = if bare == "select" && command_next { "for" } else { bare };
                     out.tokens.push(Token::Raw(raw.to_owned(), start, end));
+                    if bare == "esac" && command_next && self.closes_a_parenthesis() {
+                        // The grammar takes `esac)` for one more pattern of the case. bash does not.
+                        out.tokens.push(Token::Operator(";", end, end));
+                    }
                     // `in` of a case is followed by patterns, where `esac` may stand.
                     let patterns = bare == "in" && open.last() == Some(&Open::Case);
                     command_next =
@@ -209,6 +213,12 @@ impl Lexer<'_, '_> {
             self.here_document(here, &mut out)?;
         }
         Ok(out)
+    }
+
+    /// Whether a parenthesis is closed next, as in `(case x in *) ls;; esac)`.
+    fn closes_a_parenthesis(&mut self) -> bool {
+        self.blanks();
+        self.peek() == Some(')')
     }
 
     fn operator(&mut self) -> Lexed<&'static str> {

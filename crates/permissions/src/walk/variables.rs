@@ -59,6 +59,12 @@ impl Walker<'_> {
             Value::Known(values) if values.is_empty() => Value::Known(vec![String::new()]),
             value => value,
         };
+        // Arithmetic, `test -v`, `${a[x]}` and prompts look at what a name or a value says once more.
+        self.looked_at_again(name, false);
+        if let Value::Known(values) = &value {
+            let everywhere = name.starts_with("PS") || self.whole.contains("@P}");
+            values.iter().for_each(|text| self.looked_at_again(text, everywhere));
+        }
         self.state.variables.insert(name.to_owned(), value);
     }
 
