@@ -22,7 +22,7 @@ check: ## the quick half of `make test`: format, clippy, unit and integration te
 	@exec bash scripts/test.sh format clippy tests
 
 bench: ## measure start, memory, first byte and streaming of the release program (some minutes)
-	@exec cargo bench -p testbed --bench engine --bench fleet
+	@exec cargo bench -p testbed --bench engine --bench fleet --bench memory
 
 fmt: ## format the code
 	@cargo fmt --all

@@ -167,8 +167,11 @@ async fn another_model_embeds_everything_anew_and_until_then_words_find_what_it_
         memory.brain.read("jobs", jobs::unfinished).await.expect("jobs").is_empty()
     })
     .await;
-    let stats = memory.stats(Timestamp::now()).await.expect("stats");
-    assert_eq!(stats["embedding"]["reembedding"], false);
+    // What statistics say follows the job's end.
+    eventually("the statistics say so", async || {
+        memory.stats(Timestamp::now()).await.expect("stats")["embedding"]["reembedding"] == false
+    })
+    .await;
     let old = Model { name: first.space(), dim: DIM as u32 };
     let (left, named) = memory
         .brain
