@@ -97,13 +97,13 @@ async fn a_preference_closes_the_one_before_it_and_a_null_opens_it_again() {
         let body = json!({"subject": "Breakfast", "content": content, "type": kind});
         engine.post("/memory/knowledge", body).await.ok().await
     };
-    let old = prefer("Breakfast is eaten at 8 in the morning", "preference").await;
-    let fact = prefer("Breakfast is eaten at 8 in the kitchen", "fact").await;
+    let old = prefer("The user prefers tea over coffee in the morning", "preference").await;
+    let fact = prefer("Tea is drunk in the kitchen, from the blue cup", "fact").await;
     assert_eq!(fact["closed"], json!([]), "a fact replaces nothing");
-    let new = prefer("Breakfast is eaten at 9 in the morning", "preference").await;
+    let new = prefer("The user prefers coffee over tea in the morning", "preference").await;
     let old_id = id(&old["item"]);
     assert_eq!((&new["status"], &new["closed"]), (&json!("created"), &json!([old_id])));
-    let hits = found(&engine, "knowledge", "breakfast morning").await;
+    let hits = found(&engine, "knowledge", "breakfast tea morning").await;
     let closed = hits.iter().find(|hit| hit["id"] == old_id.as_str()).expect("kept, not deleted");
     assert_eq!(closed["valid_until"], new["item"]["valid_from"]);
     assert_eq!(hits.last().expect("hits")["id"], closed["id"], "what no longer holds comes last: {hits:?}");

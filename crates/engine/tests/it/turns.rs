@@ -284,7 +284,9 @@ async fn a_slow_reader_does_not_slow_the_turn() {
     let whole = long.clone();
     let model =
         ScriptedModel::start(Script::from_fn(move |_| Reply::new().say_chunks([long.as_str(); 20]))).await;
-    let engine = Setup::scripted(&model).start().await;
+    // an answer may bring 32 bytes for each of its tokens
+    let setup = Setup::scripted(&model).with("MAX_TOKENS", "500000").with("LLM_CONTEXT_WINDOW", "2000000");
+    let engine = setup.start().await;
     // never read until the turn is over: more than any socket holds
     let slow = engine.execute(json!({"task_id": "a", "message": "much"})).await;
     engine.until("/tasks/a", |t| t["status"] == "idle").await;
