@@ -22,7 +22,7 @@ mod apply;
 mod remove;
 mod job;
 
-pub use job::{ImportError, Importer};
+pub use job::{ImportError, Importer, judged};
 pub use pages::export;
 pub use progress::{Counts, Mode};
 pub use read::{FORMAT, Refusal};

@@ -9,8 +9,10 @@
 
 use super::super::Memory;
 use super::apply::{self, Done, Ground};
+use super::check::Wrong;
 use super::progress::{Counts, Mode, Phase, Piece, Progress};
-use super::read::{Refusal, Unreadable};
+use super::read::{Refusal, Rows, Unreadable, read};
+use super::rows::Row;
 use super::stage::{self, Cut, Staged, Staging};
 use super::survey::Survey;
 use super::{Imported, remove};
@@ -57,6 +59,31 @@ impl From<Unreadable> for ImportError {
             Unreadable::NotJson(said) => Self::NotJson(said),
             Unreadable::Refused(refusal) => Self::Refused(refusal),
         }
+    }
+}
+
+/// Judges a bundle as an import does before it writes anything, without importing it: the number of its rows.
+///
+/// # Errors
+/// As an import's, but none of the brain.
+pub fn judged(bundle: &[u8]) -> Result<u64, ImportError> {
+    let survey = Survey::of(bundle, "judged")?;
+    let mut settling = Settling { survey, rows: 0 };
+    read(bundle, &mut settling)?;
+    Ok(settling.rows)
+}
+
+/// Takes every row as staging does, and keeps none.
+struct Settling {
+    survey: Survey,
+    rows: u64,
+}
+
+impl Rows for Settling {
+    fn row(&mut self, row: Row) -> Result<(), Wrong> {
+        self.survey.settled(row)?;
+        self.rows += 1;
+        Ok(())
     }
 }
 
