@@ -42,8 +42,9 @@ class Model(http.server.BaseHTTPRequestHandler):
         else:
             said = request["messages"][asked]["content"]
             texts = [said] if isinstance(said, str) else [part.get("text", "") for part in said]
-            text = next(text for text in texts if WANTED in text)
-            calls = json.loads(text[text.index(WANTED) + len(WANTED):])
+            # the last one is what is asked now: what was recalled of earlier turns stands before it
+            text = next(text for text in reversed(texts) if WANTED in text)
+            calls = json.loads(text[text.rindex(WANTED) + len(WANTED):])
             delta, reason = {"tool_calls": [
                 {"index": at, "id": f"call_{time.monotonic_ns()}_{at}", "type": "function",
                  "function": {"name": name.replace(".", "__"), "arguments": json.dumps(given)}}
