@@ -129,7 +129,15 @@ async fn call_everything(house: &House, id: &ConnectionId, context: &Value) -> R
     let mut answers = Vec::new();
     for (action, input) in wanted_calls(&house.directory.offered(), context) {
         let options = CallOptions { ask: Some(Arc::new(Person::who_says("{}"))), ..CallOptions::default() };
-        let answer = match house.directory.call(id, &action, input, &options).await {
+        let mut called = house.directory.call(id, &action, input.clone(), &options).await;
+        if matches!(called, Err(Trouble::Changed)) {
+            // A server may offer more once it knows its client: the person here says yes to what it offers now.
+            for tool in house.directory.offered().iter().filter(|tool| tool.definition.action == action) {
+                house.directory.approve(id, &action, &tool.hash).await.expect("books in memory");
+            }
+            called = house.directory.call(id, &action, input, &options).await;
+        }
+        let answer = match called {
             Ok(answer) => json!({"tool": action, "failed": answer.failed, "value": answer.value}),
             Err(Trouble::Refused(text)) => json!({"tool": action, "refused": text}),
             Err(trouble) => return Err(trouble),
