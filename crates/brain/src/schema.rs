@@ -42,6 +42,7 @@ pub static MIGRATIONS: &[Migration] = &[
         name: "memory_by_time",
         sql: include_str!("../migrations/0006_memory_by_time.sql"),
     },
+    Migration { version: 7, name: "memory_rows", sql: include_str!("../migrations/0007_memory_rows.sql") },
 ];
 
 impl Migration {

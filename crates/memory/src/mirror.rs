@@ -9,6 +9,7 @@
 //! not on the order of insertions and removals.
 
 use crate::vector::{Code, Unusable};
+use multiversion::multiversion;
 use std::collections::HashMap;
 
 /// Rows of a block. Larger leaves the first-level cache with the distances of a block; smaller makes the loops short.
@@ -190,7 +191,9 @@ impl Mirror {
     }
 }
 
-/// The distances of some blocks; every row of `out` begins at 0.
+/// The distances of some blocks; every row of `out` begins at 0. Compiled three times, because counting bits takes a third
+/// of the time with the vector instructions that most processors have and the plain target leaves out.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 fn count(codes: &[u64], query: &[u64], out: &mut [u16]) {
     let block_words = BLOCK_ROWS * query.len().max(1);
     for (block, out) in codes.chunks_exact(block_words).zip(out.chunks_mut(BLOCK_ROWS)) {

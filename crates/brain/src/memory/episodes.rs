@@ -149,13 +149,13 @@ pub fn newest(tx: &Tx<'_>, limit: u32) -> Result<Vec<Stored<Episode>>> {
     all(tx, &select("ORDER BY created_at DESC, id DESC LIMIT ?1"), [limit], read)
 }
 
-/// What happened from one instant to before another, the newest first.
-pub fn within(tx: &Tx<'_>, start: Timestamp, end: Timestamp, limit: u32) -> Result<Vec<Stored<Episode>>> {
-    all(tx, &select(WITHIN), params![start.millis(), end.millis(), limit], read)
+/// The rows of what happened from one instant to before another, the newest first.
+pub fn within(tx: &Tx<'_>, start: Timestamp, end: Timestamp, limit: u32) -> Result<Vec<i64>> {
+    all(tx, WITHIN, params![start.millis(), end.millis(), limit], |row| Ok(row.get(0)?))
 }
 
-pub(crate) const WITHIN: &str =
-    "WHERE occurred_at >= ?1 AND occurred_at < ?2 ORDER BY occurred_at DESC, id DESC LIMIT ?3";
+pub(crate) const WITHIN: &str = "SELECT id FROM episodes
+    WHERE occurred_at >= ?1 AND occurred_at < ?2 ORDER BY occurred_at DESC, id DESC LIMIT ?3";
 
 /// A page of all episodes in the order of their rows, after row `after`.
 pub fn page(tx: &Tx<'_>, after: i64, limit: u32) -> Result<Vec<Stored<Episode>>> {
@@ -168,19 +168,21 @@ pub fn of_turn(tx: &Tx<'_>, task: &TaskId, turn: &TurnId) -> Result<Vec<Stored<E
     all(tx, &sql, params![task.as_str(), turn.as_str()], read)
 }
 
-/// The episodes directly before and directly after one, in its task.
-pub fn neighbours(tx: &Tx<'_>, episode: &Stored<Episode>) -> Result<Vec<Stored<Episode>>> {
-    let (Some(task), Some(position)) = (&episode.item.task_id, episode.item.position) else {
+/// The rows of the episodes directly before and directly after one, in its task.
+pub fn neighbours(tx: &Tx<'_>, id: &EpisodeId) -> Result<Vec<i64>> {
+    let place = first(tx, PLACE, [id.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let Some((Some(task), Some(position), row)): Option<(Option<String>, Option<i64>, i64)> = place else {
         return Ok(Vec::new());
     };
     let mut found = Vec::new();
-    for rest in [BEFORE, AFTER] {
-        found.extend(first(tx, &select(rest), params![task.as_str(), position, episode.row], read)?);
+    for sql in [BEFORE, AFTER] {
+        found.extend(first(tx, sql, params![task, position, row], |row| Ok(row.get::<_, i64>(0)?))?);
     }
     Ok(found)
 }
 
-pub(crate) const BEFORE: &str =
-    "WHERE task_id = ?1 AND (position, id) < (?2, ?3) ORDER BY position DESC, id DESC LIMIT 1";
-pub(crate) const AFTER: &str =
-    "WHERE task_id = ?1 AND (position, id) > (?2, ?3) ORDER BY position, id LIMIT 1";
+const PLACE: &str = "SELECT task_id, position, id FROM episodes WHERE episode_id = ?1";
+pub(crate) const BEFORE: &str = "SELECT id FROM episodes
+    WHERE task_id = ?1 AND (position, id) < (?2, ?3) ORDER BY position DESC, id DESC LIMIT 1";
+pub(crate) const AFTER: &str = "SELECT id FROM episodes
+    WHERE task_id = ?1 AND (position, id) > (?2, ?3) ORDER BY position, id LIMIT 1";

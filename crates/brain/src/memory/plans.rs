@@ -30,13 +30,13 @@ fn no_query_of_the_daily_work_reads_a_whole_table() {
     let (_dir, conn) = brain();
     let from = |table: &str, rest: &str| format!("SELECT * FROM {table} {rest}");
     let mut queries = vec![
-        (from("episodes", episodes::BEFORE), "episodes_in_task"),
-        (from("episodes", episodes::AFTER), "episodes_in_task"),
+        (episodes::BEFORE.to_owned(), "episodes_in_task"),
+        (episodes::AFTER.to_owned(), "episodes_in_task"),
         (from("episodes", "WHERE content_hash = ?1 ORDER BY id DESC LIMIT 1"), "episodes_by_hash"),
         (from("knowledge_store", knowledge::OPEN), "knowledge_store_by_subject"),
         (from("social_graph_edges", edges::OPEN), "INDEX social_graph_edges_"),
-        (from("episodes", episodes::WITHIN), "episodes_by_time"),
-        (from("knowledge_store", knowledge::WITHIN), "knowledge_store_by_time"),
+        (episodes::WITHIN.to_owned(), "episodes_by_time"),
+        (knowledge::WITHIN.to_owned(), "knowledge_store_by_time"),
         (snapshots::OPEN_AND_RECALLED.to_owned(), "turns_open"),
         (lineage::CHILDREN.to_owned(), "memory_lineage_by_parent"),
         (from("trajectories", trajectories::PENDING), "trajectories_pending"),

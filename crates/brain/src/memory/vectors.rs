@@ -44,8 +44,15 @@ pub fn put(
     Ok(tx.conn().prepare_cached(&sql)?.execute(parameters)? == 1)
 }
 
-/// The vectors of these rows, in this order; rows without one of this model are left out.
-pub fn of_rows(tx: &Tx<'_>, store: Store, model: &Model, rows: &[i64]) -> Result<Vec<Stored<Vec<u8>>>> {
+/// What `read` makes of the vectors of these rows, in this order; rows without one of this model are left out. The bytes
+/// are lent, because a search rescores two hundred of them.
+pub fn of_rows<T>(
+    tx: &Tx<'_>,
+    store: Store,
+    model: &Model,
+    rows: &[i64],
+    read: impl Fn(i64, &[u8]) -> Result<T>,
+) -> Result<Vec<T>> {
     let table = table(store);
     let sql = format!("SELECT vector FROM {table}_vec WHERE id = ?1 AND model = ?2 AND dim = ?3");
     let mut statement = tx.conn().prepare_cached(&sql)?;
@@ -53,7 +60,7 @@ pub fn of_rows(tx: &Tx<'_>, store: Store, model: &Model, rows: &[i64]) -> Result
     for row in rows {
         let mut found = statement.query(params![row, model.name, model.dim])?;
         if let Some(vector) = found.next()? {
-            out.push(Stored { row: *row, item: vector.get(0)? });
+            out.push(read(*row, vector.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?)?);
         }
     }
     Ok(out)

@@ -5,7 +5,7 @@ use crate::memories::{edge, episode, fact, in_task, model, node, render, text_of
 use brain::memory::counters::{self, Counters};
 use brain::memory::knowledge::Fact;
 use brain::memory::stats::{self, Stats};
-use brain::memory::{Change, MemoryId, edges, episodes, knowledge, nodes, search, standing, vectors};
+use brain::memory::{Change, MemoryId, Stored, edges, episodes, knowledge, nodes, search, standing, vectors};
 use contract::memory::{FactType, Store, Trust};
 
 #[tokio::test]
@@ -85,8 +85,8 @@ async fn neighbours_are_the_episodes_just_before_and_after_in_the_same_task() {
             episodes::insert(tx, episode, &episode.key)?;
         }
         for episode in &stored {
-            let found = episodes::get(tx, &episode.episode_id)?.expect("stored");
-            let near = episodes::neighbours(tx, &found)?;
+            let near = episodes::neighbours(tx, &episode.episode_id)?;
+            let near = episodes::by_rows(tx, &near)?;
             keys.push(near.into_iter().map(|n| n.item.key).collect::<Vec<_>>());
         }
         Ok(keys)
@@ -224,8 +224,13 @@ async fn vectors_of_another_model_do_not_count_and_are_replaced_in_batches() {
         let page = vectors::page(tx, Store::Episodes, &new, 0, 100)?;
         let rest = vectors::page(tx, Store::Episodes, &new, page[99].row, 100)?;
         assert_eq!((page.len(), rest.len()), (100, 50));
-        assert_eq!(vectors::of_rows(tx, Store::Episodes, &new, &[page[7].row, -1])?, page[7..8]);
-        assert_eq!(vectors::of_rows(tx, Store::Episodes, &old, &[page[7].row])?, []);
+        let of = |model| {
+            vectors::of_rows(tx, Store::Episodes, model, &[page[7].row, -1], |row, vector| {
+                Ok(Stored { row, item: vector.to_vec() })
+            })
+        };
+        assert_eq!(of(&new)?, page[7..8]);
+        assert_eq!(of(&old)?, []);
         Ok(batches)
     })
     .await;

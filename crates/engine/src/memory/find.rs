@@ -18,8 +18,9 @@ use ::memory::retrieval::{
 };
 use ::memory::vector::{Code, cosine_to_blob};
 use brain::Tx;
+use brain::memory::standing::{self, Standing};
 use brain::memory::vectors::{self, Model};
-use brain::memory::{MemoryId, edges, episodes, knowledge, nodes, search};
+use brain::memory::{MemoryId, Stored, edges, episodes, knowledge, nodes, search};
 use contract::Timestamp;
 use contract::memory::Store;
 use llm::embeddings::EmbeddingProvider;
@@ -53,31 +54,16 @@ struct Scores {
     vector: Option<f32>,
 }
 
-/// Candidates of the ranking and the memories behind them.
-#[derive(Default)]
-struct Found {
-    candidates: Vec<Candidate<MemoryId>>,
-    items: HashMap<MemoryId, Item>,
-}
-
-impl Found {
-    fn add(&mut self, item: Item, scores: Scores, names: u32) {
-        self.candidates.push(candidate(&item, scores, names));
-        self.items.insert(item.id(), item);
-    }
-}
-
-fn candidate(item: &Item, scores: Scores, names: u32) -> Candidate<MemoryId> {
-    let provenance = item.provenance();
+fn candidate(standing: Standing, scores: Scores, names: u32) -> Candidate<MemoryId> {
     Candidate {
-        key: item.id(),
-        store: item.store(),
+        store: standing.id.store(),
+        key: standing.id,
         keyword: scores.keyword,
         vector: scores.vector,
-        confidence: provenance.confidence,
-        last_confirmed: provenance.last_confirmed_at,
-        at: item.at(),
-        valid_until: item.valid_until(),
+        confidence: standing.confidence,
+        last_confirmed: standing.last_confirmed_at,
+        at: standing.at,
+        valid_until: standing.valid_until,
         names,
     }
 }
@@ -87,7 +73,7 @@ pub(super) fn find(tx: &Tx<'_>, stores: &[Store], asked: &Asked, limit: usize) -
     let spans = asked.mirrors.known_names(tx, entity::spans(&asked.query))?;
     let names = Names::in_question(&asked.query, spans);
     let periods = period::periods(&asked.query, asked.now);
-    let mut found = Found::default();
+    let mut candidates = Vec::new();
     for store in stores {
         let mut scores = scores(tx, *store, asked)?;
         for row in of_time(tx, *store, &periods)? {
@@ -95,32 +81,26 @@ pub(super) fn find(tx: &Tx<'_>, stores: &[Store], asked: &Asked, limit: usize) -
         }
         let rows: Vec<i64> = scores.keys().copied().collect();
         let texts = texts(tx, *store, &names, &rows)?;
-        for (row, item) in items(tx, *store, &rows)? {
+        for Stored { row, item } in standing::of_rows(tx, *store, &rows)? {
             let scores = scores.get(&row).copied().unwrap_or_default();
-            found.add(item, scores, named(&names, texts.get(&row)));
+            candidates.push(candidate(item, scores, named(&names, texts.get(&row))));
         }
     }
-    let question = Question { now: asked.now, periods };
-    let weighed = weigh(question, std::mem::take(&mut found.candidates));
+    let weighed = weigh(Question { now: asked.now, periods }, candidates);
     let mut neighbours = Vec::new();
     for hit in weighed.hits() {
-        let Some(Item::Episode(episode)) = found.items.get(&hit) else { continue };
-        for neighbour in episodes::neighbours(tx, episode)? {
-            let texts = texts(tx, Store::Episodes, &names, &[neighbour.row])?;
-            let count = named(&names, texts.get(&neighbour.row));
-            let item = Item::Episode(neighbour);
-            neighbours.push((hit.clone(), candidate(&item, Scores::default(), count)));
-            found.items.entry(item.id()).or_insert(item);
+        let MemoryId::Episode(id) = &hit else { continue };
+        let rows = episodes::neighbours(tx, id)?;
+        let texts = texts(tx, Store::Episodes, &names, &rows)?;
+        for Stored { row, item } in standing::of_rows(tx, Store::Episodes, &rows)? {
+            let count = named(&names, texts.get(&row));
+            neighbours.push((hit.clone(), candidate(item, Scores::default(), count)));
         }
     }
-    let mut hits = Vec::new();
     let ranked = weighed.with_neighbours(neighbours).ranked();
-    for ranked in ranked.into_iter().take_while(|ranked| ranked.score >= SCORE_FLOOR).take(limit) {
-        if let Some(item) = found.items.remove(&ranked.key) {
-            hits.push(Hit { item: whole(tx, item)?, score: ranked.score });
-        }
-    }
-    Ok(hits)
+    let shown = ranked.into_iter().take_while(|ranked| ranked.score >= SCORE_FLOOR).take(limit);
+    let hits = shown.map(|ranked| Ok(get(tx, &ranked.key)?.map(|item| Hit { item, score: ranked.score })));
+    hits.filter_map(Result::transpose).collect()
 }
 
 /// The newest memories of a store, without a score: nothing was asked.
@@ -159,20 +139,6 @@ fn whole(tx: &Tx<'_>, item: Item) -> brain::Result<Item> {
     })
 }
 
-fn items(tx: &Tx<'_>, store: Store, rows: &[i64]) -> brain::Result<Vec<(i64, Item)>> {
-    Ok(match store {
-        Store::Episodes => {
-            episodes::by_rows(tx, rows)?.into_iter().map(|e| (e.row, Item::Episode(e))).collect()
-        }
-        Store::Knowledge => {
-            knowledge::by_rows(tx, rows)?.into_iter().map(|f| (f.row, Item::Fact(f))).collect()
-        }
-        Store::Social => {
-            nodes::by_rows(tx, rows)?.into_iter().map(|n| (n.row, Item::Node(n, Vec::new()))).collect()
-        }
-    })
-}
-
 /// The texts in which names are counted; none when the question names nobody.
 fn texts(tx: &Tx<'_>, store: Store, names: &Names, rows: &[i64]) -> brain::Result<HashMap<i64, String>> {
     if names.is_empty() {
@@ -206,14 +172,8 @@ fn of_time(tx: &Tx<'_>, store: Store, periods: &[Period]) -> brain::Result<Vec<i
     let mut rows = Vec::new();
     for Period { start, end } in periods.iter().copied() {
         match store {
-            Store::Episodes => {
-                let found = episodes::within(tx, start, end, TIME_CANDIDATES)?;
-                rows.extend(found.iter().map(|e| e.row));
-            }
-            Store::Knowledge => {
-                let found = knowledge::within(tx, start, end, TIME_CANDIDATES)?;
-                rows.extend(found.iter().map(|f| f.row));
-            }
+            Store::Episodes => rows.extend(episodes::within(tx, start, end, TIME_CANDIDATES)?),
+            Store::Knowledge => rows.extend(knowledge::within(tx, start, end, TIME_CANDIDATES)?),
             // Nodes have no time of their own.
             Store::Social => {}
         }
@@ -287,11 +247,9 @@ pub(super) fn cosines(
     vector: &[f32],
     rows: &[i64],
 ) -> brain::Result<Vec<(i64, f32)>> {
-    let mut found = Vec::with_capacity(rows.len());
-    for stored in vectors::of_rows(tx, store, model, rows)? {
-        let cosine = cosine_to_blob(vector, &stored.item)
-            .map_err(|e| brain::Error::bad_data("memory.vector", format!("row {}: {e}", stored.row)))?;
-        found.extend(cosine.map(|cosine| (stored.row, cosine)));
-    }
-    Ok(found)
+    let found = vectors::of_rows(tx, store, model, rows, |row, blob| match cosine_to_blob(vector, blob) {
+        Ok(cosine) => Ok(cosine.map(|cosine| (row, cosine))),
+        Err(e) => Err(brain::Error::bad_data("memory.vector", format!("row {row}: {e}"))),
+    })?;
+    Ok(found.into_iter().flatten().collect())
 }

@@ -258,7 +258,8 @@ impl Mirrors {
 }
 
 fn look(tx: &Tx<'_>, model: &Model, store: Store, row: i64, count: u64) -> brain::Result<Present> {
-    let vector = vectors::of_rows(tx, store, model, &[row])?.pop();
+    let code =
+        vectors::of_rows(tx, store, model, &[row], |_, blob| Ok(code_of(blob, model)))?.pop().flatten();
     let names = match store {
         Store::Social => nodes::by_rows(tx, &[row])?.pop().map(|n| {
             let mut norms = n.item.aliases_norm;
@@ -267,7 +268,7 @@ fn look(tx: &Tx<'_>, model: &Model, store: Store, row: i64, count: u64) -> brain
         }),
         Store::Episodes | Store::Knowledge => None,
     };
-    Ok(Present { store, row, count, code: vector.and_then(|v| code_of(&v.item, model)), names })
+    Ok(Present { store, row, count, code, names })
 }
 
 fn code_of(blob: &[u8], model: &Model) -> Option<Code> {

@@ -201,6 +201,8 @@ async fn play(steps: Vec<Step>, question: String) {
         }
     }
     memory.until_embedded().await;
+    // Vectors that an earlier process left need no embedding; until they are in RAM a search goes by words.
+    memory.mirrors.fill(&memory.brain).await.expect("filled");
     // The vectors can be read an instant before their commit is told of; the next commit comes after that.
     memory.brain.write("after the worker", |_| Ok(())).await.expect("written");
     compare(&memory, &question).await;
