@@ -94,6 +94,10 @@ expect "$(cat "$work/answer")" '^id: 5$' "a replay from event 4"
 documented docs/guides/backup-and-restore.md 'drill=' '^rm -r'
 expect "$(cat "$work/answer")" sound "the restore drill"
 
+documented docs/guides/memory.md 'memory() {' '-X DELETE$'
+expect "$(cat "$work/answer")" '"content":"I am vegan."' "a corrected memory"
+expect "$(cat "$work/answer")" '"status":"deleted"' "a forgotten memory"
+
 say "a second one beside it only says that it is there"
 sh scripts/engine.sh > "$work/beside" 2>&1 || fail "a second start beside the first failed: $(cat "$work/beside")"
 grep -q 'already running' "$work/beside" || fail "a second start said: $(cat "$work/beside")"
