@@ -12,6 +12,7 @@ pub mod time;
 pub mod conversation;
 pub mod event;
 pub mod memory;
+pub mod sentence;
 pub mod code;
 pub mod fleet_code;
 pub mod engine_api;

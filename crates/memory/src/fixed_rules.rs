@@ -11,19 +11,14 @@ use crate::likeness::normalised;
 use crate::recall::without_recalled;
 use crate::trajectory::Message;
 use contract::memory::{FactType, NodeKind};
+use contract::sentence;
 use std::collections::BTreeMap;
 
 /// How sure a sentence is that says of itself that it is to be kept.
 const CONFIDENCE: f64 = 0.9;
-/// What facts about the person are about.
-pub const ABOUT_THE_PERSON: &str = "user";
 /// Words of the longest name that is believed after "my name is". More takes the rest of a sentence for a name.
 const NAME_WORDS: usize = 4;
 
-/// Words of a subject when no verb is found. More makes the whole sentence its own subject.
-const SUBJECT_WORDS: usize = 4;
-/// Verbs that end the subject of a remembered sentence.
-const VERBS: [&str; 7] = ["is", "are", "was", "has", "have", "likes", "wants"];
 /// Words that may stand before a rule's own.
 const OPENINGS: [&str; 7] = ["please", "and", "also", "hi", "hello", "oh", "ok"];
 
@@ -32,7 +27,7 @@ const NAME_IS: &str = "The user's name is ";
 
 /// Whether a fact is the person's name.
 pub fn is_name(fact: &Fact) -> bool {
-    fact.subject == ABOUT_THE_PERSON && fact.content.starts_with(NAME_IS)
+    fact.subject == sentence::THE_PERSON && fact.content.starts_with(NAME_IS)
 }
 
 /// Lets a name that was said replace the ones `known` so far, which are ids and contents of open facts about the person.
@@ -86,10 +81,10 @@ fn sentence_says(sentence: &str, message: &str, found: &mut Extraction) {
             Err(_) => found.dropped.malformed += 1,
         };
     if let Some(said) = after(sentence, &["remember that", "remember:"]) {
-        fact(&subject_of(said), said.to_owned(), FactType::Fact, "the person asked to remember it");
+        fact(&sentence::subject(said), said.to_owned(), FactType::Fact, "the person asked to remember it");
     } else if let Some(said) = after(sentence, &["i prefer"]) {
         fact(
-            ABOUT_THE_PERSON,
+            sentence::THE_PERSON,
             format!("The user prefers {said}"),
             FactType::Preference,
             "the person said what they prefer",
@@ -99,7 +94,7 @@ fn sentence_says(sentence: &str, message: &str, found: &mut Extraction) {
         match field::text(Field::Name, clause) {
             Ok(name) if name.split(' ').count() <= NAME_WORDS => {
                 let rationale = "the person said their name";
-                fact(ABOUT_THE_PERSON, format!("{NAME_IS}{name}"), FactType::Fact, rationale);
+                fact(sentence::THE_PERSON, format!("{NAME_IS}{name}"), FactType::Fact, rationale);
                 found.people.push(Person {
                     name,
                     kind: NodeKind::Person,
@@ -157,15 +152,6 @@ fn after<'a>(sentence: &'a str, beginnings: &[&str]) -> Option<&'a str> {
         (head.eq_ignore_ascii_case(beginning) && rest.starts_with(char::is_whitespace) && !said.is_empty())
             .then_some(said)
     })
-}
-
-/// What a remembered sentence is about: the words before its verb. The `offline` provider cuts in the same place when
-/// it writes such a sentence with a tool, so that reading the turn again confirms that fact instead of adding one.
-fn subject_of(said: &str) -> String {
-    let words: Vec<&str> = said.split_whitespace().collect();
-    let verb = words.iter().position(|w| VERBS.contains(w)).filter(|at| *at > 0);
-    let subject = words[..verb.unwrap_or(words.len().min(SUBJECT_WORDS))].join(" ");
-    subject.chars().take(Field::Subject.max_chars()).collect()
 }
 
 #[cfg(test)]

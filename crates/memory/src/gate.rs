@@ -7,11 +7,11 @@
 //! The invariant: asked again with its own result in place, a gate that inserted now confirms.
 
 use crate::confidence::confirmed;
-use crate::fixed_rules::ABOUT_THE_PERSON;
 use crate::likeness::{
     adds_a_word, content_hash, differ_in_substance, stems_of, substance, trigram_jaccard, word_overlap,
 };
 use contract::memory::Trust;
+use contract::sentence;
 use std::collections::HashSet;
 
 /// From this overlap on, a candidate is an echo of a recalled item. Lower drops new statements about a known subject;
@@ -164,7 +164,7 @@ pub fn is_echo(text: &str, recalled: &str) -> bool {
 pub fn is_answered_from(text: &str, heard: &str, recalled: &str) -> bool {
     let (said, there) = (stems_of(heard), stems_of(recalled));
     let substance_of_item = substance(recalled);
-    stems_of(text).iter().any(|w| !said.contains(w) && w != ABOUT_THE_PERSON && there.contains(w))
+    stems_of(text).iter().any(|w| !said.contains(w) && w != sentence::THE_PERSON && there.contains(w))
         && !adds_what_was_heard(text, heard, recalled)
         && substance(text).iter().all(|word| substance_of_item.contains(word))
 }

@@ -21,7 +21,7 @@ use brain::memory::knowledge;
 use brain::{tasks, usage};
 use contract::event::Purpose;
 use contract::memory::{FactType, Store, Trust};
-use contract::{BatchId, Timestamp};
+use contract::{BatchId, Timestamp, sentence};
 use llm::{CallError, ErrorKind};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -160,7 +160,7 @@ async fn name_replaced(core: &Core, found: &mut Extraction) -> brain::Result<Has
         return Ok(HashSet::new());
     }
     let now = Timestamp::now();
-    let subject = name_norm(fixed_rules::ABOUT_THE_PERSON);
+    let subject = name_norm(sentence::THE_PERSON);
     let open = core
         .brain
         .read("what the person is called", move |tx| knowledge::open(tx, &subject, FactType::Fact, now))

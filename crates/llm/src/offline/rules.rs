@@ -2,7 +2,7 @@
 
 use super::instance::smallest;
 use crate::provider::{Message, Request};
-use contract::{Block, Role};
+use contract::{Block, Role, sentence};
 use serde_json::{Value, json};
 
 /// What the first answer of a conversation begins with.
@@ -277,7 +277,7 @@ fn tool_rule(text: &str, offered: &dyn Fn(&str) -> bool) -> Option<(&'static str
         }
     }
     if let Some(fact) = after(text, &["remember that ", "remember: "]) {
-        let input = json!({"subject": subject_of(fact), "content": fact});
+        let input = json!({"subject": sentence::subject(fact), "content": fact});
         if let Some(write) = call("knowledge_write", input) {
             return Some(write);
         }
@@ -316,22 +316,6 @@ fn plan_rule(schema: &Value, text: &str) -> Option<Value> {
         })
         .collect();
     (!steps.is_empty()).then(|| json!({"goal": goal, "steps": steps}))
-}
-
-/// Words of a subject when no verb comes early. More makes a whole sentence its own subject.
-const SUBJECT_WORDS: usize = 4;
-/// Words before a verb that are still a subject.
-const SUBJECT_WORDS_MAX: usize = 12;
-/// Characters of a subject; the tool takes no longer one.
-const SUBJECT_CHARS: usize = 200;
-
-/// What a fact is about: the words before its verb, or the first few.
-fn subject_of(fact: &str) -> String {
-    let words: Vec<&str> = fact.split_whitespace().collect();
-    let verb = words.iter().position(|w| ["is", "are", "was", "has", "have", "likes", "wants"].contains(w));
-    let verb = verb.filter(|at| (1..=SUBJECT_WORDS_MAX).contains(at));
-    let subject = words[..verb.unwrap_or(words.len().min(SUBJECT_WORDS))].join(" ");
-    subject.chars().take(SUBJECT_CHARS).collect()
 }
 
 /// What is looked for: of the person themselves all that is new, since everything known may be about them.
