@@ -24,7 +24,7 @@ impl<'c> Tx<'c> {
     }
 
     /// Says that something is erased here that nobody may read again: the writer empties the log soon after the commit.
-    pub(crate) fn forget(&self) {
+    pub fn forget(&self) {
         self.forgets.set(true);
     }
 

@@ -81,6 +81,31 @@ pub fn closed_facts<'a>(new: &NewFact<'_>, intent: Intent<'_>, open: &[OpenFact<
         .collect()
 }
 
+/// The id of the first of these facts, which all began after a new one, that has taken its place already: what was said
+/// earlier may be written later, by whoever reads a turn hours after it ended.
+pub fn closed_by<'a>(new: &NewFact<'_>, later: &[OpenFact<'a>]) -> Option<&'a str> {
+    let takes_its_place = |later: &&OpenFact<'_>| {
+        let statement = NewFact {
+            subject_norm: later.subject_norm,
+            content: later.content,
+            kind: later.kind,
+            trust: later.trust,
+            confidence: later.confidence,
+        };
+        let earlier = OpenFact {
+            id: "",
+            subject_norm: new.subject_norm,
+            content: new.content,
+            kind: new.kind,
+            trust: new.trust,
+            confidence: new.confidence,
+            cosine: later.cosine,
+        };
+        !closed_facts(&statement, Intent::Statement, &[earlier]).is_empty()
+    };
+    later.iter().find(takes_its_place).map(|later| later.id)
+}
+
 /// A relation between two nodes, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Edge<'a> {
@@ -125,6 +150,17 @@ mod tests {
             trust: Trust::User,
             confidence: 0.9,
         }
+    }
+
+    #[test]
+    fn what_was_said_earlier_and_written_later_ends_where_the_later_one_began() {
+        let dark = |trust, confidence| OpenFact { trust, confidence, ..old() };
+        assert_eq!(closed_by(&new(), &[dark(Trust::User, 0.9)]), Some("fact-1"));
+        assert_eq!(closed_by(&new(), &[dark(Trust::Tool, 0.9)]), None, "the less trusted ends nothing");
+        assert_eq!(closed_by(&new(), &[dark(Trust::User, 0.4)]), None, "nor does a guess");
+        assert_eq!(closed_by(&new(), &[OpenFact { cosine: Some(0.2), ..old() }]), None);
+        let fact = NewFact { kind: FactType::Fact, ..new() };
+        assert_eq!(closed_by(&fact, &[OpenFact { kind: FactType::Fact, ..old() }]), None);
     }
 
     fn old() -> OpenFact<'static> {

@@ -8,6 +8,7 @@
 use super::gate::{Writing, embed_nodes};
 use super::item::{EdgePatch, EpisodePatch, FactPatch, Item, NodePatch, Origin, Patch, Touched, attributes};
 use super::shape::node_text;
+use super::taken_back::TakenBack;
 use super::vectors::Prepared;
 use super::{find, social, write};
 use ::memory::entity::name_norm;
@@ -78,6 +79,7 @@ pub(super) fn patch(
     vectors: &Prepared,
     now: Timestamp,
 ) -> brain::Result<Option<(Item, Touched)>> {
+    let before = TakenBack::before(tx, id)?;
     let edit = Edit { tx, vectors, now };
     let touched = match (id, patch) {
         (MemoryId::Episode(id), Patch::Episode(p)) => edit.episode(id, p)?,
@@ -87,6 +89,13 @@ pub(super) fn patch(
         (_, Patch::Episode(_) | Patch::Fact(_) | Patch::Node(_) | Patch::Edge(_)) => None,
     };
     let Some(touched) = touched else { return Ok(None) };
+    if let Some(before) = before
+        && before.is_changed(tx, id)?
+    {
+        // What it said before is taken back, and nobody may read it in the log.
+        before.end_pending(tx, now)?;
+        tx.forget();
+    }
     lineage::replace(tx, id, &[])?;
     Ok(find::get(tx, id)?.map(|item| (item, touched)))
 }
@@ -194,7 +203,11 @@ pub(super) fn erase(
     vectors: &Prepared,
     now: Timestamp,
 ) -> brain::Result<Option<(Vec<MemoryId>, Touched)>> {
+    let before = TakenBack::before(tx, id)?;
     let Some(erased) = erase::erase(tx, id, &node_text)? else { return Ok(None) };
+    if let Some(before) = before {
+        before.end_pending(tx, now)?;
+    }
     let stored = embed_nodes(tx, vectors, &erased.rewritten, now)?;
     let touched = Touched { unembedded: !stored, ..Touched::erased(&erased) };
     let also = erased.gone.into_iter().map(|g| g.item).filter(|gone| gone != id).collect();

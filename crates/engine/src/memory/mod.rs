@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`item`] what is handed in and out; [`gate`] the one way in ([`write_in`]), used by people, tools, the
 //! end of a turn, the Learning Centre and imports, with [`write`] for episodes and facts and [`social`] for people;
-//! [`change`] edits and forgetting; [`find`] search; [`recall`] what of it goes into a turn; [`shape`] the JSON of the API; [`vectors`] vectors known before a write
+//! [`change`] edits and forgetting, [`taken_back`] what these mean for learning; [`find`] search; [`recall`] what of it goes into a turn; [`shape`] the JSON of the API; [`vectors`] vectors known before a write
 //! and [`embed`] those made later; [`mirrors`] the sign codes in RAM;
 //! [`bundle`] export and import. The rules themselves are in the crate `memory`, the
 //! rows in `brain::memory`; here the two meet.
@@ -17,6 +17,7 @@ mod gate;
 mod write;
 mod social;
 mod change;
+mod taken_back;
 mod mirrors;
 mod find;
 mod recall;

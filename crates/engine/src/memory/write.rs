@@ -12,6 +12,7 @@ use brain::memory::knowledge::{self, Fact};
 use brain::memory::{Change, MemoryId, Stored};
 use contract::memory::{EpisodeKind, Store};
 use contract::{EpisodeId, FactId, Timestamp};
+use std::collections::HashMap;
 
 /// Writes an episode.
 pub(super) fn episode(writing: &mut Writing<'_>, new: NewEpisode) -> brain::Result<Written> {
@@ -131,19 +132,10 @@ pub(super) fn fact(writing: &mut Writing<'_>, new: NewFact) -> brain::Result<Wri
         confidence: writing.origin.confidence,
     };
     // What has ended itself ends nothing, and neither does what began before the other.
-    let others: Vec<contradiction::OpenFact<'_>> = open
-        .iter()
-        .filter(|f| !is_past && f.item.valid_from <= valid_from && f.item.fact_id.as_str() != id.as_str())
-        .map(|f| contradiction::OpenFact {
-            id: f.item.fact_id.as_str(),
-            subject_norm: &f.item.subject_norm,
-            content: &f.item.content,
-            kind: f.item.kind,
-            trust: f.item.provenance.trust,
-            confidence: f.item.provenance.confidence,
-            cosine: cosines.get(&f.row).copied(),
-        })
-        .collect();
+    let others = open.iter().filter(|f| !is_past && f.item.fact_id.as_str() != id.as_str());
+    let (mut later, others): (Vec<&Stored<Fact>>, Vec<&Stored<Fact>>) =
+        others.partition(|f| f.item.valid_from > valid_from);
+    later.sort_by_key(|f| f.item.valid_from);
     // A repetition replaces only what it names: it says nothing that was not so before.
     let intent = match (&writing.origin.intent, outcome) {
         (Intent::Named(ids), _) => contradiction::Intent::Named(ids),
@@ -152,9 +144,35 @@ pub(super) fn fact(writing: &mut Writing<'_>, new: NewFact) -> brain::Result<Wri
             contradiction::Intent::None
         }
     };
-    let ended = contradiction::closed_facts(&said, intent, &others);
+    let ended = contradiction::closed_facts(&said, intent, &as_open(&others, &cosines));
     let closed = close(writing, &ended, valid_from, &id)?;
+    if outcome == Outcome::Created && writing.origin.intent != Intent::None {
+        end_before(writing, &id, contradiction::closed_by(&said, &as_open(&later, &cosines)))?;
+    }
     writing.written(outcome, &id, closed)
+}
+
+fn as_open<'f>(facts: &[&'f Stored<Fact>], cosines: &HashMap<i64, f32>) -> Vec<contradiction::OpenFact<'f>> {
+    let one = |f: &&'f Stored<Fact>| contradiction::OpenFact {
+        id: f.item.fact_id.as_str(),
+        subject_norm: &f.item.subject_norm,
+        content: &f.item.content,
+        kind: f.item.kind,
+        trust: f.item.provenance.trust,
+        confidence: f.item.provenance.confidence,
+        cosine: cosines.get(&f.row).copied(),
+    };
+    facts.iter().map(one).collect()
+}
+
+/// Ends a new fact where a later one has taken its place already.
+fn end_before(writing: &Writing<'_>, id: &MemoryId, later: Option<&str>) -> brain::Result<()> {
+    let later = later.and_then(|id| FactId::parse(id).ok());
+    let (MemoryId::Fact(id), Some(later)) = (id, later) else { return Ok(()) };
+    let Some(since) = knowledge::get(writing.tx, &later)?.map(|row| row.item.valid_from) else {
+        return Ok(());
+    };
+    knowledge::close(writing.tx, id, since, Some(&later), writing.now).map(drop)
 }
 
 fn close(

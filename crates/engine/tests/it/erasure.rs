@@ -166,6 +166,23 @@ async fn until_no_byte(setup: &Setup) {
 }
 
 #[tokio::test]
+async fn what_a_correction_replaced_leaves_the_log_without_any_deletion() {
+    let setup = Setup::offline();
+    let engine = setup.start().await;
+    let fact =
+        created(&engine, "knowledge", json!({"subject": "c", "content": format!("wrongly {MARKER}")})).await;
+    let node = created(&engine, "social", json!({"name": "Ada", "aliases": [MARKER]})).await;
+    assert!(!holds(&setup).is_empty());
+    for (target, patch) in [
+        (format!("/memory/knowledge/{fact}"), json!({"content": "rightly something else"})),
+        (format!("/memory/social/{node}"), json!({"aliases": []})),
+    ] {
+        engine.send(Ask::new("PATCH", &target).body(patch.to_string())).await.ok().await;
+    }
+    until_no_byte(&setup).await;
+}
+
+#[tokio::test]
 async fn a_paused_turn_does_not_send_again_what_was_erased_while_it_waited() {
     let model = calls("ask_user", json!({"question": "Which colour?", "options": ["red", "blue"]})).await;
     let setup = Setup::scripted(&model);

@@ -190,18 +190,28 @@ async fn the_learning_centre_closes_what_it_names_and_nothing_it_may_not() {
 }
 
 #[tokio::test]
-async fn a_fact_that_began_earlier_closes_nothing_and_history_merges_only_with_history() {
+async fn a_fact_that_began_earlier_closes_nothing_but_ends_where_a_later_one_took_its_place() {
     let place = Place::new();
     let memory = place.local();
     let tea = typed("drink", "The user prefers green tea", FactType::Preference);
-    memory.add(tea.clone()).await;
+    let later = memory.add(tea.clone()).await;
     let at = |days: i64| Timestamp::now().plus_millis(-days * 86_400_000);
     let Wanted::Fact(new) = typed("drink", "The user prefers black tea", FactType::Preference) else {
         panic!("a fact")
     };
     let early = NewFact { valid_from: Some(at(9)), ..new.clone() };
-    assert!(memory.must(Wanted::Fact(early), api()).await.closed.is_empty());
-    let past = NewFact { valid_from: Some(at(90)), valid_until: Some(at(60)), ..new };
+    let written = memory.must(Wanted::Fact(early), api()).await;
+    assert!(written.closed.is_empty());
+    let (Some(Item::Fact(early)), Some(Item::Fact(later))) =
+        (&written.item, memory.get(&later).await.expect("read"))
+    else {
+        panic!("facts")
+    };
+    assert_eq!(early.item.valid_until, Some(later.item.valid_from), "what was said since holds");
+    assert_eq!(early.item.superseded_by, Some(later.item.fact_id));
+    assert_eq!(later.item.valid_until, None);
+    let content = "The user prefers white tea".to_owned();
+    let past = NewFact { valid_from: Some(at(90)), valid_until: Some(at(60)), content, ..new };
     let history = memory.must(Wanted::Fact(past.clone()), api()).await;
     assert_eq!((history.outcome, history.closed.len()), (Outcome::Created, 0));
     assert_eq!(memory.must(Wanted::Fact(past), api()).await.outcome, Outcome::Duplicate);

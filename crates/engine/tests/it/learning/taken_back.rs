@@ -1,0 +1,65 @@
+//! What a person forgets or corrects before its turn was learned from.
+
+use super::{batch, contents};
+use crate::memory::found;
+use crate::support::http::Ask;
+use crate::support::{Engine, Setup};
+use serde_json::{Value, json};
+
+async fn only(engine: &Engine, store: &str, query: &str, part: &str) -> Value {
+    let hits = found(engine, store, query).await;
+    let hit = hits.iter().find(|hit| hit.to_string().contains(part));
+    hit.unwrap_or_else(|| panic!("nothing says {part}: {hits:?}"))["id"].clone()
+}
+
+async fn change(engine: &Engine, method: &str, store: &str, id: &Value, body: Value) {
+    let target = format!("/memory/{store}/{}", id.as_str().expect("an id"));
+    engine.send(Ask::new(method, &target).body(body.to_string())).await.ok().await;
+}
+
+async fn open(engine: &Engine, part: &str) -> Vec<String> {
+    let mut all = contents(engine, part).await;
+    all.retain(|content| content.contains(part));
+    all
+}
+
+#[tokio::test]
+async fn what_is_forgotten_before_its_turn_is_learned_from_stays_forgotten() {
+    let engine = Setup::offline().start().await;
+    engine.turn("a", "remember that my dog is called Brimble").await;
+    engine.turn("b", "what do you know about my dog").await;
+    engine.turn("c", "I prefer tea.").await;
+    let fact = only(&engine, "knowledge", "dog", "Brimble").await;
+    change(&engine, "DELETE", "knowledge", &fact, json!({})).await;
+    let status = engine.json("/learning/status").await;
+    assert_eq!(status["pending_trajectories"], 1, "only the turn about tea is still learned from");
+    batch(&engine, json!({})).await;
+    assert_eq!(open(&engine, "Brimble").await, [""; 0]);
+    assert_eq!(open(&engine, "tea").await, ["The user prefers tea"]);
+}
+
+#[tokio::test]
+async fn what_is_corrected_before_its_turn_is_learned_from_stays_corrected() {
+    let engine = Setup::offline().start().await;
+    engine.turn("a", "remember that the door code is 4711").await;
+    engine.turn("b", "remember that my boat is blue").await;
+    let code = only(&engine, "knowledge", "door code", "4711").await;
+    change(&engine, "PATCH", "knowledge", &code, json!({"content": "the door code is 9922"})).await;
+    let boat = only(&engine, "knowledge", "boat", "blue").await;
+    change(&engine, "PATCH", "knowledge", &boat, json!({"confidence": 0.5})).await;
+    let status = engine.json("/learning/status").await;
+    assert_eq!(status["pending_trajectories"], 1, "to be less sure of something takes nothing back");
+    batch(&engine, json!({})).await;
+    assert_eq!(open(&engine, "door code").await, ["the door code is 9922"]);
+}
+
+#[tokio::test]
+async fn a_person_and_a_turn_that_are_forgotten_are_not_learned_again() {
+    let engine = Setup::offline().start().await;
+    engine.turn("a", "Hello! My name is Ada Lovelace.").await;
+    let turn = only(&engine, "episodes", "Ada Lovelace", "Ada").await;
+    change(&engine, "DELETE", "episodes", &turn, json!({})).await;
+    batch(&engine, json!({})).await;
+    assert_eq!(open(&engine, "Ada").await, [""; 0]);
+    assert_eq!(found(&engine, "social", "Ada Lovelace").await, [json!(null); 0]);
+}
