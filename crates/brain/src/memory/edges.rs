@@ -100,15 +100,16 @@ pub fn insert(tx: &Tx<'_>, edge: &Edge, render: &Render<'_>) -> Result<Vec<i64>>
     nodes::rewrite(tx, &ends(edge), render)
 }
 
-/// Writes everything of an edge but its id, its ends and its age; returns the nodes' rows whose text changed;
-/// `None` when there is no such edge.
+/// Writes everything of an edge but its id and its ends; returns the nodes' rows whose text changed; `None` when there is
+/// no such edge.
 pub fn replace(tx: &Tx<'_>, edge: &Edge, render: &Render<'_>) -> Result<Option<Vec<i64>>> {
     let p = &edge.provenance;
     let rows = tx
         .conn()
         .prepare_cached(
             "UPDATE social_graph_edges SET relation = ?2, valid_from = ?3, valid_until = ?4, confidence = ?5,
-                    trust = ?6, source = ?7, rationale = ?8, last_confirmed_at = ?9, updated_at = ?10
+                    trust = ?6, source = ?7, rationale = ?8, last_confirmed_at = ?9, updated_at = ?10,
+                    created_at = ?11
              WHERE edge_id = ?1",
         )?
         .execute(params![
@@ -122,6 +123,7 @@ pub fn replace(tx: &Tx<'_>, edge: &Edge, render: &Render<'_>) -> Result<Option<V
             p.rationale,
             p.last_confirmed_at.millis(),
             p.updated_at.millis(),
+            p.created_at.millis(),
         ])?;
     if rows == 0 {
         return Ok(None);

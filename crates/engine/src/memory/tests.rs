@@ -5,6 +5,7 @@ mod gate;
 mod people;
 mod search;
 mod same;
+mod bundles;
 mod background;
 
 use super::item::{Intent, NewEpisode, NewFact, NewNode, Origin, Outcome, Search, Wanted, Written};
