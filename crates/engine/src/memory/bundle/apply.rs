@@ -26,7 +26,6 @@ use brain::Tx;
 use brain::memory::counters::{self, Counters};
 use brain::memory::edges::{self, Edge};
 use brain::memory::episodes::{self, Episode};
-use brain::memory::erase;
 use brain::memory::knowledge::{self, Fact};
 use brain::memory::lineage::{self, Parent};
 use brain::memory::nodes::{self, Node};
@@ -351,19 +350,14 @@ impl<'a> Applying<'a> {
             provenance,
         };
         let id = MemoryId::Edge(row.id.clone());
-        if let Some(old) = edges::get(tx, &row.id)? {
+        if edges::get(tx, &row.id)?.is_some() {
             if !self.replaces() {
                 return self.skip(Store::Social);
             }
-            if (&old.item.from, &old.item.to) == (&edge.from, &edge.to) {
-                let rewritten = edges::replace(tx, &edge, &node_text)?.unwrap_or_default();
-                lineage::replace(tx, &id, &origin.lineage)?;
-                return self.with(&origin, |writing| writing.rewritten(rewritten));
-            }
-            if let Some(erased) = erase::erase(tx, &id, &node_text)? {
-                let touched = std::mem::take(&mut self.done.touched);
-                self.done.touched = touched.and(Touched::erased(&erased));
-            }
+            // in its place also between other ends: erasing it would take along what rests on it, rows of this bundle
+            let rewritten = edges::replace(tx, &edge, &node_text)?.unwrap_or_default();
+            lineage::replace(tx, &id, &origin.lineage)?;
+            return self.with(&origin, |writing| writing.rewritten(rewritten));
         }
         let is_past = write::has_ended(row.valid_until, now);
         if !self.replaces() && !is_past {

@@ -57,8 +57,7 @@ fn words() -> impl Strategy<Value = String> {
 fn time() -> impl Strategy<Value = String> {
     prop_oneof![
         select(TIMES.as_slice()).prop_map(str::to_owned),
-        (-62_167_219_200_000_i64..=253_402_300_799_999)
-            .prop_map(|ms| Timestamp::from_millis(ms).to_string()),
+        (-62_167_219_200_000_i64..=253_402_300_799_999).prop_map(|ms| Timestamp::from_millis(ms).to_string()),
         (1_700_000_000_000_i64..1_790_000_000_000).prop_map(|ms| Timestamp::from_millis(ms).to_string()),
     ]
 }
@@ -79,7 +78,8 @@ fn parent() -> impl Strategy<Value = Value> {
     let any_id = prop_oneof![id("fact"), id("ep"), id("soc"), id("rel")];
     prop_oneof![
         any_id.prop_map(|id| json!({"kind": ParentKind::Memory, "id": id})),
-        (select(&ParentKind::ALL[..2]), 0..3).prop_map(|(kind, n)| json!({"kind": kind, "id": format!("x {n}é")})),
+        (select(&ParentKind::ALL[..2]), 0..3)
+            .prop_map(|(kind, n)| json!({"kind": kind, "id": format!("x {n}é")})),
     ]
 }
 
@@ -115,13 +115,14 @@ fn rows(row: impl Strategy<Value = Value>) -> impl Strategy<Value = Vec<Value>> 
 
 fn episode() -> impl Strategy<Value = Value> {
     let place = (prop::option::of(0..3), prop::option::of(select(vec![i64::MIN, -1, 0, 1, 2, i64::MAX])));
-    memory((id("ep"), select(EpisodeKind::ALL), (words(), words()), prop::option::of(words()), place, time()).prop_map(
-        |(id, kind, (key, description), value, (of, position), at)| {
-            json!({"id": id, "kind": kind, "key": key, "description": description, "value": value,
+    memory(
+        (id("ep"), select(EpisodeKind::ALL), (words(), words()), prop::option::of(words()), place, time())
+            .prop_map(|(id, kind, (key, description), value, (of, position), at)| {
+                json!({"id": id, "kind": kind, "key": key, "description": description, "value": value,
                    "task_id": of.map(|n| task(&format!("task {n} ☕"))), "position": position,
                    "turn_id": of.map(|n| format!("turn-{n}")), "occurred_at": at})
-        },
-    ))
+            }),
+    )
 }
 
 fn fact() -> impl Strategy<Value = Value> {
@@ -147,7 +148,8 @@ fn attributes() -> impl Strategy<Value = Value> {
     let value = leaf.prop_recursive(3, 8, 3, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
-            prop::collection::btree_map(words(), inner, 0..3).prop_map(|map| Value::Object(map.into_iter().collect())),
+            prop::collection::btree_map(words(), inner, 0..3)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     });
     prop::collection::btree_map(words(), value, 0..3).prop_map(|map| Value::Object(map.into_iter().collect()))
@@ -210,7 +212,13 @@ fn signal() -> impl Strategy<Value = Value> {
 /// and stays where it is.
 fn soul() -> impl Strategy<Value = (Value, Vec<Value>)> {
     let says = (select(vec!["", "I am Sam.", "Ich heiße Sam 👋"]), prop::collection::vec(words(), 0..2));
-    let version = (says, prop::collection::vec(words(), 0..2), select(vec!["catalog", "learning", "user"]), words(), time());
+    let version = (
+        says,
+        prop::collection::vec(words(), 0..2),
+        select(vec!["catalog", "learning", "user"]),
+        words(),
+        time(),
+    );
     (prop::collection::vec(version, 1..4), select(vec!["learning", "user"])).prop_map(|(mut versions, last)| {
         if let Some(present) = versions.last_mut() {
             present.2 = last;
@@ -262,8 +270,7 @@ fn lasting(mut bundle: Value) -> Value {
     bundle
 }
 
-const LISTS: [&str; 6] =
-    ["/episodes", "/knowledge", "/social/nodes", "/social/edges", "/skills", "/signals"];
+const LISTS: [&str; 6] = ["/episodes", "/knowledge", "/social/nodes", "/social/edges", "/skills", "/signals"];
 
 /// The same without the order of rows: `replace` rewrites a row in its place, so rows that were there keep theirs.
 fn unordered(mut bundle: Value) -> Value {
