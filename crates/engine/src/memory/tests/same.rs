@@ -9,7 +9,7 @@ use crate::catalog::snapshot::Models;
 use crate::config::Provider;
 use crate::memory::bundle::{FORMAT, Importer, Mode};
 use crate::memory::find::{Asked, by_vector, floor_of};
-use crate::memory::item::{EpisodePatch, FactPatch, NodePatch, Patch, Wanted};
+use crate::memory::item::{EpisodePatch, FactPatch, NodePatch, Patch, Patched, Wanted};
 use crate::memory::{Memory, Touched, node_text};
 use crate::tools::registry::Registry;
 use ::memory::vector::{Code, cosine, decode};
@@ -116,7 +116,11 @@ async fn edit(memory: &Memory, id: &MemoryId, said: String) {
             Patch::Node(NodePatch { name: Some(said), ..Default::default() })
         }
     };
-    memory.patch(id, patch).await.expect("patched");
+    // refused, when it would say what another says
+    let patched = memory.patch(id, patch).await.expect("patched");
+    if let Patched::SameAs(other) = patched {
+        assert_ne!(other, *id);
+    }
 }
 
 /// Makes a step; `there` are the memories it may be about.
@@ -164,7 +168,8 @@ async fn import(memory: &Arc<Memory>, mode: Mode, carried: Vec<Carried>) -> Vec<
                 episodes.push(row);
             }
             Store::Knowledge => {
-                (row["subject"], row["content"], row["type"]) = (json!("subject"), json!(said), json!("fact"));
+                (row["subject"], row["content"], row["type"]) =
+                    (json!("subject"), json!(said), json!("fact"));
                 facts.push(row);
             }
             Store::Social => {
