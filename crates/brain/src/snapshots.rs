@@ -99,8 +99,8 @@ pub fn close(tx: &Tx<'_>, turn: &TurnId, expires_at: Timestamp) -> Result<()> {
 }
 
 /// Blanks what was recalled of these memories into turns that are not over: neither the file nor the next call of the
-/// model may bring back what was erased.
-pub(crate) fn forget_recalled(tx: &Tx<'_>, ids: &BTreeSet<&str>) -> Result<()> {
+/// model may bring back what was erased or edited.
+pub fn forget_recalled(tx: &Tx<'_>, ids: &BTreeSet<&str>) -> Result<()> {
     let mut statement = tx.conn().prepare_cached(OPEN_AND_RECALLED)?;
     let mut rows = statement.query([])?;
     let mut blanked = Vec::new();

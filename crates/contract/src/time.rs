@@ -1,6 +1,6 @@
 //! Instants as the wire and the brain carry them: whole milliseconds since the Unix epoch, UTC.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
@@ -29,9 +29,11 @@ impl Timestamp {
         Self(self.0.saturating_add(ms))
     }
 
-    /// Reads ISO-8601 with any offset; the result is UTC.
+    /// Reads ISO-8601 with any offset; the result is UTC. An offset that leads out of the years 0000 to 9999 is refused,
+    /// because the result could be written but not read again.
     pub fn parse(text: &str) -> Option<Self> {
-        DateTime::parse_from_rfc3339(text).ok().map(|t| Self(t.timestamp_millis()))
+        let time = DateTime::parse_from_rfc3339(text).ok()?.to_utc();
+        (0..=9999).contains(&time.year()).then(|| Self(time.timestamp_millis()))
     }
 }
 
@@ -75,5 +77,16 @@ mod tests {
         let t = Timestamp::from_millis(1_777_293_296_000);
         assert_eq!(t.to_string(), "2026-04-27T12:34:56.000Z");
         assert_eq!(Timestamp::parse("2026-04-27T14:34:56+02:00"), Some(t));
+    }
+
+    #[test]
+    fn what_is_read_can_be_written_and_read_again() {
+        for text in ["0000-01-01T00:00:00Z", "9999-12-31T23:59:59.999Z", "2016-12-31T23:59:60Z"] {
+            let time = Timestamp::parse(text).expect("a time");
+            assert_eq!(Timestamp::parse(&time.to_string()), Some(time), "{text}");
+        }
+        for beyond in ["0000-01-01T00:00:00+00:01", "9999-12-31T23:59:59-00:01", "9999-12-31T23:59:60.999Z"] {
+            assert_eq!(Timestamp::parse(beyond), None, "{beyond}");
+        }
     }
 }

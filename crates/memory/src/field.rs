@@ -165,8 +165,10 @@ pub enum Refused {
         max: usize,
     },
     /// Attributes that are no object, too large or too deep.
-    #[error("attributes must be an object of at most {max_bytes} bytes and {max_depth} levels")]
+    #[error("attributes must be an object of at most {max_bytes} bytes and {max_depth} levels, not {came}")]
     Attributes {
+        /// What they are.
+        came: String,
         /// The most bytes.
         max_bytes: usize,
         /// The most levels.
@@ -186,6 +188,30 @@ impl Refused {
             }
             Refused::Attributes { .. } => "attributes",
             Refused::Confidence => "confidence",
+        }
+    }
+
+    /// What would have been right, for the one who wrote it.
+    pub fn expected(&self) -> String {
+        match self {
+            Refused::Empty { .. } => "a text with a visible character".to_owned(),
+            Refused::TooLong { max, .. } => format!("at most {max} characters"),
+            Refused::TooMany { max, .. } => format!("at most {max} entries"),
+            Refused::Attributes { max_bytes, max_depth, .. } => {
+                format!("an object of at most {max_bytes} bytes and {max_depth} levels")
+            }
+            Refused::Confidence => "a number from 0 to 1".to_owned(),
+        }
+    }
+
+    /// What came instead, in a few words; `None` where the value itself says it best.
+    pub fn came(&self) -> Option<String> {
+        match self {
+            Refused::Empty { .. } => Some("nothing that can be seen".to_owned()),
+            Refused::TooLong { chars, .. } => Some(format!("{chars} characters")),
+            Refused::TooMany { count, .. } => Some(format!("{count} entries")),
+            Refused::Attributes { came, .. } => Some(came.clone()),
+            Refused::Confidence => None,
         }
     }
 }
@@ -229,11 +255,16 @@ pub fn aliases(name: &str, raw: &[String]) -> Result<Vec<String>, Refused> {
 
 /// Checks an attribute object; cleans its texts.
 pub fn attributes(raw: &Value) -> Result<Value, Refused> {
-    let refused = Refused::Attributes { max_bytes: ATTRIBUTES_BYTES, max_depth: ATTRIBUTES_DEPTH };
-    if !raw.is_object() || depth(raw) > ATTRIBUTES_DEPTH || raw.to_string().len() > ATTRIBUTES_BYTES {
-        return Err(refused);
-    }
-    Ok(cleaned(raw))
+    let came = match (raw, depth(raw), raw.to_string().len()) {
+        (Value::Object(_), levels, _) if levels > ATTRIBUTES_DEPTH => format!("an object of {levels} levels"),
+        (Value::Object(_), _, bytes) if bytes > ATTRIBUTES_BYTES => format!("an object of {bytes} bytes"),
+        (Value::Object(_), _, _) => return Ok(cleaned(raw)),
+        (Value::Array(_), _, _) => "an array".to_owned(),
+        (Value::String(_), _, _) => "a string".to_owned(),
+        (Value::Number(_), _, _) => "a number".to_owned(),
+        (Value::Bool(_) | Value::Null, _, _) => raw.to_string(),
+    };
+    Err(Refused::Attributes { came, max_bytes: ATTRIBUTES_BYTES, max_depth: ATTRIBUTES_DEPTH })
 }
 
 /// Checks a confidence that somebody names.
@@ -312,6 +343,10 @@ mod tests {
         let deep = (0..ATTRIBUTES_DEPTH).fold(json!(1), |inner, _| json!({"a": inner}));
         assert!(attributes(&deep).is_ok());
         assert!(attributes(&json!({"a": deep})).is_err());
+        let came = |raw: &Value| attributes(raw).expect_err("refused").came().expect("words");
+        assert_eq!(came(&json!([1])), "an array");
+        assert_eq!(came(&json!({"a": deep})), "an object of 9 levels");
+        assert_eq!(came(&json!({"a": "x".repeat(ATTRIBUTES_BYTES)})), "an object of 16392 bytes");
     }
 
     #[test]

@@ -100,15 +100,16 @@ pub fn insert(tx: &Tx<'_>, edge: &Edge, render: &Render<'_>) -> Result<Vec<i64>>
     nodes::rewrite(tx, &ends(edge), render)
 }
 
-/// Writes everything of an edge but its id, its ends and its age; returns the nodes' rows whose text changed;
-/// `None` when there is no such edge.
+/// Writes everything of an edge but its id, and the texts of the nodes at its ends, at the old ones and the new ones.
+/// Returns the nodes' rows whose text changed; `None` when there is no such edge.
 pub fn replace(tx: &Tx<'_>, edge: &Edge, render: &Render<'_>) -> Result<Option<Vec<i64>>> {
     let p = &edge.provenance;
-    let rows = tx
-        .conn()
+    let Some(old) = get(tx, &edge.edge_id)? else { return Ok(None) };
+    tx.conn()
         .prepare_cached(
             "UPDATE social_graph_edges SET relation = ?2, valid_from = ?3, valid_until = ?4, confidence = ?5,
-                    trust = ?6, source = ?7, rationale = ?8, last_confirmed_at = ?9, updated_at = ?10
+                    trust = ?6, source = ?7, rationale = ?8, last_confirmed_at = ?9, updated_at = ?10,
+                    created_at = ?11, from_node = ?12, to_node = ?13
              WHERE edge_id = ?1",
         )?
         .execute(params![
@@ -122,12 +123,12 @@ pub fn replace(tx: &Tx<'_>, edge: &Edge, render: &Render<'_>) -> Result<Option<V
             p.rationale,
             p.last_confirmed_at.millis(),
             p.updated_at.millis(),
+            p.created_at.millis(),
+            edge.from.as_str(),
+            edge.to.as_str(),
         ])?;
-    if rows == 0 {
-        return Ok(None);
-    }
-    let Some(stored) = get(tx, &edge.edge_id)? else { return Ok(None) };
-    nodes::rewrite(tx, &ends(&stored.item), render).map(Some)
+    let touched = ends(&old.item).into_iter().chain(ends(edge)).collect();
+    nodes::rewrite(tx, &touched, render).map(Some)
 }
 
 /// Ends the validity of an edge; returns the nodes' rows whose text changed. `None` when there is no such edge
@@ -198,7 +199,7 @@ pub fn relations(tx: &Tx<'_>, node: &NodeId) -> Result<Vec<Relation>> {
 }
 
 /// The edges of a node in either direction, all of them.
-pub(crate) fn of_node(tx: &Tx<'_>, node: &NodeId) -> Result<Vec<Stored<Edge>>> {
+pub fn of_node(tx: &Tx<'_>, node: &NodeId) -> Result<Vec<Stored<Edge>>> {
     let mut found = all(tx, &select("WHERE from_node = ?1"), [node.as_str()], read)?;
     let more = select("WHERE to_node = ?1 AND from_node <> ?1");
     found.extend(all(tx, &more, [node.as_str()], read)?);

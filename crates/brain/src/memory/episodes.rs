@@ -98,8 +98,7 @@ pub fn insert(tx: &Tx<'_>, episode: &Episode, search_text: &str) -> Result<i64> 
     Ok(tx.conn().last_insert_rowid())
 }
 
-/// Writes everything of an episode but its id, its age and its place in a task. Another `search_text` drops
-/// the vector.
+/// Writes everything of an episode but its id. Another `search_text` drops the vector.
 pub fn replace(tx: &Tx<'_>, episode: &Episode, search_text: &str) -> Result<Change> {
     let p = &episode.provenance;
     let rows = tx
@@ -107,7 +106,8 @@ pub fn replace(tx: &Tx<'_>, episode: &Episode, search_text: &str) -> Result<Chan
         .prepare_cached(
             "UPDATE episodes SET kind = ?2, key = ?3, description = ?4, value = ?5, occurred_at = ?6,
                     content_hash = ?7, confidence = ?8, trust = ?9, source = ?10, rationale = ?11,
-                    last_confirmed_at = ?12, updated_at = ?13, search_text = ?14
+                    last_confirmed_at = ?12, updated_at = ?13, search_text = ?14, created_at = ?15,
+                    task_id = ?16, turn_id = ?17, position = ?18
              WHERE episode_id = ?1",
         )?
         .execute(params![
@@ -125,6 +125,10 @@ pub fn replace(tx: &Tx<'_>, episode: &Episode, search_text: &str) -> Result<Chan
             p.last_confirmed_at.millis(),
             p.updated_at.millis(),
             search_text,
+            p.created_at.millis(),
+            episode.task_id.as_ref().map(TaskId::as_str),
+            episode.turn_id.as_ref().map(TurnId::as_str),
+            episode.position,
         ])?;
     Ok(Change::of(rows))
 }

@@ -100,7 +100,7 @@ pub fn insert(tx: &Tx<'_>, fact: &Fact, search_text: &str) -> Result<i64> {
     Ok(tx.conn().last_insert_rowid())
 }
 
-/// Writes everything of a fact but its id and its age. Another `search_text` drops the vector.
+/// Writes everything of a fact but its id. Another `search_text` drops the vector.
 pub fn replace(tx: &Tx<'_>, fact: &Fact, search_text: &str) -> Result<Change> {
     let p = &fact.provenance;
     let rows = tx
@@ -108,7 +108,8 @@ pub fn replace(tx: &Tx<'_>, fact: &Fact, search_text: &str) -> Result<Change> {
         .prepare_cached(
             "UPDATE knowledge_store SET subject = ?2, subject_norm = ?3, content = ?4, type = ?5, valid_from = ?6,
                     valid_until = ?7, superseded_by = ?8, content_hash = ?9, confidence = ?10, trust = ?11,
-                    source = ?12, rationale = ?13, last_confirmed_at = ?14, updated_at = ?15, search_text = ?16
+                    source = ?12, rationale = ?13, last_confirmed_at = ?14, updated_at = ?15, search_text = ?16,
+                    created_at = ?17
              WHERE fact_id = ?1",
         )?
         .execute(params![
@@ -128,6 +129,7 @@ pub fn replace(tx: &Tx<'_>, fact: &Fact, search_text: &str) -> Result<Change> {
             p.last_confirmed_at.millis(),
             p.updated_at.millis(),
             search_text,
+            p.created_at.millis(),
         ])?;
     Ok(Change::of(rows))
 }

@@ -102,7 +102,7 @@ pub fn insert(tx: &Tx<'_>, node: &Node, render: &Render<'_>) -> Result<i64> {
     Ok(tx.conn().last_insert_rowid())
 }
 
-/// Writes everything of a node but its id and its age, and the texts of its neighbours, which name it.
+/// Writes everything of a node but its id, and the texts of its neighbours, which name it.
 /// Returns the rows whose text changed (their vectors are gone); `None` when there is no such node.
 pub fn replace(tx: &Tx<'_>, node: &Node, render: &Render<'_>) -> Result<Option<Vec<i64>>> {
     let p = &node.provenance;
@@ -111,7 +111,7 @@ pub fn replace(tx: &Tx<'_>, node: &Node, render: &Render<'_>) -> Result<Option<V
         .prepare_cached(
             "UPDATE social_graph_nodes SET name = ?2, name_norm = ?3, kind = ?4, aliases = ?5, aliases_norm = ?6,
                     attributes = ?7, confidence = ?8, trust = ?9, source = ?10, rationale = ?11,
-                    last_confirmed_at = ?12, updated_at = ?13
+                    last_confirmed_at = ?12, updated_at = ?13, created_at = ?14
              WHERE node_id = ?1",
         )?
         .execute(params![
@@ -128,6 +128,7 @@ pub fn replace(tx: &Tx<'_>, node: &Node, render: &Render<'_>) -> Result<Option<V
             p.rationale,
             p.last_confirmed_at.millis(),
             p.updated_at.millis(),
+            p.created_at.millis(),
         ])?;
     if rows == 0 {
         return Ok(None);

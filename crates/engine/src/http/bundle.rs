@@ -100,10 +100,14 @@ fn refused(error: ImportError) -> ApiError {
                 .with(json!({"field": "body", "expected": "JSON in UTF-8", "got": said}))
         }
         ImportError::Refused(refusal) => {
-            let field = refusal.pointer.trim_start_matches('/').replace('/', ".");
+            let field = match refusal.pointer.trim_start_matches('/') {
+                "" => "body".to_owned(),
+                pointer => pointer.replace('/', "."),
+            };
             let text = "the bundle is refused as a whole; nothing was changed";
-            ApiError::new(ErrorCode::ValidationError, text)
-                .with(json!({"field": field, "pointer": refusal.pointer, "expected": refusal.expected}))
+            ApiError::new(ErrorCode::ValidationError, text).with(json!({
+                "field": field, "pointer": refusal.pointer, "expected": refusal.expected, "got": refusal.came,
+            }))
         }
         ImportError::Brain(error) => storage(&error),
     }

@@ -12,14 +12,15 @@ pub(super) use read::refused;
 use super::app::App;
 use super::fields::{Fields, InStore, StoreAndId};
 use crate::core::{Core, to_the_end};
-use crate::memory::{End, Item, Origin, Outcome, Patch, Wanted, shown};
+use crate::memory::{End, Item, NodePatch, Origin, Outcome, Patch, Patched, Wanted, shown};
 use crate::turn::accept::storage;
+use ::memory::entity::name_norm;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use brain::memory::MemoryId;
 use chassis::http::Refusal;
-use contract::memory::Store;
+use contract::memory::{NodeKind, Store, Trust};
 use contract::{ApiError, ErrorCode, Timestamp};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -84,24 +85,84 @@ pub async fn create_node(State(app): State<Arc<App>>, body: Body) -> Result<Json
     let mut fields = Fields::read(body, app.max_body).await?;
     let (wanted, origin) = read::node(&mut fields)?;
     if let Wanted::Node(node) = &wanted {
-        ends_exist(core, node.relations.iter().map(|r| &r.to)).await?;
+        let own = Own::new(None, &node.name, &node.aliases, node.kind);
+        ends_are_others(core, &own, node.relations.iter().map(|r| &r.to)).await?;
     }
     Ok(app.told(create(core, wanted, origin).await?))
 }
 
-/// A relation to an id that is not there says nothing about anybody.
-async fn ends_exist(core: &Core, ends: impl Iterator<Item = &End>) -> Result<(), ApiError> {
+/// The node that relations lead away from.
+struct Own {
+    /// Its id, when it is there already.
+    id: Option<MemoryId>,
+    /// What it is called, normalised.
+    names: Vec<String>,
+    /// What it is, when that is said.
+    kind: Option<NodeKind>,
+}
+
+impl Own {
+    fn new(id: Option<MemoryId>, name: &str, aliases: &[String], kind: Option<NodeKind>) -> Self {
+        let names = std::iter::once(name).chain(aliases.iter().map(String::as_str));
+        Self { id, names: names.map(name_norm).collect(), kind }
+    }
+
+    /// The node as it will be after a patch.
+    fn patched(id: &MemoryId, patch: &NodePatch, present: &Item) -> Self {
+        let Item::Node(node, _) = present else { return Self::new(Some(id.clone()), "", &[], None) };
+        let name = patch.name.as_ref().unwrap_or(&node.item.name);
+        let aliases = patch.aliases.as_ref().unwrap_or(&node.item.aliases);
+        Self::new(Some(id.clone()), name, aliases, None)
+    }
+
+    /// Whether a new node would be merged into this one, so that both are one.
+    fn is(&self, other: &Item) -> bool {
+        let Item::Node(node, _) = other else { return false };
+        let fits =
+            |kind: NodeKind| kind == node.item.kind || [kind, node.item.kind].contains(&NodeKind::Other);
+        let called = self
+            .names
+            .first()
+            .is_some_and(|name| *name == node.item.name_norm || node.item.aliases_norm.contains(name));
+        let vouched = node.item.provenance.trust != Trust::Untrusted;
+        self.id.is_none() && called && vouched && self.kind.is_none_or(fits)
+    }
+}
+
+/// A relation to an id that is not there says nothing about anybody, and one that leads back to where it begins is a
+/// slip: it would be dropped without a word.
+async fn ends_are_others(core: &Core, own: &Own, ends: impl Iterator<Item = &End>) -> Result<(), ApiError> {
     for (at, end) in ends.enumerate() {
-        let End::Id(id) = end else { continue };
-        let id = MemoryId::Node(id.clone());
-        if core.memory.get(&id).await.map_err(|e| storage(&e))?.is_none() {
-            let field = format!("relationships.{at}.to");
-            let text = "a relation leads to a memory that is not there";
-            return Err(ApiError::new(ErrorCode::MemoryNotFound, text)
-                .with(json!({"id": id.as_str(), "field": field})));
+        let field = format!("relationships.{at}.to");
+        let itself = |got: &str| {
+            let text = "a relation leads from a node to itself";
+            ApiError::new(ErrorCode::ValidationError, text).with(json!({
+                "field": field, "expected": "another node; by its soc- id, when it has the same name", "got": got,
+            }))
+        };
+        match end {
+            End::Name(name) if own.names.contains(&name_norm(name)) => return Err(itself(name)),
+            End::Name(_) => {}
+            End::Id(id) => {
+                let id = MemoryId::Node(id.clone());
+                let Some(there) = core.memory.get(&id).await.map_err(|e| storage(&e))? else {
+                    let text = "a relation leads to a memory that is not there";
+                    return Err(ApiError::new(ErrorCode::MemoryNotFound, text)
+                        .with(json!({"id": id.as_str(), "field": field})));
+                };
+                if own.id.as_ref() == Some(&id) || own.is(&there) {
+                    return Err(itself(id.as_str()));
+                }
+            }
         }
     }
     Ok(())
+}
+
+/// A memory that an edit would make a second time.
+fn said_already(other: &MemoryId) -> ApiError {
+    let text = "another memory says that already; nothing was changed";
+    ApiError::new(ErrorCode::Conflict, text).with(json!({"reason": "already_exists", "id": other.as_str()}))
 }
 
 async fn create(core: &Core, wanted: Wanted, origin: Origin) -> Result<Value, ApiError> {
@@ -134,14 +195,19 @@ pub async fn change(
     let id = id_in(store, &id)?;
     let patch = read::patch(&id, &mut fields)?;
     let present = core.memory.get(&id).await.map_err(|e| storage(&e))?;
-    read::check_validity(&patch, &present.ok_or_else(|| missing(id.as_str()))?, &id)?;
+    let present = present.ok_or_else(|| missing(id.as_str()))?;
+    read::check_validity(&patch, &present, &id)?;
     if let Patch::Node(node) = &patch {
-        ends_exist(core, node.relations.iter().map(|r| &r.to)).await?;
+        let own = Own::patched(&id, node, &present);
+        ends_are_others(core, &own, node.relations.iter().map(|r| &r.to)).await?;
     }
     let (memory, wanted) = (Arc::clone(&core.memory), id.clone());
     let changed = to_the_end(async move { memory.patch(&wanted, patch).await }).await;
-    let item: Item = changed.map_err(|e| storage(&e))?.ok_or_else(|| missing(id.as_str()))?;
-    Ok(app.told(json!({"status": "updated", "item": shown(&item, None)})))
+    match changed.map_err(|e| storage(&e))? {
+        Patched::Changed(item) => Ok(app.told(json!({"status": "updated", "item": shown(&item, None)}))),
+        Patched::Missing => Err(missing(id.as_str()).into()),
+        Patched::SameAs(other) => Err(said_already(&other).into()),
+    }
 }
 
 /// Forgets a memory for good, and what rests only on it.

@@ -249,7 +249,14 @@ pub const OPERATIONS: &[Operation] = &[
     },
     Operation {
         body: Some("MemoryChange"),
-        codes: &[C::NotFound, C::MemoryNotFound, C::ValidationError, C::PayloadTooLarge, C::EngineBusy],
+        codes: &[
+            C::NotFound,
+            C::MemoryNotFound,
+            C::Conflict,
+            C::ValidationError,
+            C::PayloadTooLarge,
+            C::EngineBusy,
+        ],
         ..op("PATCH", "/memory/{store}/{id}", "Edit a memory; fields left out stay", "MemoryUpdated")
     },
     Operation {

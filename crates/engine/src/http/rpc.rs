@@ -11,7 +11,8 @@ use crate::tools::dispatch::alone;
 use crate::tools::skill::SkillTool;
 use crate::tools::tool::{AskModel, Failure, ModelAsk, Output};
 use crate::turn::accept::storage;
-use crate::turn::once;
+use crate::turn::message::Spent;
+use crate::turn::once::{self, Failed};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -127,11 +128,21 @@ impl OutsideTurns {
         let config = &self.core.config;
         let model = if ask.light { &config.light_model } else { &config.llm_model };
         let answer = once::ask(&self.core, model, ask.system, config.max_tokens).await;
-        let answer = answer.map_err(|e| e.to_api())?;
-        let row = answer.spent.row(None, config.llm_provider.as_str());
+        match answer {
+            Ok(answer) => self.book(&answer.spent).await.map(|()| answer.text),
+            Err(Failed { error, paid }) => {
+                if let Some(spent) = paid {
+                    self.book(&spent).await?;
+                }
+                Err(error.to_api())
+            }
+        }
+    }
+
+    async fn book(&self, spent: &Spent) -> Result<(), ApiError> {
+        let row = spent.row(None, self.core.config.llm_provider.as_str());
         let written = self.core.brain.write("rpc usage", move |tx| brain::usage::record(tx, &row)).await;
-        written.map_err(|e| storage(&e))?;
-        Ok(answer.text)
+        written.map_err(|e| storage(&e))
     }
 }
 

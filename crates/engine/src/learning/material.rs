@@ -8,7 +8,7 @@
 
 use crate::secrets::Known;
 use crate::turn::compact::brief;
-use crate::turn::said::{beside, said};
+use crate::turn::said::{answer_of, answered, beside, said};
 use ::memory::trajectory::Message;
 use ::memory::trust::{Evidence, Turn as Reading};
 use brain::Tx;
@@ -19,7 +19,6 @@ use brain::messages::{self, Message as Stored};
 use brain::prompts::{self, Prompt, PromptState};
 use brain::turns::{self, Turn};
 use contract::conversation::{Block, Role};
-use contract::event::HitlKind;
 use contract::memory::{ParentKind, Trust};
 use contract::{Timestamp, TurnId};
 use serde_json::Value;
@@ -209,7 +208,7 @@ fn opening(stored: &Stored, searches: &BTreeSet<String>) -> Vec<Told> {
 
 /// Results of calls; what the person answered in them is the person's.
 fn results(stored: &Stored, answers: &[Prompt], reading: Reading, searches: &BTreeSet<String>) -> Vec<Told> {
-    let (mut others, mut answered) = (Vec::new(), Vec::new());
+    let (mut others, mut persons) = (Vec::new(), Vec::new());
     for block in &stored.content {
         let Block::ToolResult { tool_use_id, .. } = block else {
             others.push(block.clone());
@@ -217,33 +216,19 @@ fn results(stored: &Stored, answers: &[Prompt], reading: Reading, searches: &BTr
         };
         let mut is_all_the_person_s = false;
         for prompt in answers.iter().filter(|prompt| prompt.call_id.as_str() == tool_use_id) {
-            let answer = answer_of(prompt, reading);
-            is_all_the_person_s |= answer.is_some() && prompt.content_blocks.is_empty();
-            let words = [answer, prompt.feedback.as_deref()].into_iter().flatten().map(Block::text);
-            let part = format!("{PART}answer-{}", answered.len() + 1);
-            answered.push(piece(
-                stored,
-                &part,
-                ("user", Voice::Person),
-                &words.collect::<Vec<_>>(),
-                searches,
-            ));
+            let is_answer = answer_of(prompt, reading).is_some();
+            is_all_the_person_s |= is_answer && prompt.content_blocks.is_empty();
+            let words = answered(prompt, reading).into_iter().map(Block::text);
+            let part = format!("{PART}answer-{}", persons.len() + 1);
+            persons.push(piece(stored, &part, ("user", Voice::Person), &words.collect::<Vec<_>>(), searches));
         }
         if !is_all_the_person_s {
             others.push(block.clone());
         }
     }
     let mut told = vec![piece(stored, "", ("tool", Voice::Elsewhere), &others, searches)];
-    told.extend(answered);
+    told.extend(persons);
     told
-}
-
-/// What the person answered to a question. A yes to a permission says nothing about them, and an option that was offered
-/// after somebody else was read may be worded by them.
-fn answer_of(prompt: &Prompt, reading: Reading) -> Option<&str> {
-    let answer = prompt.answer.as_deref().filter(|_| prompt.kind == HitlKind::Question)?;
-    let offered = prompt.options.iter().any(|option| option.trim() == answer.trim());
-    (reading == Reading::Clean || !offered).then_some(answer)
 }
 
 /// The calls of a turn that looked into memory.

@@ -10,7 +10,8 @@ use super::material::{Material, Told, Voice};
 use crate::config::Provider;
 use crate::core::Core;
 use crate::memory::{Item, Search};
-use crate::turn::once::{self, Answer, Question};
+use crate::turn::message::Spent;
+use crate::turn::once::{self, Answer, Failed, Question};
 use ::memory::entity::name_norm;
 use ::memory::extraction::Extraction;
 use ::memory::recall::estimated_tokens;
@@ -137,15 +138,24 @@ pub async fn read(
         return Ok(Read::default());
     }
     let known = known(core, material).await?;
-    let mut read = Read { known: known.iter().map(|(id, _)| id.clone()).collect(), ..Read::default() };
+    let mut read = Read { known: known.iter().map(|known| known.id.clone()).collect(), ..Read::default() };
     for call in calls {
         if *spent >= budget && !read.accounts.is_empty() {
             tracing::info!(task_id = %material.turn.task_id, turn_id = %material.turn.turn_id, "The rest of a turn is larger than LC_TOKEN_BUDGET and is not read");
             break;
         }
         let ids: HashSet<String> = call.messages.iter().map(|m| m.id.clone()).collect();
-        let answer = ask(core, &call.messages, &known, material.at).await?;
-        *spent += record(core, batch, material, &answer).await?;
+        let shown: Vec<&Known> = known.iter().filter(|known| known.is_shown(call.heard)).collect();
+        let answer = match ask(core, &call.messages, &shown, material.at).await {
+            Ok(answer) => answer,
+            Err(Failed { error, paid }) => {
+                if let Some(paid) = paid {
+                    *spent += record(core, batch, material, &paid).await?;
+                }
+                return Err(unread(core, &error));
+            }
+        };
+        *spent += record(core, batch, material, &answer.spent).await?;
         let object = object_in(&answer.text)
             .ok_or_else(|| Unread::ThisTurn("the answer of the model is no JSON object".to_owned()))?;
         let found = extraction::read(&object, &ids).map_err(|e| Unread::ThisTurn(e.to_string()))?;
@@ -171,14 +181,9 @@ async fn name_replaced(core: &Core, found: &mut Extraction) -> brain::Result<Has
     Ok(found.facts.iter().flat_map(|fact| fact.ground.replaces.iter().cloned()).collect())
 }
 
-async fn ask(
-    core: &Core,
-    messages: &[Message],
-    known: &[(String, String)],
-    at: Timestamp,
-) -> Result<Answer, Unread> {
+async fn ask(core: &Core, messages: &[Message], known: &[&Known], at: Timestamp) -> Result<Answer, Failed> {
     let mut said = format!("The turn ended at {at}.\n\nKNOWN\n");
-    for (id, text) in known {
+    for Known { id, text, .. } in known {
         said.push_str(&line(&json!({"id": id, "text": text})));
     }
     said.push_str("\nTURN\n");
@@ -195,7 +200,7 @@ async fn ask(
         max_tokens: ANSWER_TOKENS,
         purpose: Purpose::Learning,
     };
-    once::put(core, question).await.map_err(|error| unread(core, &error))
+    once::put(core, question).await
 }
 
 /// One line; a tag in it is no tag.
@@ -225,14 +230,9 @@ fn unread(core: &Core, error: &CallError) -> Unread {
 }
 
 /// Writes what a call cost, into the usage log and the batch; the tokens.
-async fn record(
-    core: &Arc<Core>,
-    batch: &BatchId,
-    material: &Material,
-    answer: &Answer,
-) -> brain::Result<u64> {
-    let tokens = answer.spent.tokens.input_tokens + answer.spent.tokens.output_tokens;
-    let mut row = answer.spent.row(Some(&material.turn), core.config.llm_provider.as_str());
+async fn record(core: &Arc<Core>, batch: &BatchId, material: &Material, spent: &Spent) -> brain::Result<u64> {
+    let tokens = spent.tokens.input_tokens + spent.tokens.output_tokens;
+    let mut row = spent.row(Some(&material.turn), core.config.llm_provider.as_str());
     let batch = batch.clone();
     core.brain
         .write("learning call", move |tx| {
@@ -256,9 +256,27 @@ fn object_in(text: &str) -> Option<Value> {
     value.is_object().then_some(value)
 }
 
-/// Trusted memories about what was said, by id: what a new one might replace. Untrusted ones are not shown: their text
-/// could be an instruction.
-async fn known(core: &Core, material: &Material) -> brain::Result<Vec<(String, String)>> {
+/// A memory that is shown with a turn.
+struct Known {
+    id: String,
+    text: String,
+    trust: Trust,
+}
+
+impl Known {
+    /// Whether a call is shown it. What comes of hearing the person alone is as trusted as the person, so nothing may
+    /// have a say in it that is less: no tool, no page an assistant once repeated.
+    fn is_shown(&self, heard: Heard) -> bool {
+        match heard {
+            Heard::PersonAlone => self.trust == Trust::User,
+            Heard::Everybody => true,
+        }
+    }
+}
+
+/// Trusted memories about what was said: what a new one might replace. Untrusted ones are not shown: their text could be
+/// an instruction.
+async fn known(core: &Core, material: &Material) -> brain::Result<Vec<Known>> {
     let mut query = String::new();
     for told in material.told.iter().filter(|t| t.voice != Voice::Elsewhere) {
         query.push_str(&told.message.text);
@@ -278,19 +296,24 @@ async fn known(core: &Core, material: &Material) -> brain::Result<Vec<(String, S
     Ok(known)
 }
 
-fn known_lines(item: &Item) -> Vec<(String, String)> {
-    let cut = |text: String| text.chars().take(KNOWN_CHARS).collect::<String>();
+fn known_lines(item: &Item) -> Vec<Known> {
+    let known = |id: String, text: String, trust| {
+        let text = text.chars().take(KNOWN_CHARS).collect();
+        Known { id, text, trust }
+    };
     match item {
         Item::Episode(_) => Vec::new(),
         Item::Fact(f) => {
-            vec![(f.item.fact_id.to_string(), cut(format!("{}: {}", f.item.subject, f.item.content)))]
+            let text = format!("{}: {}", f.item.subject, f.item.content);
+            vec![known(f.item.fact_id.to_string(), text, f.item.provenance.trust)]
         }
         Item::Node(node, relations) => relations
             .iter()
             .filter(|r| r.outgoing && r.edge.valid_until.is_none() && r.edge.provenance.trust >= Trust::Tool)
             .map(|r| {
                 let text = format!("{} {} {}", node.item.name, r.edge.relation, r.other_name);
-                (r.edge.edge_id.to_string(), cut(text))
+                let trust = r.edge.provenance.trust.min(node.item.provenance.trust);
+                known(r.edge.edge_id.to_string(), text, trust)
             })
             .collect(),
     }

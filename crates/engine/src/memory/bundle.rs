@@ -1,6 +1,6 @@
 //! A memory as a file: `september-memory/1`, the portable form of what a brain knows (specification 3.6).
 //!
-//! In reading order: [`rows`] and [`kinds`] what a bundle holds; [`pages`] writing one; [`read`] reading one, [`check`]
+//! In reading order: [`rows`] and [`kinds`] what a bundle holds; [`pages`] writing one; [`read`] reading one ([`place`]: what stands where), [`check`]
 //! judging a row of it, [`survey`] judging the whole; [`job`] an import from beginning to end, over [`stage`] pieces in
 //! the brain, [`apply`] their rows, [`remove`] what was there before, and [`progress`] how far it is.
 //!
@@ -14,6 +14,7 @@ mod kinds;
 mod rows;
 mod check;
 mod pages;
+mod place;
 mod read;
 mod survey;
 mod progress;

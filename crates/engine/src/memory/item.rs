@@ -292,7 +292,8 @@ impl NewRelation {
 pub(super) fn attributes(raw: Map<String, Value>) -> Result<Map<String, Value>, Refused> {
     match field::attributes(&Value::Object(raw))? {
         Value::Object(fields) => Ok(fields),
-        _ => Err(Refused::Attributes {
+        other => Err(Refused::Attributes {
+            came: other.to_string(),
             max_bytes: field::ATTRIBUTES_BYTES,
             max_depth: field::ATTRIBUTES_DEPTH,
         }),
@@ -425,6 +426,17 @@ pub enum Patch {
     Node(NodePatch),
     /// Of a relation.
     Edge(EdgePatch),
+}
+
+/// What an edit came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Patched {
+    /// The memory as it is now.
+    Changed(Box<Item>),
+    /// There is none of this id, or the patch is for another kind.
+    Missing,
+    /// Nothing was changed: this other memory says so already.
+    SameAs(MemoryId),
 }
 
 /// New values of an episode.

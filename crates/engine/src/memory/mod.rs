@@ -29,7 +29,7 @@ mod tests;
 pub use gate::write_in;
 pub use item::{
     By, EdgePatch, End, EpisodePatch, FactPatch, Hit, Intent, Item, NewEdge, NewEpisode, NewFact, NewNode,
-    NewRelation, NodePatch, Origin, Outcome, Patch, Search, Touched, Wanted, Written,
+    NewRelation, NodePatch, Origin, Outcome, Patch, Patched, Search, Touched, Wanted, Written,
 };
 pub use recall::{Occasion, Recalled};
 pub use shape::{node_text, shown};
@@ -214,16 +214,13 @@ impl Memory {
         Prepared::new(Arc::clone(&self.embedder), self.model.clone(), Arc::clone(&self.mirrors))
     }
 
-    /// Edits a memory: it is the person's from now on, and indexed anew. `None` when there is none of this id, or the
-    /// patch is for another kind. A patch that [`Patch::checked`] refuses is a constraint error.
-    pub async fn patch(&self, id: &MemoryId, patch: Patch) -> brain::Result<Option<Item>> {
+    /// Edits a memory: it is the person's from now on, and indexed anew. A patch that [`Patch::checked`] refuses is a
+    /// constraint error.
+    pub async fn patch(&self, id: &MemoryId, patch: Patch) -> brain::Result<Patched> {
         let patch = patch.checked().map_err(|refused| brain::Error::Constraint(refused.to_string()))?;
         let (id, prepared) = (id.clone(), self.prepared_at_once());
-        self.commit("memory.patch", move |tx| {
-            let edited = change::patch(tx, &id, patch, &prepared, Timestamp::now())?;
-            Ok(edited.map_or((None, Touched::default()), |(item, touched)| (Some(item), touched)))
-        })
-        .await
+        self.commit("memory.patch", move |tx| change::patch(tx, &id, patch, &prepared, Timestamp::now()))
+            .await
     }
 
     /// Forgets a memory for good, and what rests only on it: the ids of the latter. `None` when there is none.

@@ -5,9 +5,12 @@ mod gate;
 mod people;
 mod search;
 mod same;
+mod bundles;
 mod background;
 
-use super::item::{Intent, NewEpisode, NewFact, NewNode, Origin, Outcome, Search, Wanted, Written};
+use super::item::{
+    Intent, NewEpisode, NewFact, NewNode, Origin, Outcome, Patch, Patched, Search, Wanted, Written,
+};
 use super::{Hit, Item, Memory};
 use brain::memory::MemoryId;
 use brain::{Brain, OpenOptions};
@@ -108,6 +111,13 @@ impl Memory {
         let written = self.must(wanted, api()).await;
         assert_eq!(written.outcome, Outcome::Created);
         written.item.expect("a row").id()
+    }
+
+    async fn changed_to(&self, id: &MemoryId, patch: Patch) -> Item {
+        match self.patch(id, patch).await.expect("patched") {
+            Patched::Changed(item) => *item,
+            other @ (Patched::Missing | Patched::SameAs(_)) => panic!("{other:?}"),
+        }
     }
 
     async fn ask(&self, store: Store, query: &str) -> Vec<Hit> {

@@ -3,7 +3,7 @@
 
 pub(super) mod by_url;
 pub(super) mod presend;
-mod set_aside;
+pub mod set_aside;
 
 use crate::core::{Core, Emitted};
 use crate::turn::checkpoint::Checkpoint;

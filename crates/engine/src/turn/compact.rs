@@ -17,6 +17,7 @@ use crate::turn::checkpoint::Checkpoint;
 use crate::turn::context::{self, History};
 use crate::turn::frame::Seat;
 use crate::turn::message::{Spent, record_usage};
+use crate::turn::once::Failed;
 use brain::compactions::{self, Boundary};
 use brain::snapshots::Step;
 use contract::Timestamp;
@@ -248,7 +249,12 @@ impl Work<'_> {
                 "the summary is longer than what it stands for".to_owned()
             }
             Err(_) if self.seat.must_stop() => return Ok(()),
-            Err(error) => error.to_api().error.to_string(),
+            Err(Failed { error, paid }) => {
+                if let Some(spent) = paid {
+                    self.pay(spent).await?;
+                }
+                error.to_api().error.to_string()
+            }
         };
         // never the turn's failure: the truncate step takes over
         tracing::warn!(task_id = %self.seat.turn.task_id, reason, "Old context could not be summarised");

@@ -7,6 +7,7 @@
 
 use crate::memory::{Intent, NewEpisode, Origin, Prepared, Touched, Wanted, node_text, write_in};
 use crate::secrets::Known;
+use crate::turn::accept::set_aside::is_pointer;
 use crate::turn::message::text_of;
 use crate::turn::said::{beside, said};
 use ::memory::confidence;
@@ -114,6 +115,7 @@ fn media(content: &[Block]) -> String {
             Block::Document { .. } => Some("[document]"),
             Block::Audio { .. } => Some("[audio]"),
             Block::Video { .. } => Some("[video]"),
+            Block::Text { text } if is_pointer(text) => Some("[document]"),
             _ => None,
         })
         .collect();

@@ -1,4 +1,7 @@
 //! One model call outside the loop: a prompt in, a text out, nothing streamed.
+//!
+//! A call that fails after the provider has told what it took is paid for all the same; whoever asks books it. An estimate
+//! is not, because nobody knows whether it was.
 
 use crate::core::Core;
 use crate::turn::message::Spent;
@@ -21,6 +24,21 @@ pub struct Answer {
     pub spent: Spent,
 }
 
+/// A call that came to nothing.
+#[derive(Debug)]
+pub struct Failed {
+    /// Why.
+    pub error: CallError,
+    /// What it cost, as far as the provider has told it.
+    pub paid: Option<Spent>,
+}
+
+impl From<CallError> for Failed {
+    fn from(error: CallError) -> Self {
+        Self { error, paid: None }
+    }
+}
+
 /// One call.
 #[derive(Debug)]
 pub struct Question {
@@ -39,7 +57,7 @@ pub struct Question {
 }
 
 /// Makes one call of a skill, with `system` as its system text.
-pub async fn ask(core: &Core, model: &str, system: String, max_tokens: u32) -> Result<Answer, CallError> {
+pub async fn ask(core: &Core, model: &str, system: String, max_tokens: u32) -> Result<Answer, Failed> {
     let question = Question {
         model: model.to_owned(),
         system,
@@ -52,7 +70,7 @@ pub async fn ask(core: &Core, model: &str, system: String, max_tokens: u32) -> R
 }
 
 /// Makes one call. Stops when the process is about to.
-pub async fn put(core: &Core, question: Question) -> Result<Answer, CallError> {
+pub async fn put(core: &Core, question: Question) -> Result<Answer, Failed> {
     let Question { model, system, said, output_schema, max_tokens, purpose } = question;
     let request = Request {
         model: model.clone(),
@@ -68,33 +86,41 @@ pub async fn put(core: &Core, question: Question) -> Result<Answer, CallError> {
         traceparent: None,
     };
     let started = Instant::now();
-    let result = pieces(core, request, purpose).await;
+    let mut answer = Answer { text: String::new(), spent: nothing_yet(&model, purpose) };
+    let result = pieces(core, request, &mut answer).await;
+    answer.spent.took = started.elapsed();
     let outcome = if result.is_ok() { "ok" } else { "error" };
     let labels = [
         ("provider", core.config.llm_provider.as_str().to_owned()),
-        ("model", result.as_ref().map_or(&model, |a| &a.spent.model).clone()),
+        ("model", answer.spent.model.clone()),
         ("purpose", purpose.as_str().to_owned()),
         ("outcome", outcome.to_owned()),
     ];
     metrics::counter!("engine_llm_calls_total", &labels).increment(1);
     match &result {
-        Ok(_) => core.pulse.provider(false),
+        Ok(()) => core.pulse.provider(false),
         Err(error) => core.pulse.provider(error.marks_provider_down()),
     }
-    let mut answer = result?;
-    answer.spent.took = started.elapsed();
-    Ok(answer)
+    match result {
+        Ok(()) => Ok(answer),
+        Err(error) => {
+            let is_told = !answer.spent.estimated && answer.spent.tokens != Usage::default();
+            Err(Failed { error, paid: is_told.then_some(answer.spent) })
+        }
+    }
 }
 
-async fn pieces(core: &Core, request: Request, purpose: Purpose) -> Result<Answer, CallError> {
-    let spent = Spent {
+fn nothing_yet(model: &str, purpose: Purpose) -> Spent {
+    Spent {
         tokens: Usage::default(),
         estimated: true,
-        model: request.model.clone(),
+        model: model.to_owned(),
         purpose,
         took: std::time::Duration::ZERO,
-    };
-    let mut answer = Answer { text: String::new(), spent };
+    }
+}
+
+async fn pieces(core: &Core, request: Request, answer: &mut Answer) -> Result<(), CallError> {
     let mut stream = core.herald.complete(request);
     loop {
         let piece = tokio::select! {
@@ -111,7 +137,7 @@ async fn pieces(core: &Core, request: Request, purpose: Purpose) -> Result<Answe
             Some(Piece::Usage { usage, estimated }) => {
                 (answer.spent.tokens, answer.spent.estimated) = (usage, estimated);
             }
-            Some(Piece::Stop(_)) => return Ok(answer),
+            Some(Piece::Stop(_)) => return Ok(()),
             Some(Piece::BlockStart(_) | Piece::Thinking(_) | Piece::BlockEnd(_)) => {}
         }
     }

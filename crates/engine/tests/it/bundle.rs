@@ -292,6 +292,53 @@ async fn a_hostile_bundle_is_refused_as_a_whole_by_its_place() {
         let error = engine.post("/memory/import", bundle).await.error(422, "VALIDATION_ERROR").await;
         assert_eq!(error["details"]["pointer"], pointer, "{error}");
     }
+    let long = json!({"a": "x".repeat(20_000)});
+    let mut large = bundle(Vec::new());
+    large["social"]["nodes"] = json!([{"id": "soc-a", "name": "A", "kind": "person", "confidence": 0.5,
+                                       "trust": "user", "created_at": TIME, "attributes": long}]);
+    for (bundle, field, expected, got) in [
+        (json!([1]), "body", "an object, the bundle", json!("an array of 3 bytes")),
+        (json!({"format": 7}), "format", "a string", json!(7)),
+        (json!({}), "format", "september-memory/1", json!("nothing")),
+        (changed(&|row| row["content"] = json!(7)), "knowledge.1.content", "a string", json!(7)),
+        (
+            changed(&|row| row["subject"] = json!("x".repeat(201))),
+            "knowledge.1.subject",
+            "at most 200 characters",
+            json!("201 characters"),
+        ),
+        (
+            changed(&|row| row["trust"] = json!("absolute")),
+            "knowledge.1.trust",
+            "one of untrusted, tool, user",
+            json!("absolute"),
+        ),
+        (
+            changed(&|row| row["created_at"] = json!("yesterday")),
+            "knowledge.1.created_at",
+            "an ISO-8601 time",
+            json!("yesterday"),
+        ),
+        (
+            changed(&|row| drop(row.as_object_mut().expect("an object").remove("subject"))),
+            "knowledge.1.subject",
+            "this field",
+            json!("nothing"),
+        ),
+        (
+            large,
+            "social.nodes.0.attributes",
+            "an object of at most 16384 bytes and 8 levels",
+            json!("an object of 20008 bytes"),
+        ),
+    ] {
+        let error = engine.post("/memory/import", bundle).await.error(422, "VALIDATION_ERROR").await;
+        let details = &error["details"];
+        assert_eq!(
+            (&details["field"], &details["expected"], &details["got"]),
+            (&json!(field), &json!(expected), &got)
+        );
+    }
     let nested =
         format!("{{\"format\":\"september-memory/1\",\"x\":{}1{}}}", "[".repeat(500), "]".repeat(500));
     for body in ["{", "not json", nested.as_str()] {

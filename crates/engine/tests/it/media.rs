@@ -373,3 +373,31 @@ async fn without_ingestion_a_long_document_is_sent_whole_and_there_is_no_tool_fo
     assert!(sent.contains("zeppelin") && !sent.contains("media_read"));
     assert_eq!(rows(&setup, "SELECT count(*) FROM ingestion_chunks"), 0);
 }
+
+#[tokio::test]
+async fn a_document_set_aside_without_a_word_is_nothing_that_the_person_said() {
+    let model = reader().await;
+    let setup = Setup::scripted(&model).with(INGEST, "true");
+    let engine = setup.start().await;
+    let document = medium("document", "text/plain", long_text().as_bytes());
+    engine.run(json!({"task_id": "a", "message": "", "media": [document]})).await;
+    assert!(model.calls()[0].body.to_string().contains("too long to be shown"), "it was not set aside");
+    let episodes = crate::memory::found(&engine, "episodes", "").await;
+    let said: Vec<&Value> = episodes.iter().map(|episode| &episode["description"]).collect();
+    assert_eq!(said, ["[document]"]);
+    engine.post("/learning/run", json!({})).await.ok().await;
+    let over = |status: &Value| status["last_batch"]["state"].is_string() && status["running"] == false;
+    engine.until("/learning/status", over).await;
+    let lessons: Vec<String> = model
+        .calls()
+        .iter()
+        .filter(|call| call.system.contains("You read one finished turn"))
+        .map(|call| call.messages.last().expect("a message").text())
+        .collect();
+    assert!(!lessons.is_empty(), "nothing was read");
+    for line in
+        lessons.iter().flat_map(|lesson| lesson.lines()).filter(|line| line.contains("\"role\":\"user\""))
+    {
+        assert!(!line.contains("too long to be shown"), "{line}");
+    }
+}

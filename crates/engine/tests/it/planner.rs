@@ -4,7 +4,7 @@ use crate::hitl::calls_in_order;
 use crate::support::sse::Turn;
 use crate::support::{Engine, Setup};
 use serde_json::{Value, json};
-use testbed::{Protocol, Reply, Script, ScriptedModel, SeenRequest};
+use testbed::{Fault, Protocol, Reply, Script, ScriptedModel, SeenRequest};
 
 fn plan(status: &str) -> Value {
     json!({"goal": "tidy up", "steps": [
@@ -191,4 +191,34 @@ async fn a_note_of_the_model_under_the_key_of_the_plan_is_no_plan() {
     let turn = engine.turn("p", "go").await;
     assert_eq!(turn.all("tool_result")[1].text("reason"), "not_found");
     model.assert_no_problems();
+}
+
+#[tokio::test]
+async fn what_a_planner_and_a_skill_cost_that_broke_off_is_in_the_books() {
+    let broken = Reply::text(&"so far ".repeat(50)).usage(123, 9, 0).fault(Fault::EndAfterFrames(9));
+    let model = ScriptedModel::start(Script::from_fn(move |r| {
+        let is_main = !r.tools.is_empty();
+        match r.results().is_empty() {
+            true if is_main => Reply::new().tool_call("plan", json!({"goal": "tidy up"})).usage(10, 1, 0),
+            _ if is_main => Reply::text("I cannot plan.").usage(10, 1, 0),
+            _ => broken.clone(),
+        }
+    }))
+    .await;
+    let engine = Setup::speaking(&model, Protocol::Anthropic).start().await;
+    let turn = engine.turn("p", "tidy up").await;
+    let told: Vec<(&str, u64)> = turn
+        .all("usage")
+        .iter()
+        .map(|f| (f.text("purpose"), f.data["input_tokens"].as_u64().expect("a number")))
+        .collect();
+    assert_eq!(told, [("main", 10), ("planner", 123), ("main", 10)]);
+    let skill = json!({"method": "skill.summarizer", "params": {"text": "a long text"}});
+    engine.post("/rpc", skill).await.error(502, "LLM_PROVIDER_ERROR").await;
+    let books = engine.json("/usage?group_by=purpose").await;
+    let of = |purpose: &str| {
+        let group = books["groups"].as_array().expect("groups").iter().find(|g| g["key"] == purpose);
+        group.unwrap_or_else(|| panic!("{books}"))["input_tokens"].clone()
+    };
+    assert_eq!((of("planner"), of("skill")), (json!(123), json!(123)));
 }

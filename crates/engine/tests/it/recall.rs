@@ -439,3 +439,40 @@ async fn the_log_tells_the_sizes_of_a_context_and_nothing_of_what_it_says() {
     assert!(line["extra"]["system_bytes"].as_u64().is_some_and(|n| n > 100), "{line}");
     assert!(!engine.log().contains("squeak"));
 }
+
+#[tokio::test]
+async fn a_paused_turn_does_not_send_again_what_was_edited_while_it_waited() {
+    let ask = json!({"question": "Which colour?", "options": ["red", "blue"]});
+    for (store, body, change) in [
+        (
+            "knowledge",
+            json!({"subject": "the lake", "content": "The lake of Asha is turquoise."}),
+            json!({"content": "The lake of Asha is green."}),
+        ),
+        (
+            "social",
+            json!({"name": "Asha", "attributes": {"lake": "turquoise"}}),
+            json!({"attributes": {"lake": "green"}}),
+        ),
+    ] {
+        let model = calls_in_order(vec![("ask_user", ask.clone())]).await;
+        let engine = Setup::scripted(&model).start().await;
+        let made = engine.post(&format!("/memory/{store}"), body).await.ok().await;
+        let id = made["item"]["id"].as_str().expect("an id").to_owned();
+        let mut stream =
+            engine.execute(json!({"task_id": "a", "message": "tell me of the lake of Asha"})).await;
+        let asked = stream.until_event("hitl_request").await;
+        let asked = asked.last().expect("a question").data["request_id"].clone();
+        assert!(
+            block(&model.calls()[0]).is_some_and(|text| text.contains("turquoise")),
+            "it was never recalled"
+        );
+        let target = format!("/memory/{store}/{id}");
+        engine.send(Ask::new("PATCH", &target).body(change.to_string())).await.ok().await;
+        engine.answer(json!({"request_id": asked, "answer": "red"})).await;
+        stream.rest().await;
+        let sent = model.calls();
+        assert!(sent.len() > 1, "{store}");
+        assert!(sent[1..].iter().all(|call| !call.body.to_string().contains("turquoise")), "{store}");
+    }
+}

@@ -31,16 +31,7 @@ fn one_of<T: std::fmt::Display>(words: &[T]) -> String {
 
 /// A refusal of the write gate as the API answers it.
 pub(in crate::http) fn refused(refused: &Refused) -> ApiError {
-    let (expected, got) = match refused {
-        Refused::Empty { .. } => ("a text with a visible character".to_owned(), Value::Null),
-        Refused::TooLong { chars, max, .. } => (format!("at most {max} characters"), json!(chars)),
-        Refused::TooMany { count, max, .. } => (format!("at most {max} entries"), json!(count)),
-        Refused::Attributes { max_bytes, max_depth } => {
-            (format!("an object of at most {max_bytes} bytes and {max_depth} levels"), Value::Null)
-        }
-        Refused::Confidence => ("a number from 0 to 1".to_owned(), Value::Null),
-    };
-    ApiError::invalid_field(refused.field(), &expected, got)
+    ApiError::invalid_field(refused.field(), &refused.expected(), json!(refused.came()))
 }
 
 /// An error about a field of an entry of a list.

@@ -26,7 +26,6 @@ use brain::Tx;
 use brain::memory::counters::{self, Counters};
 use brain::memory::edges::{self, Edge};
 use brain::memory::episodes::{self, Episode};
-use brain::memory::erase;
 use brain::memory::knowledge::{self, Fact};
 use brain::memory::lineage::{self, Parent};
 use brain::memory::nodes::{self, Node};
@@ -351,19 +350,14 @@ impl<'a> Applying<'a> {
             provenance,
         };
         let id = MemoryId::Edge(row.id.clone());
-        if let Some(old) = edges::get(tx, &row.id)? {
+        if edges::get(tx, &row.id)?.is_some() {
             if !self.replaces() {
                 return self.skip(Store::Social);
             }
-            if (&old.item.from, &old.item.to) == (&edge.from, &edge.to) {
-                let rewritten = edges::replace(tx, &edge, &node_text)?.unwrap_or_default();
-                lineage::replace(tx, &id, &origin.lineage)?;
-                return self.with(&origin, |writing| writing.rewritten(rewritten));
-            }
-            if let Some(erased) = erase::erase(tx, &id, &node_text)? {
-                let touched = std::mem::take(&mut self.done.touched);
-                self.done.touched = touched.and(Touched::erased(&erased));
-            }
+            // in its place also between other ends: erasing it would take along what rests on it, rows of this bundle
+            let rewritten = edges::replace(tx, &edge, &node_text)?.unwrap_or_default();
+            lineage::replace(tx, &id, &origin.lineage)?;
+            return self.with(&origin, |writing| writing.rewritten(rewritten));
         }
         let is_past = write::has_ended(row.valid_until, now);
         if !self.replaces() && !is_past {
@@ -424,7 +418,11 @@ impl<'a> Applying<'a> {
 
     fn signal(&mut self, row: &SignalRow) -> brain::Result<()> {
         if signals::get(self.tx, &row.id)?.is_some() {
-            return Ok(());
+            if !self.replaces() {
+                return Ok(());
+            }
+            // what has been learned from it since goes, too, and is learned again
+            signals::delete(self.tx, &row.id)?;
         }
         signals::insert(
             self.tx,
@@ -435,8 +433,9 @@ impl<'a> Applying<'a> {
                 rating: row.rating,
                 comment: row.comment.clone(),
                 corrected: row.corrected.clone(),
-                created_at: row.created_at,
-                processed_at: row.processed_at,
+                // what was given later than now would not be in an export, nor go with `replace`
+                created_at: row.created_at.min(self.now),
+                processed_at: row.processed_at.map(|at| at.min(self.now)),
             },
         )
     }
@@ -447,6 +446,11 @@ impl<'a> Applying<'a> {
             values: row.values.0.clone(),
             patterns: row.patterns.0.clone(),
         };
+        // The template of the catalog is in both histories; `replace` takes the bundle's.
+        let is_first = !self.replaces() && self.progress.first_version.is_none();
+        if is_first && self.present_is(&soul, &row.source)?.is_some() {
+            return Ok(());
+        }
         self.say(&soul, &row.source, &row.rationale, row.created_at)
     }
 
@@ -456,20 +460,30 @@ impl<'a> Applying<'a> {
             values: row.values.0.clone(),
             patterns: row.patterns.0.clone(),
         };
-        self.say(&soul, &row.source, SOUL_REASON, row.updated_at)
+        match self.present_is(&soul, &row.source)? {
+            // the last version of the history is the present soul
+            Some(version) => {
+                self.progress.first_version.get_or_insert(version);
+                Ok(())
+            }
+            None => self.say(&soul, &row.source, SOUL_REASON, row.updated_at),
+        }
     }
 
-    /// Writes a version of the soul, unless it is the present one.
+    /// The number of the present version, if it says this.
+    fn present_is(&self, soul: &Soul, source: &str) -> brain::Result<Option<i64>> {
+        let present = soul::get(self.tx)?;
+        let same = present.filter(|there| there.soul == *soul && there.source.as_str() == source);
+        Ok(same.map(|there| there.version))
+    }
+
+    /// Writes a version of the soul.
     fn say(&mut self, soul: &Soul, source: &str, rationale: &str, at: Timestamp) -> brain::Result<()> {
         if !self.progress.takes_soul {
             return Ok(());
         }
         let source = Source::parse(source).unwrap_or(Source::User);
-        let present = soul::get(self.tx)?.filter(|there| there.soul == *soul && there.source == source);
-        let version = match present {
-            Some(there) => there.version,
-            None => soul::set(self.tx, soul, source, rationale, at)?,
-        };
+        let version = soul::set(self.tx, soul, source, rationale, at)?;
         self.progress.first_version.get_or_insert(version);
         Ok(())
     }

@@ -35,16 +35,18 @@ pub struct Wrong {
     pub field: String,
     /// What would have been right.
     pub expected: String,
+    /// What came instead, where the value itself would not say it.
+    pub came: Option<String>,
 }
 
 impl Wrong {
     pub(super) fn new(field: impl Into<String>, expected: impl Into<String>) -> Self {
-        Self { field: field.into(), expected: expected.into() }
+        Self { field: field.into(), expected: expected.into(), came: None }
     }
 
     /// The same under the name that the field has in a bundle.
     fn named(field: &str, refused: &Refused) -> Self {
-        Self::new(field, refused.to_string())
+        Self { field: field.to_owned(), expected: refused.expected(), came: refused.came() }
     }
 }
 
@@ -56,7 +58,8 @@ fn long(field: &str, raw: Option<String>, max: usize) -> Result<Option<String>, 
     let clean = raw.map(|text| crate::http::sanitise::text(&text)).filter(|text| !text.is_empty());
     match clean {
         Some(text) if text.chars().count() > max => {
-            Err(Wrong::new(field, format!("at most {max} characters")))
+            let came = Some(format!("{} characters", text.chars().count()));
+            Err(Wrong { came, ..Wrong::new(field, format!("at most {max} characters")) })
         }
         other => Ok(other),
     }

@@ -135,10 +135,9 @@ impl Importer {
             names.extend(there.into_iter().map(|skill| skill.name));
         }
         if names.len() as u64 > apply::SKILLS_MAX {
-            return Err(ImportError::Refused(Refusal {
-                pointer: "/skills".to_owned(),
-                expected: format!("at most {} custom skills, with those that are there", apply::SKILLS_MAX),
-            }));
+            let expected = format!("at most {} custom skills, with those that are there", apply::SKILLS_MAX);
+            let came = Some(Value::from(format!("{} skills", names.len())));
+            return Err(ImportError::Refused(Refusal { came, ..Refusal::new("/skills", expected) }));
         }
         Ok(())
     }

@@ -6,8 +6,10 @@
 //! The invariant: what is refused is named by a JSON pointer, and nothing of it has been handed on after that.
 
 use super::check::Wrong;
+use super::place;
 use super::rows::Row;
 use serde::de::{DeserializeOwned, DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 use serde_path_to_error::{Path, Segment, Track};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -43,6 +45,21 @@ pub struct Refusal {
     pub pointer: String,
     /// What would have been right.
     pub expected: String,
+    /// What came instead, shortened.
+    pub came: Option<Value>,
+}
+
+impl Refusal {
+    /// Something wrong at a place.
+    pub fn new(pointer: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), expected: expected.into(), came: None }
+    }
+
+    /// With what stands at its place in the document, unless that is known better.
+    pub(super) fn seen_in(mut self, bytes: &[u8]) -> Self {
+        self.came = self.came.or_else(|| Some(place::shown(bytes, &self.pointer)));
+        self
+    }
 }
 
 /// Who is shown every row.
@@ -83,13 +100,17 @@ pub fn read(bytes: &[u8], to: &mut impl Rows) -> Result<(), Unreadable> {
         Err(error) => error,
     };
     if let Some(refusal) = wrong {
-        return Err(Unreadable::Refused(refusal));
+        return Err(Unreadable::Refused(refusal.seen_in(bytes)));
     }
-    let said: String = error.to_string().chars().take(SHOWN_CHARS).collect();
+    let said = error.to_string();
     if !error.is_data() {
-        return Err(Unreadable::NotJson(said));
+        return Err(Unreadable::NotJson(said.chars().take(SHOWN_CHARS).collect()));
     }
-    Err(Unreadable::Refused(Refusal { pointer: pointer(&track.path()), expected: said }))
+    let (field, expected) = place::plainly(&said);
+    let slash = if field.is_empty() { "" } else { "/" };
+    let pointer: String = format!("{}{slash}{field}", pointer(&track.path()));
+    let expected: String = expected.chars().take(SHOWN_CHARS).collect();
+    Err(Unreadable::Refused(Refusal::new(pointer, expected).seen_in(bytes)))
 }
 
 fn pointer(path: &Path) -> String {
@@ -119,7 +140,7 @@ impl<'de, R: Rows> Visitor<'de> for Whole<'_, R> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a bundle, which is an object")
+        f.write_str("an object, the bundle")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
@@ -129,7 +150,7 @@ impl<'de, R: Rows> Visitor<'de> for Whole<'_, R> {
             let known = match name.as_str() {
                 "format" => {
                     if map.next_value::<String>()? != FORMAT {
-                        *wrong = Some(refusal("/format", FORMAT));
+                        *wrong = Some(Refusal::new("/format", FORMAT));
                         return Err(A::Error::custom("another format"));
                     }
                     true
@@ -157,16 +178,12 @@ impl<'de, R: Rows> Visitor<'de> for Whole<'_, R> {
             once(known, &mut seen, name, "", wrong)?;
         }
         if !seen.contains("format") {
-            *wrong = Some(refusal("/format", FORMAT));
+            *wrong = Some(Refusal::new("/format", FORMAT));
             return Err(A::Error::custom("no format"));
         }
         whole(&SECTIONS, &seen, "", wrong)?;
         Ok(())
     }
-}
-
-fn refusal(pointer: &str, expected: &str) -> Refusal {
-    Refusal { pointer: pointer.to_owned(), expected: expected.to_owned() }
 }
 
 /// A name that stands twice could say two things to two readers.
@@ -178,7 +195,10 @@ fn once<E: Error>(
     wrong: &mut Option<Refusal>,
 ) -> Result<(), E> {
     if known && !seen.insert(name.clone()) {
-        *wrong = Some(refusal(&format!("{before}/{name}"), "every list once"));
+        *wrong = Some(Refusal {
+            came: Some("the second one".into()),
+            ..Refusal::new(format!("{before}/{name}"), "every list once")
+        });
         return Err(E::custom("a list stands twice"));
     }
     Ok(())
@@ -192,15 +212,16 @@ fn whole<E: Error>(
     wrong: &mut Option<Refusal>,
 ) -> Result<(), E> {
     let Some(missing) = sections.iter().find(|section| !seen.contains(**section)) else { return Ok(()) };
-    *wrong = Some(refusal(&format!("{before}/{missing}"), "every section, if only an empty one"));
+    *wrong = Some(Refusal::new(format!("{before}/{missing}"), "every section, if only an empty one"));
     Err(E::custom("a section is missing"))
 }
 
 /// Keeps the place of what a reader of rows refuses.
 fn told<E: Error>(answer: Result<(), Wrong>, place: &str, wrong: &mut Option<Refusal>) -> Result<(), E> {
-    let Err(Wrong { field, expected }) = answer else { return Ok(()) };
+    let Err(Wrong { field, expected, came }) = answer else { return Ok(()) };
     let slash = if field.is_empty() { "" } else { "/" };
-    *wrong = Some(Refusal { pointer: format!("{place}{slash}{field}"), expected });
+    let pointer = format!("{place}{slash}{field}");
+    *wrong = Some(Refusal { pointer, expected, came: came.map(Value::from) });
     Err(E::custom("a row is refused"))
 }
 
@@ -283,7 +304,7 @@ impl<'de, R: Rows, T: DeserializeOwned> Visitor<'de> for List<'_, R, T> {
         let mut at = 0;
         while let Some(item) = seq.next_element::<T>()? {
             if at == ROWS_MAX {
-                *self.wrong = Some(refusal(self.place, &format!("at most {ROWS_MAX} rows")));
+                *self.wrong = Some(Refusal::new(self.place, format!("at most {ROWS_MAX} rows")));
                 return Err(A::Error::custom("too many rows"));
             }
             told(self.to.row((self.row)(item)), &format!("{}/{at}", self.place), self.wrong)?;

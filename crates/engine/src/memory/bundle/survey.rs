@@ -37,10 +37,9 @@ impl Survey {
         for (at, from, to) in std::mem::take(&mut survey.ends) {
             for (field, end) in [("from", &from), ("to", &to)] {
                 if !survey.names.contains_key(end) {
-                    return Err(Unreadable::Refused(Refusal {
-                        pointer: format!("/social/edges/{at}/{field}"),
-                        expected: "the id of a node in this bundle".to_owned(),
-                    }));
+                    let pointer = format!("/social/edges/{at}/{field}");
+                    let refusal = Refusal::new(pointer, "the id of a node in this bundle");
+                    return Err(Unreadable::Refused(refusal.seen_in(bytes)));
                 }
             }
         }

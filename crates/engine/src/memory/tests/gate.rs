@@ -2,7 +2,9 @@
 
 use super::embedder::Scripted;
 use super::{Place, api, content, fact, ids, note, person, trusted, typed};
-use crate::memory::item::{FactPatch, Intent, NewFact, Origin, Outcome, Patch, Wanted};
+use crate::memory::item::{
+    EpisodePatch, FactPatch, Intent, NewFact, NewNode, NodePatch, Origin, Outcome, Patch, Patched, Wanted,
+};
 use crate::memory::{Item, Memory};
 use brain::memory::lineage::{self, Parent};
 use brain::memory::{MemoryId, counters};
@@ -268,7 +270,7 @@ async fn what_a_person_edits_is_theirs_found_by_its_new_words_and_by_no_old_ones
     };
     let id = memory.must(fact("cat", "The cat is called Nim"), origin).await.item.expect("a row").id();
     let patch = FactPatch { content: Some("The dog is called Bob".into()), ..FactPatch::default() };
-    let item = memory.patch(&id, Patch::Fact(patch)).await.expect("patched").expect("there");
+    let item = memory.changed_to(&id, Patch::Fact(patch)).await;
     assert_eq!(content(&item), "The dog is called Bob");
     assert_eq!((item.provenance().trust, item.provenance().source.as_str()), (Trust::User, "user:api"));
     assert!(parents(&memory, &id).await.is_empty());
@@ -286,9 +288,51 @@ async fn what_a_person_edits_is_theirs_found_by_its_new_words_and_by_no_old_ones
     let long = FactPatch { content: Some("x".repeat(10_001)), ..FactPatch::default() };
     assert!(memory.patch(&id, Patch::Fact(long)).await.is_err());
     let of_another_kind = Patch::Edge(crate::memory::EdgePatch::default());
-    assert_eq!(memory.patch(&id, of_another_kind).await.expect("read"), None);
+    assert_eq!(memory.patch(&id, of_another_kind).await.expect("read"), Patched::Missing);
     let nobody = MemoryId::parse("fact-none").expect("an id");
-    assert_eq!(memory.patch(&nobody, Patch::Fact(FactPatch::default())).await.expect("read"), None);
+    let nothing = Patch::Fact(FactPatch::default());
+    assert_eq!(memory.patch(&nobody, nothing).await.expect("read"), Patched::Missing);
+}
+
+#[tokio::test]
+async fn an_edit_makes_no_second_memory_that_says_the_same() {
+    let place = Place::new();
+    let memory = place.local();
+    let nim = memory.add(fact("cat", "The cat is called Nim")).await;
+    let bob = memory.add(fact("dog", "The dog is called Bob")).await;
+    let said = |subject: &str, content: &str| {
+        let (subject, content) = (Some(subject.to_owned()), Some(content.to_owned()));
+        Patch::Fact(FactPatch { subject, content, ..FactPatch::default() })
+    };
+    let patched = memory.patch(&bob, said("CAT", "the cat  is called nim")).await.expect("patched");
+    assert_eq!(patched, Patched::SameAs(nim.clone()));
+    assert_eq!(
+        ids(&memory.ask(Store::Knowledge, "bob").await),
+        std::slice::from_ref(&bob),
+        "nothing was changed"
+    );
+    // itself is no other, and a row that is the same in other letters may be edited
+    memory.changed_to(&nim, said("Cat", "The cat is called NIM")).await;
+
+    // what has ended may be said again, but not be opened again beside it
+    let until = |until| Patch::Fact(FactPatch { valid_until: Some(until), ..FactPatch::default() });
+    memory.changed_to(&nim, until(Some(Timestamp::from_millis(1)))).await;
+    memory.changed_to(&bob, said("cat", "The cat is called Nim")).await;
+    assert_eq!(memory.patch(&nim, until(None)).await.expect("patched"), Patched::SameAs(bob));
+
+    let trip = memory.add(note("trip", "We flew to Lisbon")).await;
+    let other = memory.add(note("trip", "We went to the coast of Portugal")).await;
+    let told = EpisodePatch { description: Some("we flew to lisbon".into()), ..EpisodePatch::default() };
+    assert_eq!(memory.patch(&other, Patch::Episode(told)).await.expect("patched"), Patched::SameAs(trip));
+
+    let asha = memory.add(Wanted::Node(NewNode { aliases: vec!["A.".into()], ..person("Asha") })).await;
+    let ben = memory.add(Wanted::Node(person("Ben"))).await;
+    let named = |name: &str| Patch::Node(NodePatch { name: Some(name.into()), ..NodePatch::default() });
+    for name in ["ASHA", "a."] {
+        assert_eq!(memory.patch(&ben, named(name)).await.expect("patched"), Patched::SameAs(asha.clone()));
+    }
+    memory.changed_to(&asha, named("Asha Rao")).await;
+    memory.changed_to(&ben, named("Asha")).await;
 }
 
 #[tokio::test]

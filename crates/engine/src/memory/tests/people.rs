@@ -106,11 +106,11 @@ async fn edits_of_people_and_relations_reach_the_texts_that_name_them() {
         (MemoryId::Edge(relations[0].edge.edge_id.clone()), MemoryId::Node(relations[0].other.clone()));
     let renamed =
         NodePatch { name: Some("Benjamin".into()), relations: vec![manages("Cleo")], ..NodePatch::default() };
-    memory.patch(&ben, Patch::Node(renamed)).await.expect("patched").expect("there");
+    memory.changed_to(&ben, Patch::Node(renamed)).await;
     let found = ids(&memory.ask(Store::Social, "Benjamin").await);
     assert!(found.contains(&asha) && found.contains(&ben), "{found:?}");
     let mentor = EdgePatch { relation: Some("mentor_of".into()), ..EdgePatch::default() };
-    let item = memory.patch(&edge, Patch::Edge(mentor)).await.expect("patched").expect("there");
+    let item = memory.changed_to(&edge, Patch::Edge(mentor)).await;
     assert_eq!(item.id(), asha, "a relation is shown in the node it leads away from");
     assert_eq!(shown(&item, None)["relationships"][0]["relation"], "mentor_of");
     assert_eq!(memory.unembedded().await, 0);
@@ -130,7 +130,7 @@ async fn a_relation_that_comes_with_an_edit_says_why_it_is_kept() {
     {
         let rationale = said.map(str::to_owned);
         let patch = NodePatch { relations: vec![manages(name)], rationale, ..NodePatch::default() };
-        let edited = memory.patch(&id, Patch::Node(patch)).await.expect("edited").expect("it is there");
+        let edited = memory.changed_to(&id, Patch::Node(patch)).await;
         let Item::Node(_, relations) = edited else { panic!("a node") };
         let made = relations.iter().find(|r| r.other_name == name).expect("the relation");
         assert_eq!(made.edge.provenance.rationale, kept);

@@ -1,11 +1,17 @@
-//! Whatever was written, edited and erased in whatever order: codes in RAM are those of the stored vectors, and a search
+//! Whatever was written, edited, erased and imported in whatever order: codes in RAM are those of the stored vectors, and a search
 //! finds what comparing every vector finds.
 
 use super::embedder::Scripted;
 use super::{Place, api, fact, note, person, task};
+use crate::catalog::Shelf;
+use crate::catalog::shelf;
+use crate::catalog::snapshot::Models;
+use crate::config::Provider;
+use crate::memory::bundle::{FORMAT, Importer, Mode};
 use crate::memory::find::{Asked, by_vector, floor_of};
-use crate::memory::item::{EpisodePatch, FactPatch, NodePatch, Patch, Wanted};
+use crate::memory::item::{EpisodePatch, FactPatch, NodePatch, Patch, Patched, Wanted};
 use crate::memory::{Memory, Touched, node_text};
+use crate::tools::registry::Registry;
 use ::memory::vector::{Code, cosine, decode};
 use brain::memory::lineage::Parent;
 use brain::memory::{MemoryId, erase, index, vectors};
@@ -13,6 +19,8 @@ use brain::retention::{self, Policy};
 use contract::Timestamp;
 use contract::memory::{ParentKind, Store};
 use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -32,11 +40,24 @@ const WORDS: [&str; 12] = [
     "ada",
 ];
 
+/// What a memory goes through by itself.
 #[derive(Debug, Clone)]
-enum Step {
+pub enum Living {
     Write(Store, String),
     Edit(usize, String),
     Erase(usize),
+}
+
+/// A row of a bundle: its store, the number of its id, what it says, and whether it has ended.
+type Carried = (Store, usize, String, bool);
+
+/// Ids of a store that bundles draw from: few, so that an import meets rows of the one before it.
+const CARRIED_IDS: usize = 4;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Living(Living),
+    Import(Mode, Vec<Carried>),
     Settle,
     Restart,
     /// A note of a task, and later all that rests on that task.
@@ -51,12 +72,22 @@ fn said() -> impl Strategy<Value = String> {
     prop::collection::vec(prop::sample::select(WORDS.as_slice()), 1..6).prop_map(|words| words.join(" "))
 }
 
-fn step() -> impl Strategy<Value = Step> {
+/// A step of a memory's own life.
+pub fn living() -> impl Strategy<Value = Living> {
     let store = prop::sample::select(Store::ALL);
     prop_oneof![
-        6 => (store, said()).prop_map(|(store, said)| Step::Write(store, said)),
-        2 => (any::<usize>(), said()).prop_map(|(which, said)| Step::Edit(which, said)),
-        2 => any::<usize>().prop_map(Step::Erase),
+        3 => (store, said()).prop_map(|(store, said)| Living::Write(store, said)),
+        1 => (any::<usize>(), said()).prop_map(|(which, said)| Living::Edit(which, said)),
+        1 => any::<usize>().prop_map(Living::Erase),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let mode = prop::sample::select(vec![Mode::Merge, Mode::Replace]);
+    let carried = (prop::sample::select(Store::ALL), 0..CARRIED_IDS, said(), any::<bool>());
+    prop_oneof![
+        10 => living().prop_map(Step::Living),
+        2 => (mode, prop::collection::vec(carried, 0..6)).prop_map(|(mode, rows)| Step::Import(mode, rows)),
         1 => Just(Step::Settle),
         1 => Just(Step::Restart),
         2 => said().prop_map(Step::NoteOfTask),
@@ -85,7 +116,79 @@ async fn edit(memory: &Memory, id: &MemoryId, said: String) {
             Patch::Node(NodePatch { name: Some(said), ..Default::default() })
         }
     };
-    memory.patch(id, patch).await.expect("patched");
+    // refused, when it would say what another says
+    let patched = memory.patch(id, patch).await.expect("patched");
+    if let Patched::SameAs(other) = patched {
+        assert_ne!(other, *id);
+    }
+}
+
+/// Makes a step; `there` are the memories it may be about.
+pub async fn live(memory: &Memory, there: &mut Vec<MemoryId>, step: Living) {
+    match step {
+        Living::Write(store, said) => there.extend(write(memory, store, &said).await),
+        Living::Edit(which, said) if !there.is_empty() => {
+            edit(memory, &there[which % there.len()], said).await;
+        }
+        Living::Erase(which) if !there.is_empty() => {
+            let id = there[which % there.len()].clone();
+            memory.erase(&id).await.expect("erased");
+        }
+        Living::Edit(..) | Living::Erase(_) => {}
+    }
+}
+
+/// A catalog with nothing in it.
+pub fn shelf() -> Arc<Shelf> {
+    let models = Models { provider: Provider::Offline, has_base_url: false, configured: String::new() };
+    let place = shelf::Place { dir: None, hooks: None, models };
+    Arc::new(Shelf::open(place, Registry::default(), None, &[]).0)
+}
+
+/// Imports a bundle of these rows; nodes are a chain, each related to the one before it.
+async fn import(memory: &Arc<Memory>, mode: Mode, carried: Vec<Carried>) -> Vec<MemoryId> {
+    let at = "2026-04-27T12:34:56.000Z";
+    let (mut episodes, mut facts, mut nodes, mut edges) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut ids = BTreeSet::new();
+    for (store, n, said, has_ended) in carried {
+        let id = match store {
+            Store::Episodes => format!("ep-{n}"),
+            Store::Knowledge => format!("fact-{n}"),
+            Store::Social => format!("soc-{n}"),
+        };
+        if !ids.insert(id.clone()) {
+            continue;
+        }
+        let mut row = json!({"id": id, "confidence": 0.5, "trust": "user", "created_at": at, "valid_from": at,
+                             "valid_until": has_ended.then_some(at)});
+        match store {
+            Store::Episodes => {
+                row["kind"] = json!("note");
+                (row["key"], row["description"], row["occurred_at"]) = (json!("key"), json!(said), json!(at));
+                episodes.push(row);
+            }
+            Store::Knowledge => {
+                (row["subject"], row["content"], row["type"]) =
+                    (json!("subject"), json!(said), json!("fact"));
+                facts.push(row);
+            }
+            Store::Social => {
+                if let Some(before) = nodes.last().map(|node: &Value| node["id"].clone()) {
+                    let mut edge = row.clone();
+                    (edge["id"], edge["relation"]) = (json!(format!("rel-{n}")), json!("knows"));
+                    (edge["from"], edge["to"]) = (json!(id), before);
+                    edges.push(edge);
+                }
+                (row["name"], row["kind"]) = (json!(said), json!("person"));
+                nodes.push(row);
+            }
+        }
+    }
+    let bundle = json!({"format": FORMAT, "soul": null, "soul_history": [], "episodes": episodes, "knowledge": facts,
+                        "social": {"nodes": nodes, "edges": edges}, "skills": [], "signals": []});
+    let importer = Importer::new(memory.brain.clone(), Arc::clone(memory), shelf());
+    importer.import(bundle.to_string().into(), mode).await.expect("imported");
+    ids.iter().filter_map(|id| MemoryId::parse(id)).collect()
 }
 
 /// Compares what the searches by vector find with all stored vectors, and codes with them once all is settled.
@@ -160,15 +263,8 @@ async fn play(steps: Vec<Step>, question: String) {
     let mut there: Vec<MemoryId> = Vec::new();
     for step in steps {
         match step {
-            Step::Write(store, said) => there.extend(write(&memory, store, &said).await),
-            Step::Edit(which, said) if !there.is_empty() => {
-                edit(&memory, &there[which % there.len()], said).await;
-            }
-            Step::Erase(which) if !there.is_empty() => {
-                let id = there[which % there.len()].clone();
-                memory.erase(&id).await.expect("erased");
-            }
-            Step::Edit(..) | Step::Erase(_) => {}
+            Step::Living(step) => live(&memory, &mut there, step).await,
+            Step::Import(mode, rows) => there.extend(import(&memory, mode, rows).await),
             Step::Settle => memory.fill().await.expect("settled"),
             Step::Restart => {
                 halt.cancel();

@@ -1,8 +1,8 @@
 //! Long-term memory for one call: who writes, from what, and how far that is to be trusted.
 //!
 //! Inside a turn a model writes. What it writes rests on the turn, and is untrusted once the task has read anything of
-//! somebody else, since a page may have dictated it. Only where the person's own message says word for word what is to
-//! be remembered does the memory rest on that message. Outside turns (POST /rpc) the application writes for the person,
+//! somebody else, since a page may have dictated it. Only where the person's own message, or their answer to a question
+//! of this turn, says word for word what is to be remembered does the memory rest on that message. Outside turns (POST /rpc) the application writes for the person,
 //! as over the API.
 //!
 //! The invariant: no input of a tool raises the trust of what it writes, except by repeating the person.
@@ -11,7 +11,7 @@ use crate::core::{Core, to_the_end};
 use crate::memory::{Hit, Intent, Origin, Search, Wanted, Written};
 use crate::tools::tool::{Failure, LongTerm};
 use crate::turn::accept::storage;
-use crate::turn::said::said;
+use crate::turn::said::{answered, said};
 use ::memory::fixed_rules;
 use ::memory::gate;
 use ::memory::likeness::normalised;
@@ -20,9 +20,9 @@ use ::memory::trust::{self, Evidence, Turn as Reading};
 use brain::memory::lineage::Parent;
 use brain::memory::{MemoryId, episodes, knowledge};
 use brain::turns::{self, Turn};
-use brain::{Tx, messages};
+use brain::{Tx, messages, prompts};
 use contract::memory::{ParentKind, Store};
-use contract::{Timestamp, ToolReason};
+use contract::{Block, MessageId, Timestamp, ToolReason};
 use futures::future::BoxFuture;
 use std::sync::Arc;
 
@@ -129,7 +129,8 @@ fn statement(wanted: &Wanted) -> Option<&str> {
 /// What the brain says about a memory that a turn writes.
 struct Grounds {
     reading: Reading,
-    by_the_person: bool,
+    /// The message in which the person says it.
+    said_in: Option<MessageId>,
     recalled: Vec<String>,
 }
 
@@ -139,22 +140,24 @@ impl Grounds {
             true => Reading::Tainted,
             false => Reading::Clean,
         };
-        let message = messages::get(tx, &turn.task_id, &turn.user_message_id)?;
-        let words = message.as_ref().map_or("", |message| said(&message.content));
-        let by_the_person = statement.is_some_and(|statement| is_said(words, statement));
+        let heard = heard(tx, turn, reading)?;
+        let says = |(_, words): &&(MessageId, String)| statement.is_some_and(|text| is_said(words, text));
+        let said_in = heard.iter().find(says).map(|(message, _)| message.clone());
+        let words: Vec<&str> = heard.iter().map(|(_, words)| words.as_str()).collect();
+        let words = words.join("\n");
         let mut recalled = Vec::new();
         for id in turns::recalled(tx, &turn.turn_id)? {
             recalled.extend(said_by(tx, &id)?);
         }
         // one word that the person says makes a correction out of an echo
-        recalled.retain(|item| !statement.is_some_and(|text| gate::adds_what_was_heard(text, words, item)));
-        Ok(Self { reading, by_the_person, recalled })
+        recalled.retain(|item| !statement.is_some_and(|text| gate::adds_what_was_heard(text, &words, item)));
+        Ok(Self { reading, said_in, recalled })
     }
 
     fn origin(self, turn: &Turn, rationale: String, confidence: f64) -> Origin {
         let mut lineage = vec![Parent { kind: ParentKind::Trajectory, id: turn.turn_id.as_str().to_owned() }];
-        if self.by_the_person {
-            let message = turn.user_message_id.as_str();
+        if let Some(message) = &self.said_in {
+            let message = message.as_str();
             lineage.push(Parent { kind: ParentKind::Message, id: message.to_owned() });
             return Origin {
                 source: format!("message:{message}"),
@@ -177,6 +180,26 @@ impl Grounds {
             recalled: self.recalled,
         }
     }
+}
+
+/// What the person says in a turn, and in which message: the one that began it, and answers to questions.
+fn heard(tx: &Tx<'_>, turn: &Turn, reading: Reading) -> brain::Result<Vec<(MessageId, String)>> {
+    let own = messages::get(tx, &turn.task_id, &turn.user_message_id)?;
+    let own = own.map_or(String::new(), |message| said(&message.content).to_owned());
+    let mut heard = vec![(turn.user_message_id.clone(), own)];
+    let answers = prompts::of_turn(tx, &turn.turn_id)?;
+    if answers.is_empty() {
+        return Ok(heard);
+    }
+    let stored = messages::of_turn(tx, &turn.turn_id)?;
+    for prompt in &answers {
+        let is_result = |block: &Block| matches!(block, Block::ToolResult { tool_use_id, .. } if *tool_use_id == prompt.call_id.as_str());
+        let result = stored.iter().find(|message| message.content.iter().any(is_result));
+        // before the other calls of its block are done there is no such message
+        let message = result.map_or(&turn.user_message_id, |message| &message.message_id);
+        heard.extend(answered(prompt, reading).into_iter().map(|words| (message.clone(), words.to_owned())));
+    }
+    Ok(heard)
 }
 
 /// What a recalled memory says; names alone say nothing that could be repeated.

@@ -4,7 +4,7 @@ use crate::core::Core;
 use crate::tools::tool::{AskModel, Failure, ModelAsk};
 use crate::tools::toolbox::Toolbox;
 use crate::turn::message::{Spent, record_usage};
-use crate::turn::once;
+use crate::turn::once::{self, Failed};
 use brain::turns::Turn;
 use contract::event::{Nested, Purpose};
 use contract::{CallId, ToolReason};
@@ -28,10 +28,20 @@ impl OfTurn {
         let model = if ask.light { &self.core.config.light_model } else { self.toolbox.model() };
         let limit = self.toolbox.max_tokens(self.core.config.max_tokens);
         let answer = once::ask(&self.core, model, ask.system, limit).await;
-        let answer =
-            answer.map_err(|e| Failure::new(ToolReason::Failed, format!("the model call failed: {e}")))?;
+        match answer {
+            Ok(answer) => self.book(answer.spent).await.map(|()| answer.text),
+            Err(Failed { error, paid }) => {
+                if let Some(spent) = paid {
+                    self.book(spent).await?;
+                }
+                Err(Failure::new(ToolReason::Failed, format!("the model call failed: {error}")))
+            }
+        }
+    }
+
+    async fn book(&self, spent: Spent) -> Result<(), Failure> {
         let nested = Nested { agent: self.turn.agent.clone(), parent_tool_call_id: self.call.clone() };
-        let spent = Spent { purpose: Purpose::Skill, ..answer.spent };
+        let spent = Spent { purpose: Purpose::Skill, ..spent };
         let (turn, provider) = (self.turn.clone(), self.core.config.llm_provider.as_str());
         let written = self
             .core
@@ -39,10 +49,8 @@ impl OfTurn {
                 record_usage(tx, out, &turn, &spent, provider, Some(&nested))
             })
             .await;
-        written.map_err(|e| {
-            Failure::new(ToolReason::Failed, format!("what the call cost was not stored: {e}"))
-        })?;
-        Ok(answer.text)
+        written
+            .map_err(|e| Failure::new(ToolReason::Failed, format!("what the call cost was not stored: {e}")))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::core::Emitted;
 use crate::tools::plan::{self, Plan, Wish};
 use crate::tools::tool::{Failure, Output};
 use crate::turn::message::{Spent, record_usage};
-use crate::turn::once::{self, Answer, Question};
+use crate::turn::once::{self, Answer, Failed, Question};
 use brain::effects::EffectState;
 use brain::turns::Turn;
 use brain::{Tx, working_memory};
@@ -82,7 +82,10 @@ impl One<'_> {
         let Answer { text, spent } = match asked {
             Ok(answer) => answer,
             Err(_) if self.seat().must_stop() => return Ok(None),
-            Err(error) => {
+            Err(Failed { error, paid }) => {
+                if let Some(spent) = paid {
+                    self.book(spent).await?;
+                }
                 let text = format!("the planner could not be asked: {error}");
                 return Ok(Some(Err(Failure::new(ToolReason::Failed, text))));
             }

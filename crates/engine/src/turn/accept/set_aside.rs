@@ -63,12 +63,39 @@ fn all(blocks: &mut [Block], media: &[(Vec<u8>, String)]) -> Vec<Chunk> {
     aside
 }
 
+/// Parts of a pointer, in their order.
+const PARTS: [&str; 5] = [
+    "[A document of type ",
+    " bytes) is attached here, too long to be shown. Read it with the tool media_read, in ",
+    " pieces or by a query: {\"media\": \"",
+    "\"}",
+    "]",
+];
+
 /// What stands for the document.
-fn pointer(sha256: &str, media_type: &str, bytes: usize, pieces: usize) -> Block {
-    Block::text(format!(
-        "[A document of type {media_type} ({bytes} bytes) is attached here, too long to be shown. Read it with the tool \
-         media_read, in {pieces} pieces or by a query: {{\"media\": \"{sha256}\"}}]"
-    ))
+pub fn pointer(sha256: &str, media_type: &str, bytes: usize, pieces: usize) -> Block {
+    let [document, shown, query, end, close] = PARTS;
+    Block::text(format!("{document}{media_type} ({bytes}{shown}{pieces}{query}{sha256}{end}{close}"))
+}
+
+/// Whether a text is a pointer and nothing else.
+pub fn is_pointer(text: &str) -> bool {
+    let [document, shown, query, end, close] = PARTS;
+    let parts = || {
+        let (kind, rest) = text.strip_prefix(document)?.split_once(shown)?;
+        let (pieces, rest) = rest.split_once(query)?;
+        let (media_type, bytes) = kind.rsplit_once(" (")?;
+        let name = rest.strip_suffix(close)?.strip_suffix(end)?;
+        Some((media_type, [bytes, pieces], name))
+    };
+    parts().is_some_and(|(media_type, numbers, name)| {
+        let is_number = |number: &&str| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        let is_type = |b: u8| b.is_ascii_graphic() || b == b' ';
+        numbers.iter().all(is_number)
+            && !name.is_empty()
+            && name.bytes().all(|b| b.is_ascii_hexdigit())
+            && media_type.bytes().all(is_type)
+    })
 }
 
 /// Stores the pieces; the message that points to them keeps their documents.
@@ -84,4 +111,22 @@ pub(super) fn commit(
         blobs::refer(tx, &first.sha256, "conversations", message.as_str())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pointer_is_known_by_the_whole_of_it() {
+        let Block::Text { text } = pointer("ab12", "application/pdf; x=\"y\"", 90, 3) else {
+            panic!("a text")
+        };
+        assert!(is_pointer(&text), "{text}");
+        for other in
+            [format!("{text} I prefer tea."), format!("See {text}"), text.replace("ab12", "I prefer tea")]
+        {
+            assert!(!is_pointer(&other), "{other}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use crate::turn::compact::cut::{Cut, cut};
 use crate::turn::context::{self, estimate_bytes};
 use crate::turn::frame::Seat;
 use crate::turn::message::Spent;
-use crate::turn::once::{self, Question};
+use crate::turn::once::{self, Failed, Question};
 use brain::messages::Message;
 use contract::conversation::Block;
 use contract::event::Purpose;
@@ -30,7 +30,7 @@ pub async fn ask(
     window: u32,
     earlier: &str,
     old: &[&Message],
-) -> Result<(String, Spent), CallError> {
+) -> Result<(String, Spent), Failed> {
     let Seat { core, control, .. } = seat;
     let light = core.config.context_window(&core.config.light_model);
     let max_tokens = tokens_of(window.min(light));
@@ -44,12 +44,13 @@ pub async fn ask(
     };
     let answer = tokio::select! {
         biased;
-        () = control.cancel.cancelled() => Err(CallError::new(ErrorKind::Stream, "the turn is to stop")),
+        () = control.cancel.cancelled() => Err(CallError::new(ErrorKind::Stream, "the turn is to stop").into()),
         answer = once::put(core, question) => answer,
     }?;
     let text = answer.text.trim();
     if text.is_empty() {
-        return Err(CallError::new(ErrorKind::Stream, "the summary came back empty"));
+        let error = CallError::new(ErrorKind::Stream, "the summary came back empty");
+        return Err(Failed { error, paid: Some(answer.spent) });
     }
     Ok((framed(text, max_tokens), answer.spent))
 }

@@ -247,3 +247,36 @@ async fn nothing_is_learned_from_a_task_that_is_deleted_meanwhile() {
     let setup = stopped(engine).await;
     assert_eq!(count(&setup, "SELECT count(*) FROM usage_log WHERE task_id = 'home'"), 0, "no name is left");
 }
+
+#[tokio::test]
+async fn who_hears_the_person_alone_is_shown_no_memory_that_is_less_than_the_person_s() {
+    let model = ScriptedModel::start(Script::from_fn(|request| {
+        if is_lesson(request) { answer(&facts(&[])) } else { Reply::text("Fine.") }
+    }))
+    .await;
+    let engine = Setup::scripted(&model).start().await;
+    for (subject, content) in
+        [("rent", "The rent is paid to account 123"), ("rent", "The landlord is called Weber")]
+    {
+        engine.post("/memory/knowledge", json!({"subject": subject, "content": content})).await.ok().await;
+    }
+    let setup = stopped(engine).await;
+    // as an agent writes it on its own
+    let of_a_tool = "UPDATE knowledge_store SET trust = 'tool' WHERE content LIKE '%account%'";
+    assert_eq!(at_rest(&setup).execute(of_a_tool, []).expect("changed"), 1);
+    let engine = setup.start().await;
+    let body = json!({"task_id": "a", "message": "What is the rent and who is the landlord?", "context": {"page": "x"}});
+    engine.run(body).await;
+    assert_eq!(batch(&engine, json!({})).await["state"], "succeeded");
+    let known: Vec<(bool, bool)> = model
+        .calls()
+        .iter()
+        .filter(|call| is_lesson(call))
+        .map(|call| {
+            let said = call.messages.last().expect("a message").text();
+            let (known, _) = said.split_once("\nTURN\n").expect("the turn is shown");
+            (known.contains("Weber"), known.contains("account 123"))
+        })
+        .collect();
+    assert_eq!(known, [(true, false), (true, true)], "the person is heard alone, and then everybody");
+}

@@ -223,3 +223,58 @@ async fn a_body_above_the_limit_and_a_missing_key_are_refused_as_everywhere() {
         engine.send(Ask::new(method, target).without_key()).await.error(401, "INVALID_KEY").await;
     }
 }
+
+#[tokio::test]
+async fn an_edit_that_would_say_what_another_memory_says_is_a_conflict_that_names_it() {
+    let engine = Setup::offline().start().await;
+    let write = async |content: &str| {
+        id(&engine.post("/memory/knowledge", json!({"subject": "pets", "content": content})).await.ok().await
+            ["item"])
+    };
+    let (nim, bob) = (write("The cat is called Nim").await, write("The dog is called Bob").await);
+    let target = format!("/memory/knowledge/{bob}");
+    let error = patch(&engine, &target, json!({"content": "the cat is called  NIM"}))
+        .await
+        .error(409, "CONFLICT")
+        .await;
+    assert_eq!(error["details"], json!({"reason": "already_exists", "id": nim}));
+    let mut kept = found(&engine, "knowledge", "").await;
+    kept.sort_by_key(|hit| hit["content"].to_string());
+    assert_eq!(
+        kept.iter().map(|hit| hit["content"].clone()).collect::<Vec<_>>(),
+        ["The cat is called Nim", "The dog is called Bob"]
+    );
+    // once the other is gone there is nothing in the way
+    engine.send(Ask::delete(&format!("/memory/knowledge/{nim}"))).await.ok().await;
+    patch(&engine, &target, json!({"content": "The cat is called Nim"})).await.ok().await;
+}
+
+#[tokio::test]
+async fn a_relation_of_a_node_to_itself_is_refused_and_names_the_field() {
+    let engine = Setup::offline().start().await;
+    let to = |to: &str| json!([{"relation": "knows", "to": "Ben"}, {"relation": "knows", "to": to}]);
+    let new = |end: &str| json!({"name": "Asha", "aliases": ["A."], "relationships": to(end)});
+    let refused = |error: Value, got: &str| {
+        assert_eq!(error["details"]["field"], "relationships.1.to", "{error}");
+        assert_eq!(error["details"]["got"], got, "{error}");
+    };
+    for itself in ["Asha", "ASHA ", "a."] {
+        refused(
+            engine.post("/memory/social", new(itself)).await.error(422, "VALIDATION_ERROR").await,
+            itself.trim(),
+        );
+    }
+    assert_eq!(found(&engine, "social", "").await, Vec::<Value>::new(), "nothing was written");
+    let made = engine.post("/memory/social", json!({"name": "Asha", "aliases": ["A."]})).await.ok().await;
+    let asha = id(&made["item"]);
+    refused(engine.post("/memory/social", new(&asha)).await.error(422, "VALIDATION_ERROR").await, &asha);
+    let target = format!("/memory/social/{asha}");
+    for itself in ["asha", "A.", asha.as_str()] {
+        let error = patch(&engine, &target, json!({"relationships": to(itself)})).await;
+        refused(error.error(422, "VALIDATION_ERROR").await, itself);
+    }
+    let error = patch(&engine, &target, json!({"name": "Asha Rao", "relationships": to("Asha Rao")})).await;
+    refused(error.error(422, "VALIDATION_ERROR").await, "Asha Rao");
+    let bank = json!({"name": "Asha", "kind": "organization", "relationships": [{"relation": "named_after", "to": asha}]});
+    engine.post("/memory/social", bank).await.ok().await;
+}

@@ -1,7 +1,7 @@
 //! The tools of long-term memory inside turns: what a model gets, and how far what it writes is trusted.
 
 use super::{found, names};
-use crate::hitl::{calls, calls_in_order, each};
+use crate::hitl::{answering, calls, calls_in_order, each};
 use crate::support::{Engine, Setup};
 use crate::web::server;
 use serde_json::{Value, json};
@@ -165,4 +165,30 @@ async fn without_a_key_something_is_remembered_and_quoted() {
         "{}",
         nothing.text()
     );
+}
+
+#[tokio::test]
+async fn what_the_person_answers_when_asked_is_their_word_at_once() {
+    let model = calls_in_order(vec![
+        ("ask_user", json!({"question": "Which tea?", "options": ["Assam"]})),
+        (
+            "knowledge_write",
+            json!({"subject": "tea", "content": "The user prefers rooibos", "type": "preference"}),
+        ),
+        ("knowledge_write", json!({"subject": "tea", "content": "The user has a red tea pot"})),
+    ])
+    .await;
+    let engine = Setup::scripted(&model).start().await;
+    answering(&engine, "a", &["I prefer rooibos."]).await;
+    let hits = found(&engine, "knowledge", "tea").await;
+    let by = |content: &str| {
+        hits.iter().find(|hit| hit["content"] == content).unwrap_or_else(|| panic!("{content}: {hits:?}"))
+    };
+    let said = by("The user prefers rooibos");
+    assert_eq!(said["trust"], "user", "{said}");
+    let messages = engine.json("/tasks/a/messages").await;
+    let answer = messages["messages"].as_array().expect("messages").iter().find(|m| m["role"] == "tool");
+    let answer = answer.expect("the answer")["message_id"].as_str().expect("an id").to_owned();
+    assert_eq!(said["source"], format!("message:{answer}"));
+    assert_eq!(by("The user has a red tea pot")["trust"], "tool", "nobody said that");
 }
