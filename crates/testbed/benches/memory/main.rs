@@ -24,6 +24,7 @@ mod wire;
 mod corpus;
 mod date;
 mod draw;
+mod phrases;
 mod recall;
 mod speed;
 mod store;

@@ -5,6 +5,7 @@
 //! The bare orders (bm25, cosine) leave all of that out.
 
 use crate::corpus::{Class, Corpus};
+use crate::phrases::{self, Phrases};
 use brain::memory::search;
 use brain::{Brain, OpenOptions};
 use contract::memory::{EpisodeKind, Store, Trust};
@@ -59,14 +60,19 @@ struct World {
     rows: Vec<(i64, Vec<f32>)>,
 }
 
-/// Measures and prints.
+/// Measures both corpora and prints.
 pub fn measure(runtime: &Runtime, less: usize) -> String {
+    phrases::ALL.map(|words| of(runtime, words, less)).join("\n")
+}
+
+fn of(runtime: &Runtime, words: &'static Phrases, less: usize) -> String {
     let dir = tempfile::tempdir().expect("a directory");
-    let world = runtime.block_on(World::new(dir.path()));
+    let world = runtime.block_on(World::new(dir.path(), words));
     let count = |class: Class| world.corpus.questions.iter().filter(|q| q.class == class).count();
     let classes: Vec<String> = Class::ALL.iter().map(|(c, name)| format!("{} {name}", count(*c))).collect();
     let mut out = format!(
-        "{} turns, {} questions ({}), one in {less} asked.\n\n| Class | Way | {} |\n|---|---|{}\n",
+        "The {} corpus: {} turns, {} questions ({}), one in {less} asked.\n\n| Class | Way | {} |\n|---|---|{}\n",
+        words.name,
         world.rows.len(),
         world.corpus.questions.len(),
         classes.join(", "),
@@ -129,11 +135,11 @@ fn shares(found: &[usize], evidence: &[usize]) -> [f64; DEPTHS.len()] {
 }
 
 impl World {
-    async fn new(dir: &std::path::Path) -> Self {
-        let corpus = Corpus::new();
+    async fn new(dir: &std::path::Path, words: &'static Phrases) -> Self {
+        let corpus = Corpus::of(words);
         let brain = Brain::open(OpenOptions::at(dir.join("brain.sqlite"))).expect("a brain");
         let memory = Arc::new(Memory::with_embedder(brain.clone(), Arc::new(Local), DEADLINE));
-        for name in Corpus::people() {
+        for name in words.people {
             let node = NewNode {
                 name: (*name).to_owned(),
                 kind: None,

@@ -3,9 +3,10 @@
 
 use super::embedder::Scripted;
 use super::{Place, api, fact, note, person, task};
-use crate::memory::find::{Asked, by_vector, floor_of};
+use crate::memory::find::{Asked, by_vector};
 use crate::memory::item::{EpisodePatch, FactPatch, NodePatch, Patch, Wanted};
 use crate::memory::{Memory, Touched, node_text};
+use ::memory::retrieval::VECTOR_FLOOR;
 use ::memory::vector::{Code, cosine, decode};
 use brain::memory::lineage::Parent;
 use brain::memory::{MemoryId, erase, index, vectors};
@@ -95,7 +96,6 @@ async fn compare(memory: &Memory, query: &str) {
         query: query.into(),
         words: true,
         vector: None,
-        floor: floor_of(memory.embedder.provider()),
         model: memory.model.clone(),
         mirrors: Arc::clone(&memory.mirrors),
         now: Timestamp::now(),
@@ -113,7 +113,7 @@ async fn compare(memory: &Memory, query: &str) {
         let mut brute: Vec<(i64, f32)> = stored
             .iter()
             .filter_map(|(row, v)| Some((*row, cosine(&vector, v)?)))
-            .filter(|(_, cosine)| *cosine >= asked.floor)
+            .filter(|(_, cosine)| *cosine >= VECTOR_FLOOR)
             .collect();
         brute.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
         let (of, vector) = (clone_of(&asked), Arc::clone(&vector));
@@ -131,7 +131,6 @@ fn clone_of(asked: &Asked) -> Asked {
         query: asked.query.clone(),
         words: asked.words,
         vector: None,
-        floor: asked.floor,
         model: asked.model.clone(),
         mirrors: Arc::clone(&asked.mirrors),
         now: asked.now,
