@@ -29,6 +29,7 @@ mod recall;
 mod speed;
 mod store;
 mod topics;
+mod turn;
 
 use speed::Size;
 use table::Table;
