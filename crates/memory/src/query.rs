@@ -86,6 +86,17 @@ pub fn rarest(terms: Vec<Term>, rows: u64, frequency: impl Fn(&str) -> u64) -> V
     counted
 }
 
+/// What these words weigh together: about the bm25 of a row of usual length that has each of them once. Words that stand
+/// nowhere weigh most, as nobody can be said to have answered them. 0 in a store so small that how often a word stands in it
+/// tells nothing.
+pub fn weight(words: &[Counted], rows: u64) -> f64 {
+    if rows < COMMON_FROM_ROWS {
+        return 0.0;
+    }
+    let without = |word: &Counted| rows.saturating_sub(word.rows) as f64;
+    words.iter().map(|word| ((without(word) + 0.5) / (word.rows as f64 + 0.5)).ln().max(0.0)).sum()
+}
+
 /// What the index is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reading {
@@ -193,6 +204,18 @@ mod tests {
             weighing: weighing.into(),
             filling: filling.map(str::to_owned),
         }
+    }
+
+    #[test]
+    fn words_weigh_more_the_rarer_they_are_and_nothing_in_a_small_store() {
+        let word = |rows| Counted { term: Term { word: "w".into(), stem: "w".into() }, rows };
+        let one = |rows| weight(&[word(rows)], 100);
+        assert!((one(0) - 201f64.ln()).abs() < 1e-9, "a word that stands nowhere");
+        assert!(one(0) > one(1) && one(1) > one(20) && one(20) > 0.0);
+        assert_eq!(one(99), 0.0, "nothing weighs less than nothing");
+        assert!((weight(&[word(1), word(20)], 100) - one(1) - one(20)).abs() < 1e-9);
+        assert_eq!(weight(&[word(1)], COMMON_FROM_ROWS - 1), 0.0);
+        assert_eq!(weight(&[], 100), 0.0);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::confidence::{days_between, for_ranking};
 use crate::period::Period;
 use contract::Timestamp;
 use contract::memory::Store;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// The weight of the keyword score. Fixed: with more, synonyms are not found; with less, a small embedding model puts
 /// its guesses before the very words that were asked for.
@@ -23,10 +23,18 @@ pub const KEYWORD_CANDIDATES: usize = 200;
 /// How many rows the scan of the bit codes hands over to be rescored exactly. Fixed: with 100 the recall at 10 falls
 /// from 0.995 to 0.983, with more each search reads more rows from the disk.
 pub const VECTOR_CANDIDATES: usize = 200;
-/// Least cosine of a vector hit. Lower recalls things only because they are the least bad; higher misses paraphrases.
+/// Least cosine of a vector hit. Lower recalls things only because they are the least bad; higher misses paraphrases: of
+/// questions without a word of their fact the built-in table has 73 % at this cosine, at 0.35 only 53 % (decision 030).
 pub const VECTOR_FLOOR: f32 = 0.30;
-/// The same for the built-in table, whose unrelated texts lie closer together.
-pub const VECTOR_FLOOR_LOCAL: f32 = 0.35;
+/// The cosine from which on the nearest row counts whole. Lower gives whole weight to the least bad of a question that
+/// nothing answers; higher leaves half of the paraphrases, whose median is 0.36, below [`RECALL_THRESHOLD`].
+pub const VECTOR_SURE: f64 = 0.45;
+/// The power of a cosine's share of the best. Right and wrong differ by a tenth of a cosine, so with 1 age, a name or a
+/// stray word outweighs the difference; with more, what is second to a lucky guess is lost.
+pub const VECTOR_SHARPNESS: i32 = 4;
+/// The part of the weight of a question's words that a row must have to count whole. Lower makes a name that a hundred rows
+/// have as good as an answer; higher takes from words in favour of vectors when somebody asks at length.
+pub const WORDS_ENOUGH: f64 = 0.5;
 
 /// Words of a query that are searched for. Fixed: with more, common words make the index slow; with fewer, long
 /// questions lose the word that matters.
@@ -117,6 +125,8 @@ pub struct Question {
     pub now: Timestamp,
     /// The periods it names: [`crate::period::periods`].
     pub periods: Vec<Period>,
+    /// What its words weigh in each store that was searched by words: [`crate::query::weight`].
+    pub words: BTreeMap<Store, f64>,
 }
 
 /// A ranked row.
@@ -142,7 +152,8 @@ pub struct Weighed<K> {
 }
 
 /// Weighs what the searches found. Scores are normalised within each store, because scores of two stores have no common
-/// measure. A row given twice counts once, with the better of its scores.
+/// measure: by the best, or by what would be enough where the best is not. A row given twice counts once, with the better
+/// of its scores.
 pub fn weigh<K: Ord + Clone>(question: Question, candidates: Vec<Candidate<K>>) -> Weighed<K> {
     let mut found = Weighed { question, rows: Vec::with_capacity(candidates.len()) };
     for store in [Store::Episodes, Store::Knowledge, Store::Social] {
@@ -157,7 +168,8 @@ pub fn weigh<K: Ord + Clone>(question: Question, candidates: Vec<Candidate<K>>) 
             }
             same
         });
-        let best = Best::of(&rows);
+        let enough = WORDS_ENOUGH * found.question.words.get(&store).copied().unwrap_or(0.0);
+        let best = Best::of(&rows, enough);
         let now = found.question.now;
         found.rows.extend(rows.into_iter().map(|row| {
             let weight = best.base(&row) * standing(&row, now);
@@ -167,35 +179,34 @@ pub fn weigh<K: Ord + Clone>(question: Question, candidates: Vec<Candidate<K>>) 
     found
 }
 
-/// The largest score of each list; None when there is no such list.
+/// What the scores of each list are shares of; None when there is no such list.
 struct Best {
     keyword: Option<f64>,
     vector: Option<f64>,
 }
 
 impl Best {
-    fn of<K>(rows: &[Candidate<K>]) -> Self {
+    /// The best score of each list, but no less than what is enough.
+    fn of<K>(rows: &[Candidate<K>], words_enough: f64) -> Self {
+        let keywords = rows.iter().filter_map(|r| r.keyword).filter(|k| k.is_finite());
+        let vectors = rows.iter().filter_map(|r| r.vector).map(f64::from).filter(|v| v.is_finite());
         Self {
-            keyword: rows.iter().filter_map(|r| r.keyword).filter(|k| k.is_finite()).reduce(f64::max),
-            vector: rows
-                .iter()
-                .filter_map(|r| r.vector)
-                .filter(|v| v.is_finite())
-                .map(f64::from)
-                .reduce(f64::max),
+            keyword: keywords.reduce(f64::max).map(|best| best.max(words_enough)),
+            vector: vectors.reduce(f64::max).map(|best| best.max(VECTOR_SURE)),
         }
     }
 
     fn base<K>(&self, row: &Candidate<K>) -> f64 {
-        let part = |score: Option<f64>, best: f64| match score {
+        let share = |score: Option<f64>, best: f64| match score {
             Some(score) if best > 0.0 && score.is_finite() => (score / best).clamp(0.0, 1.0),
             Some(_) | None => 0.0,
         };
-        let vector = row.vector.map(f64::from);
+        let words = |best| share(row.keyword, best);
+        let vector = |best| share(row.vector.map(f64::from), best).powi(VECTOR_SHARPNESS);
         match (self.keyword, self.vector) {
-            (Some(k), Some(v)) => KEYWORD_WEIGHT * part(row.keyword, k) + VECTOR_WEIGHT * part(vector, v),
-            (Some(k), None) => part(row.keyword, k),
-            (None, Some(v)) => part(vector, v),
+            (Some(k), Some(v)) => KEYWORD_WEIGHT * words(k) + VECTOR_WEIGHT * vector(v),
+            (Some(k), None) => words(k),
+            (None, Some(v)) => vector(v),
             (None, None) => 0.0,
         }
     }
@@ -261,7 +272,7 @@ impl<K: Ord + Clone> Weighed<K> {
 
     /// Everything with its bonuses, best first.
     pub fn ranked(self) -> Vec<Ranked<K>> {
-        let Question { now, periods } = self.question;
+        let Question { now, periods, .. } = self.question;
         let mut ranked: Vec<Ranked<K>> = self
             .rows
             .into_iter()

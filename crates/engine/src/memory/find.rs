@@ -11,10 +11,10 @@ use super::item::{Hit, Item};
 use super::mirrors::{MARKED_SEARCHED, Mirrors};
 use ::memory::entity::{self, Names};
 use ::memory::period::{self, Period};
-use ::memory::query::{self, Reading};
+use ::memory::query::{self, Counted, Reading};
 use ::memory::retrieval::{
     Candidate, KEYWORD_CANDIDATES, Question, ROWS_WEIGHED, SCORE_FLOOR, TIME_CANDIDATES, VECTOR_CANDIDATES,
-    VECTOR_FLOOR, VECTOR_FLOOR_LOCAL, weigh,
+    VECTOR_FLOOR, weigh,
 };
 use ::memory::vector::{Code, cosine_to_blob};
 use brain::Tx;
@@ -23,7 +23,6 @@ use brain::memory::vectors::{self, Model};
 use brain::memory::{MemoryId, Stored, edges, episodes, knowledge, nodes, search};
 use contract::Timestamp;
 use contract::memory::Store;
-use llm::embeddings::EmbeddingProvider;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -33,18 +32,9 @@ pub(super) struct Asked {
     /// Whether its words are searched for.
     pub(super) words: bool,
     pub(super) vector: Option<Arc<[f32]>>,
-    pub(super) floor: f32,
     pub(super) model: Model,
     pub(super) mirrors: Arc<Mirrors>,
     pub(super) now: Timestamp,
-}
-
-/// Least cosine that counts, for vectors of this provider.
-pub(super) fn floor_of(provider: EmbeddingProvider) -> f32 {
-    match provider {
-        EmbeddingProvider::Local => VECTOR_FLOOR_LOCAL,
-        EmbeddingProvider::OpenAi => VECTOR_FLOOR,
-    }
 }
 
 /// What the two searches said of a row.
@@ -74,8 +64,10 @@ pub(super) fn find(tx: &Tx<'_>, stores: &[Store], asked: &Asked, limit: usize) -
     let names = Names::in_question(&asked.query, spans);
     let periods = period::periods(&asked.query, asked.now);
     let mut candidates = Vec::new();
+    let mut weights = BTreeMap::new();
     for store in stores {
-        let mut scores = scores(tx, *store, asked)?;
+        let (mut scores, weight) = scores(tx, *store, asked)?;
+        weights.insert(*store, weight);
         for row in of_time(tx, *store, &periods)? {
             scores.entry(row).or_default();
         }
@@ -86,7 +78,7 @@ pub(super) fn find(tx: &Tx<'_>, stores: &[Store], asked: &Asked, limit: usize) -
             candidates.push(candidate(item, scores, named(&names, texts.get(&row))));
         }
     }
-    let weighed = weigh(Question { now: asked.now, periods }, candidates);
+    let weighed = weigh(Question { now: asked.now, periods, words: weights }, candidates);
     let mut neighbours = Vec::new();
     for hit in weighed.hits() {
         let MemoryId::Episode(id) = &hit else { continue };
@@ -151,11 +143,14 @@ fn named(names: &Names, text: Option<&String>) -> u32 {
     text.map_or(0, |text| names.in_text(text))
 }
 
-/// Both searches of one store.
-fn scores(tx: &Tx<'_>, store: Store, asked: &Asked) -> brain::Result<BTreeMap<i64, Scores>> {
+/// Both searches of one store, and what the words weigh there.
+fn scores(tx: &Tx<'_>, store: Store, asked: &Asked) -> brain::Result<(BTreeMap<i64, Scores>, f64)> {
     let mut found: BTreeMap<i64, Scores> = BTreeMap::new();
+    let mut weight = 0.0;
     if asked.words {
-        for (row, score) in by_words(tx, store, &asked.query, KEYWORD_CANDIDATES)? {
+        let (words, rows) = rarest(tx, store, &asked.query)?;
+        weight = query::weight(&words, rows);
+        for (row, score) in by_rarest(tx, store, &words, KEYWORD_CANDIDATES)? {
             found.entry(row).or_default().keyword = Some(score);
         }
     }
@@ -164,7 +159,7 @@ fn scores(tx: &Tx<'_>, store: Store, asked: &Asked) -> brain::Result<BTreeMap<i6
             found.entry(row).or_default().vector = Some(cosine);
         }
     }
-    Ok(found)
+    Ok((found, weight))
 }
 
 /// The newest rows of the periods that a question names: what was done last week is asked for without a word of it.
@@ -188,13 +183,21 @@ pub(super) fn by_words(
     text: &str,
     limit: usize,
 ) -> brain::Result<Vec<(i64, f64)>> {
+    by_rarest(tx, store, &rarest(tx, store, text)?.0, limit)
+}
+
+/// The words of a text that are searched for, and how many rows the store has.
+fn rarest(tx: &Tx<'_>, store: Store, text: &str) -> brain::Result<(Vec<Counted>, u64)> {
     let terms = query::terms(text);
     let stems: Vec<String> = terms.iter().map(|t| t.stem.clone()).collect();
     let frequencies = search::document_frequencies(tx, store, &stems)?;
     let rows = search::count(tx, store)?;
-    let rarest = query::rarest(terms, rows, |stem| frequencies.get(stem).copied().unwrap_or(0));
+    Ok((query::rarest(terms, rows, |stem| frequencies.get(stem).copied().unwrap_or(0)), rows))
+}
+
+fn by_rarest(tx: &Tx<'_>, store: Store, words: &[Counted], limit: usize) -> brain::Result<Vec<(i64, f64)>> {
     let most = u32::try_from(limit).unwrap_or(u32::MAX);
-    let (finding, weighing, filling) = match query::reading(&rarest) {
+    let (finding, weighing, filling) = match query::reading(words) {
         None => return Ok(Vec::new()),
         Some(Reading::All(any)) => return scored(tx, store, &any, i64::MIN, most),
         Some(Reading::Newest { finding, weighing, filling }) => (finding, weighing, filling),
@@ -233,7 +236,7 @@ pub(super) fn by_vector(
 ) -> brain::Result<Vec<(i64, f32)>> {
     let rows = asked.mirrors.near(store, &Code::of(vector), VECTOR_CANDIDATES, MARKED_SEARCHED);
     let mut near = cosines(tx, store, &asked.model, vector, &rows)?;
-    near.retain(|(_, cosine)| *cosine >= asked.floor);
+    near.retain(|(_, cosine)| *cosine >= VECTOR_FLOOR);
     near.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
     near.truncate(VECTOR_CANDIDATES);
     Ok(near)

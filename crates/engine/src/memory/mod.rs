@@ -175,7 +175,6 @@ impl Memory {
             query,
             words: by != By::Vector,
             vector,
-            floor: find::floor_of(self.embedder.provider()),
             model: self.model.clone(),
             mirrors: Arc::clone(&self.mirrors),
             now,

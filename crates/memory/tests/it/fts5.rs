@@ -1,6 +1,6 @@
 //! The real FTS5 as an oracle: our words are its words, our stems its stems, our queries always valid.
 
-use memory::query::{Counted, Reading, match_expression, reading, terms};
+use memory::query::{Counted, Reading, match_expression, reading, terms, weight};
 use memory::retrieval::ROWS_WEIGHED;
 use memory::stem::stem;
 use memory::tokens::tokens;
@@ -39,6 +39,32 @@ fn found(db: &Connection, expression: &str) -> Vec<i64> {
     let mut statement = db.prepare("SELECT rowid FROM t WHERE t MATCH ?1 ORDER BY rowid").expect("a query");
     let rows = statement.query_map([expression], |row| row.get(0)).expect("a valid expression");
     rows.map(|row| row.expect("a row")).collect()
+}
+
+/// How well a row fits an expression.
+fn bm25(db: &Connection, expression: &str, row: i64) -> f64 {
+    let sql = "SELECT -bm25(t) FROM t WHERE t MATCH ?1 AND rowid = ?2";
+    db.query_row(sql, (expression, row), |r| r.get(0)).expect("the row is found")
+}
+
+#[test]
+fn words_weigh_together_what_a_row_of_usual_length_gets_for_all_of_them() {
+    let rows: Vec<String> = (0..60)
+        .map(|n| {
+            format!(
+                "filler{n} {} {}",
+                if n < 6 { "sister" } else { "noise" },
+                if n < 1 { "cello" } else { "rest" }
+            )
+        })
+        .collect();
+    let db = index(&rows.iter().map(String::as_str).collect::<Vec<_>>());
+    let counted = |word: &str, rows| Counted { term: terms(word).remove(0), rows };
+    let words = [counted("cello", 1), counted("sister", 6)];
+    let whole = weight(&words, 60);
+    assert!((bm25(&db, r#""cello" OR "sister""#, 1) - whole).abs() < 0.01 * whole, "{whole}");
+    let half = weight(&words[1..], 60);
+    assert!((bm25(&db, r#""cello" OR "sister""#, 2) - half).abs() < 0.01 * half, "{half}");
 }
 
 /// Words built from real stems and endings meet every rule of the stemmer, those of a dictionary only some.

@@ -6,6 +6,7 @@ use memory::entity::Names;
 use memory::period::periods;
 use memory::retrieval::*;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 const DAY: i64 = 86_400_000;
 const NOW: Timestamp = Timestamp::from_millis(1_777_293_296_000);
@@ -15,7 +16,7 @@ fn days_ago(days: i64) -> Timestamp {
 }
 
 fn question() -> Question {
-    Question { now: NOW, periods: Vec::new() }
+    Question { now: NOW, periods: Vec::new(), words: BTreeMap::new() }
 }
 
 /// A fresh, certain row that no search has found.
@@ -47,7 +48,8 @@ fn both_lists_are_normalised_by_their_best_and_count_half() {
             Candidate { vector: Some(0.8), ..row("c", Store::Knowledge) },
         ],
     );
-    assert_eq!(scores(&found.ranked()), [("a", 0.5), ("b", 0.5), ("c", 0.5)]);
+    let both = 0.5 * 0.5 + 0.5 * 0.5f64.powi(4);
+    assert_eq!(scores(&found.ranked()), [("a", 0.5), ("c", 0.5), ("b", both)]);
 }
 
 #[test]
@@ -57,7 +59,51 @@ fn a_list_that_stands_alone_counts_whole() {
     assert_eq!(scores(&weigh(question(), keywords.into()).ranked()), [("a", 1.0), ("b", 0.25)]);
     let vectors =
         [("a", 0.8), ("b", 0.4)].map(|(k, s)| Candidate { vector: Some(s), ..row(k, Store::Social) });
-    assert_eq!(scores(&weigh(question(), vectors.into()).ranked()), [("a", 1.0), ("b", 0.5)]);
+    assert_eq!(scores(&weigh(question(), vectors.into()).ranked()), [("a", 1.0), ("b", 0.0625)]);
+}
+
+#[test]
+fn the_nearest_row_counts_whole_only_when_it_is_near() {
+    let near = |cosine: f32| {
+        let rows = vec![
+            Candidate { vector: Some(cosine), ..row("a", Store::Episodes) },
+            Candidate { vector: Some(cosine / 2.0), ..row("b", Store::Episodes) },
+        ];
+        weigh(question(), rows).ranked().iter().map(|r| r.score).collect::<Vec<_>>()
+    };
+    for sure in [VECTOR_SURE, 0.6, 1.0] {
+        assert!((near(sure as f32)[0] - 1.0).abs() < 1e-6, "{sure}");
+        assert!((near(sure as f32)[1] - 0.0625).abs() < 1e-6, "{sure}");
+    }
+    let third = near((VECTOR_SURE * 2.0 / 3.0) as f32);
+    assert!((third[0] - (2.0f64 / 3.0).powi(4)).abs() < 1e-6, "{third:?}");
+    let floor = near(VECTOR_FLOOR);
+    assert!(floor[0] > RECALL_THRESHOLD && floor[1] < RECALL_THRESHOLD, "{floor:?}");
+}
+
+#[test]
+fn the_median_paraphrase_is_recalled_as_a_turn_beside_words_that_fit_better() {
+    let rows = vec![
+        Candidate { keyword: Some(9.0), ..row("words", Store::Episodes) },
+        Candidate { vector: Some(0.36), confidence: 0.6, ..row("meaning", Store::Episodes) },
+    ];
+    assert_eq!(for_recall(weigh(question(), rows).ranked()).len(), 2);
+}
+
+#[test]
+fn words_count_whole_when_they_are_half_of_what_was_asked() {
+    let asked = |weight: f64| {
+        let words = BTreeMap::from([(Store::Knowledge, weight), (Store::Social, 1000.0)]);
+        let rows = vec![
+            Candidate { keyword: Some(4.0), ..row("a", Store::Knowledge) },
+            Candidate { keyword: Some(2.0), ..row("b", Store::Knowledge) },
+        ];
+        weigh(Question { words, ..question() }, rows).ranked().iter().map(|r| r.score).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(0.0), [1.0, 0.5], "nobody knows what they weigh");
+    assert_eq!(asked(8.0), [1.0, 0.5]);
+    assert_eq!(asked(16.0), [0.5, 0.25]);
+    assert_eq!(asked(160.0), [0.05, 0.025], "a name among words that nothing answers");
 }
 
 #[test]
@@ -121,7 +167,7 @@ fn neighbours_of_the_ten_best_episodes_get_two_fifths_of_their_hit() {
 fn names_and_times_of_the_question_lift() {
     let names = Names::in_question("Asha, Ben or Cleo?", ["Asha", "Ben", "Cleo"]);
     let in_text = |text: &str| names.in_text(text);
-    let asked = Question { now: NOW, periods: periods("what did they do yesterday", NOW) };
+    let asked = Question { now: NOW, periods: periods("what did they do yesterday", NOW), ..question() };
     let found = weigh(
         asked,
         vec![

@@ -1,6 +1,6 @@
-//! A year of conversations between 48 people, and questions of which it is known which turns answer them.
+//! A year of conversations between some dozens of people, and questions of which it is known which turns answer them.
 //!
-//! Made by rule from `topics.tsv` and a fixed seed. Nothing here was changed after a result had been seen. About a sixth
+//! Made by rule from phrases, topics and a fixed seed. Nothing here was changed after a result had been seen. About a sixth
 //! of the turns answer something; a quarter uses the words of a topic for something else; the rest is chatter and replies
 //! that name other people. Four kinds of question:
 //!
@@ -13,7 +13,8 @@
 
 use crate::date::Date;
 use crate::draw::Draw;
-use crate::topics::{self, Topic, filled};
+use crate::phrases::Phrases;
+use crate::topics::{self, Topic};
 use contract::Timestamp;
 
 /// Turns in all.
@@ -35,114 +36,6 @@ const ASKED: [(Class, usize); 4] =
 const DAYS: usize = 420;
 /// Least days between two tellings, so that a month never holds both.
 const APART: i64 = 62;
-
-const PEOPLE: [&str; 48] = [
-    "Maya", "Omar", "Ingrid", "Tomas", "Priya", "Lucas", "Zofia", "Hassan", "Elena", "Kwame", "Freya",
-    "Mateo", "Aisha", "Bruno", "Chiara", "Dmitri", "Esther", "Farid", "Greta", "Hugo", "Imani", "Jonas",
-    "Keiko", "Leon", "Nadia", "Otto", "Paloma", "Quentin", "Rosa", "Stefan", "Tamsin", "Umberto", "Vera",
-    "Wendell", "Ximena", "Yusuf", "Zelda", "Anders", "Beatriz", "Callum", "Dagny", "Emil", "Fatima", "Goran",
-    "Hedda", "Ivo", "Jolene", "Karim",
-];
-const KIN: [(&str, &str); 6] = [
-    ("sister", "My sister {other} came over for dinner"),
-    ("brother", "I called {other} last night, he is my brother after all"),
-    ("boss", "{other} is my boss now, that will be interesting"),
-    ("flatmate", "I share the flat with {other}, we are flatmates"),
-    ("cousin", "My cousin {other} sends greetings to everybody"),
-    ("teacher", "{other} was my teacher for years, I owe a lot to that"),
-];
-const OPENERS: [&str; 14] = [
-    "Honestly,",
-    "Well,",
-    "By the way,",
-    "You know what?",
-    "Hm,",
-    "So,",
-    "Today",
-    "This morning",
-    "Guess what,",
-    "Oh,",
-    "To be fair,",
-    "Anyway,",
-    "I think",
-    "It seems",
-];
-const CHATTER: [&str; 40] = [
-    "the weather is awful again",
-    "the queue at the post office took an hour",
-    "nobody answers my emails",
-    "the new series is overrated",
-    "there is a sale on shoes downtown",
-    "the bus was late twice",
-    "I should call my aunt more often",
-    "the news is depressing",
-    "the neighbours play drums at noon",
-    "that restaurant by the canal closed",
-    "I can't decide what to wear on Friday",
-    "the printer hates me",
-    "we ran out of milk",
-    "the park is full of tourists",
-    "the meeting could have been a message",
-    "my feet are cold",
-    "I found an old photograph of us",
-    "the lift is out of order",
-    "the price of eggs is silly",
-    "somebody parked in front of the gate",
-    "I dreamt about school",
-    "the dentist was quick for once",
-    "there was a rainbow over the harbour",
-    "I need a new umbrella",
-    "the radio played our song",
-    "the soup was too salty",
-    "they are digging up the street",
-    "I forgot what I wanted to say",
-    "the garden centre has a new owner",
-    "the cinema smells of popcorn",
-    "my colleague brought cake",
-    "the moon was huge",
-    "I lost at cards",
-    "the heating makes strange noises",
-    "the parcel went to the wrong address",
-    "we should meet more often",
-    "the fireworks were loud",
-    "the museum is free on Sundays",
-    "I burned the rice",
-    "the library stays open late",
-];
-const CLOSERS: [&str; 14] = [
-    "",
-    ", as usual",
-    ", believe it or not",
-    ", says {other}",
-    ", what about you?",
-    ", and {other} agrees",
-    ", I can't complain",
-    " again",
-    ", sorry",
-    ", no idea why",
-    ", ask {other}",
-    ", it made my day",
-    ", that's life",
-    ", at least since {month}",
-];
-const REPLIES: [&str; 16] = [
-    "Oh no, really?",
-    "That is wonderful, congratulations!",
-    "Tell me more, {other}.",
-    "How did that happen?",
-    "I had no idea, {other}!",
-    "That sounds like a lot.",
-    "Same here, to be honest.",
-    "Wow, good for you.",
-    "{other} told me something like that.",
-    "I would be nervous.",
-    "Let me know how it goes.",
-    "You deserve it.",
-    "What does {other} say?",
-    "Take care of yourself, {other}.",
-    "I can imagine.",
-    "Since when?",
-];
 
 /// What makes a question hard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -200,14 +93,9 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Names of all speakers.
-    pub fn people() -> &'static [&'static str] {
-        &PEOPLE
-    }
-
-    /// The corpus.
-    pub fn new() -> Self {
-        Maker::new().corpus()
+    /// The corpus of these words.
+    pub fn of(words: &'static Phrases) -> Self {
+        Maker::new(words).corpus()
     }
 }
 
@@ -233,6 +121,7 @@ struct Told {
 }
 
 struct Maker {
+    words: &'static Phrases,
     draw: Draw,
     topics: Vec<Topic>,
     conversations: Vec<Conversation>,
@@ -240,21 +129,22 @@ struct Maker {
 }
 
 impl Maker {
-    fn new() -> Self {
-        let mut draw = Draw::new(0x5e97);
+    fn new(words: &'static Phrases) -> Self {
+        let people = words.people.len();
+        let mut draw = Draw::new(words.seed);
         let conversations = (0..CONVERSATIONS)
             .map(|n| {
-                let first = n % PEOPLE.len();
-                let second = (first + 1 + draw.below(PEOPLE.len() - 1)) % PEOPLE.len();
+                let first = n % people;
+                let second = (first + 1 + draw.below(people - 1)) % people;
                 Conversation { day: draw.below(DAYS) as i64, people: [first, second] }
             })
             .collect();
-        Self { draw, topics: topics::read(), conversations, said: Vec::new() }
+        Self { words, draw, topics: topics::read(words), conversations, said: Vec::new() }
     }
 
     fn corpus(mut self) -> Corpus {
         let mut pairs: Vec<(usize, usize)> =
-            (0..PEOPLE.len()).flat_map(|p| (0..self.topics.len()).map(move |t| (p, t))).collect();
+            (0..self.words.people.len()).flat_map(|p| (0..self.topics.len()).map(move |t| (p, t))).collect();
         self.draw.shuffle(&mut pairs);
         let once: Vec<Told> = pairs.iter().take(ONCE).map(|(p, t)| self.tell(*p, *t, 1)).collect();
         let twice: Vec<Told> =
@@ -269,10 +159,13 @@ impl Maker {
         while self.said.len() < TURNS {
             let conversation = self.draw.below(CONVERSATIONS);
             let text = if self.draw.below(4) == 0 {
-                (*self.draw.one_of(&REPLIES)).to_owned()
+                (*self.draw.one_of(self.words.replies)).to_owned()
             } else {
-                let (a, b, c) =
-                    (self.draw.one_of(&OPENERS), self.draw.one_of(&CHATTER), self.draw.one_of(&CLOSERS));
+                let (a, b, c) = (
+                    self.draw.one_of(self.words.openers),
+                    self.draw.one_of(self.words.chatter),
+                    self.draw.one_of(self.words.closers),
+                );
                 format!("{a} {b}{c}")
             };
             self.chat(conversation, &text);
@@ -321,15 +214,24 @@ impl Maker {
     fn say(&mut self, conversation: usize, who: usize, text: &str) -> usize {
         let mark = self.said.len();
         let order = self.draw.bits();
-        self.said.push(Said { conversation, order, text: format!("{}: {text}", PEOPLE[who]), mark });
+        self.said.push(Said {
+            conversation,
+            order,
+            text: format!("{}: {text}", self.words.people[who]),
+            mark,
+        });
         mark
+    }
+
+    fn filled(&self, sentence: &str, who: &str, draw: &Draw) -> String {
+        topics::filled(self.words.pools, sentence, who, draw)
     }
 
     fn chat(&mut self, conversation: usize, text: &str) {
         let who = *self.draw.one_of(&self.conversations[conversation].people);
-        let other = *self.draw.one_of(&PEOPLE);
+        let other = *self.draw.one_of(self.words.people);
         let fill = Draw::new(self.draw.bits());
-        let text = filled(&text.replace("{other}", other), "", &fill);
+        let text = self.filled(&text.replace("{other}", other), "", &fill);
         self.say(conversation, who, &text);
     }
 
@@ -355,7 +257,7 @@ impl Maker {
         let mut way = self.draw.below(2);
         let mut marks = Vec::new();
         for conversation in chosen {
-            let text = filled(&self.topics[topic].said[way], "", &fill);
+            let text = self.filled(&self.topics[topic].said[way], "", &fill);
             marks.push(self.say(conversation, person, &text));
             way = 1 - way;
         }
@@ -365,13 +267,14 @@ impl Maker {
     /// Everybody mentions some relations: who, what, whom, and the mark.
     fn kin(&mut self) -> Vec<(usize, usize, usize, usize)> {
         let mut found = Vec::new();
-        for person in 0..PEOPLE.len() {
-            let mut kinds: Vec<usize> = (0..KIN.len()).collect();
+        for person in 0..self.words.people.len() {
+            let mut kinds: Vec<usize> = (0..self.words.kin.len()).collect();
             self.draw.shuffle(&mut kinds);
             for kind in kinds.into_iter().take(KIN_EACH) {
-                let other = (person + 1 + self.draw.below(PEOPLE.len() - 1)) % PEOPLE.len();
+                let other =
+                    (person + 1 + self.draw.below(self.words.people.len() - 1)) % self.words.people.len();
                 let conversation = self.with(person)[0];
-                let text = KIN[kind].1.replace("{other}", PEOPLE[other]);
+                let text = self.words.kin[kind].1.replace("{other}", self.words.people[other]);
                 found.push((person, kind, other, self.say(conversation, person, &text)));
             }
         }
@@ -380,14 +283,15 @@ impl Maker {
 
     fn asked(&mut self, told: &Told, direct: bool, who: &str) -> String {
         let topic = &self.topics[told.topic];
-        let question = if direct { &topic.direct } else { self.draw.one_of(&topic.paraphrased) };
-        filled(question, who, &told.fill)
+        let question =
+            if direct { topic.direct.clone() } else { self.draw.one_of(&topic.paraphrased).clone() };
+        self.filled(&question, who, &told.fill)
     }
 
     fn plain(&mut self, class: Class, told: &[Told]) -> Vec<Question> {
         let ask = |t: &Told| Question {
             class,
-            text: self.asked(t, class == Class::Direct, PEOPLE[t.person]),
+            text: self.asked(t, class == Class::Direct, self.words.people[t.person]),
             evidence: t.marks.clone(),
         };
         told.iter().map(ask).collect()
@@ -403,7 +307,7 @@ impl Maker {
                 1 => format!("on {} {} {}", date.day, date.month_name(), date.year),
                 _ => format!("in {} {}", date.month_name(), date.year),
             };
-            let question = self.asked(t, n % 2 == 0, PEOPLE[t.person]);
+            let question = self.asked(t, n % 2 == 0, self.words.people[t.person]);
             found.push(Question {
                 class: Class::Temporal,
                 text: format!("{question} I mean what was said {time}."),
@@ -427,7 +331,7 @@ impl Maker {
                 continue;
             }
             let told = *self.draw.one_of(&theirs);
-            let who = format!("the {} of {}", KIN[kind].0, PEOPLE[person]);
+            let who = format!("the {} of {}", self.words.kin[kind].0, self.words.people[person]);
             let direct = found.len() % 2 == 0;
             found.push(Question {
                 class: Class::TwoHops,

@@ -24,10 +24,12 @@ mod wire;
 mod corpus;
 mod date;
 mod draw;
+mod phrases;
 mod recall;
 mod speed;
 mod store;
 mod topics;
+mod turn;
 
 use speed::Size;
 use table::Table;

@@ -5,6 +5,8 @@
 //! The bare orders (bm25, cosine) leave all of that out.
 
 use crate::corpus::{Class, Corpus};
+use crate::phrases::{self, Phrases};
+use crate::turn;
 use brain::memory::search;
 use brain::{Brain, OpenOptions};
 use contract::memory::{EpisodeKind, Store, Trust};
@@ -51,22 +53,29 @@ struct Score {
 }
 
 /// Everything in a brain.
-struct World {
+pub struct World {
     brain: Brain,
     memory: Arc<Memory>,
-    corpus: Corpus,
+    /// What it was made of.
+    pub corpus: Corpus,
     /// Of each turn the number of its row and its vector.
     rows: Vec<(i64, Vec<f32>)>,
 }
 
-/// Measures and prints.
+/// Measures both corpora and prints.
 pub fn measure(runtime: &Runtime, less: usize) -> String {
+    let corpora = phrases::ALL.map(|words| of(runtime, words, less)).join("\n");
+    format!("{corpora}\n{}\n", turn::facts(runtime))
+}
+
+fn of(runtime: &Runtime, words: &'static Phrases, less: usize) -> String {
     let dir = tempfile::tempdir().expect("a directory");
-    let world = runtime.block_on(World::new(dir.path()));
+    let world = runtime.block_on(World::new(dir.path(), Corpus::of(words), words.people));
     let count = |class: Class| world.corpus.questions.iter().filter(|q| q.class == class).count();
     let classes: Vec<String> = Class::ALL.iter().map(|(c, name)| format!("{} {name}", count(*c))).collect();
     let mut out = format!(
-        "{} turns, {} questions ({}), one in {less} asked.\n\n| Class | Way | {} |\n|---|---|{}\n",
+        "The {} corpus: {} turns, {} questions ({}), one in {less} asked.\n\n| Class | Way | {} |\n|---|---|{}\n",
+        words.name,
         world.rows.len(),
         world.corpus.questions.len(),
         classes.join(", "),
@@ -105,7 +114,8 @@ pub fn measure(runtime: &Runtime, less: usize) -> String {
             if better { "yes" } else { "**no**" }
         ));
     }
-    out + &format!("\n\nA question took, on the average: {}\n", times.trim_end_matches("; "))
+    let noise = turn::noise(runtime, &world, words);
+    out + &format!("\n\n{noise}\n\nA question took, on the average: {}\n", times.trim_end_matches("; "))
 }
 
 impl Score {
@@ -129,11 +139,11 @@ fn shares(found: &[usize], evidence: &[usize]) -> [f64; DEPTHS.len()] {
 }
 
 impl World {
-    async fn new(dir: &std::path::Path) -> Self {
-        let corpus = Corpus::new();
+    /// The turns of a corpus in a new brain that knows these people.
+    pub async fn new(dir: &std::path::Path, corpus: Corpus, people: &[&str]) -> Self {
         let brain = Brain::open(OpenOptions::at(dir.join("brain.sqlite"))).expect("a brain");
         let memory = Arc::new(Memory::with_embedder(brain.clone(), Arc::new(Local), DEADLINE));
-        for name in Corpus::people() {
+        for name in people {
             let node = NewNode {
                 name: (*name).to_owned(),
                 kind: None,
@@ -155,23 +165,28 @@ impl World {
     /// The turns that a question finds, best first.
     async fn found(&self, way: Way, question: &str) -> Vec<usize> {
         let most = DEPTHS[DEPTHS.len() - 1];
-        let places: HashMap<i64, usize> =
-            self.rows.iter().enumerate().map(|(n, (row, _))| (*row, n)).collect();
         let rows: Vec<i64> = match way {
             Way::Bm25 => self.by_bm25(question, most).await,
             Way::Cosine => self.by_cosine(question, most),
             Way::Engine(by) => {
-                let ask = Search {
-                    store: Store::Episodes,
-                    query: question.to_owned(),
-                    limit: most,
-                    now: self.corpus.now,
-                };
-                let hits = self.memory.search_by(ask, by).await.expect("an answer");
-                hits.iter().map(|h| row_of(&h.item)).collect()
+                return self.searched(by, question, most).await.into_iter().map(|(turn, _)| turn).collect();
             }
         };
+        let places = self.places();
         rows.iter().map(|row| places[row]).collect()
+    }
+
+    /// The turns that a search of the Engine finds and their scores, best first.
+    pub async fn searched(&self, by: By, question: &str, most: usize) -> Vec<(usize, f64)> {
+        let ask =
+            Search { store: Store::Episodes, query: question.to_owned(), limit: most, now: self.corpus.now };
+        let hits = self.memory.search_by(ask, by).await.expect("an answer");
+        let places = self.places();
+        hits.iter().map(|hit| (places[&row_of(&hit.item)], hit.score)).collect()
+    }
+
+    fn places(&self) -> HashMap<i64, usize> {
+        self.rows.iter().enumerate().map(|(n, (row, _))| (*row, n)).collect()
     }
 
     async fn by_bm25(&self, question: &str, most: usize) -> Vec<i64> {

@@ -1,46 +1,15 @@
-//! What people of the corpus talk about: topics.tsv, with its places filled in.
+//! What people of a corpus talk about: its file of topics, with their places filled in.
 //!
 //! A topic is something that somebody says of themselves in one of two ways, questions for it that share no word with
 //! either, a question that does, and a sentence of the same words that says something else. [`Topics::read`] refuses a
 //! question that is called a paraphrase and shares a word (as the index counts words) with what it asks for.
 
 use crate::draw::Draw;
+use crate::phrases::{Phrases, Pool};
 use memory::query;
 use memory::stem::stem;
 use memory::tokens::tokens;
 use std::collections::HashSet;
-
-/// The words that stand in the places of a sentence.
-const POOLS: [(&str, &[&str]); 7] = [
-    ("pet", &["Biscuit", "Rusty", "Moss", "Pepper", "Tango", "Nimbus", "Olive", "Waffle", "Juno", "Bramble"]),
-    (
-        "city",
-        &["Lyon", "Porto", "Graz", "Leeds", "Turku", "Bilbao", "Ghent", "Aarhus", "Split", "Cork", "Basel"],
-    ),
-    (
-        "country",
-        &["Peru", "Iceland", "Morocco", "Vietnam", "Georgia", "Chile", "Norway", "Ghana", "Nepal", "Crete"],
-    ),
-    (
-        "firm",
-        &["Halden", "Brightwell", "Quorra", "Northgate", "Velum", "Castell", "Orbis", "Tarn", "Ferrous"],
-    ),
-    (
-        "theme",
-        &[
-            "glaciers",
-            "bridges",
-            "medieval trade",
-            "octopuses",
-            "tax law",
-            "railways",
-            "volcanoes",
-            "typefaces",
-        ],
-    ),
-    ("month", &["January", "March", "April", "June", "September", "October", "November"]),
-    ("num", &["120", "340", "75", "2000", "900", "48", "615", "1300"]),
-];
 
 /// One line of the file.
 pub struct Topic {
@@ -55,9 +24,10 @@ pub struct Topic {
 }
 
 /// All topics.
-pub fn read() -> Vec<Topic> {
+pub fn read(words: &Phrases) -> Vec<Topic> {
     let parts = |text: &str| text.split('|').map(|p| p.trim().to_owned()).collect::<Vec<_>>();
-    let topics: Vec<Topic> = include_str!("topics.tsv")
+    let topics: Vec<Topic> = words
+        .topics
         .lines()
         .filter(|line| !line.starts_with('#') && !line.is_empty())
         .map(|line| match line.split('\t').collect::<Vec<_>>()[..] {
@@ -87,10 +57,10 @@ fn shared(topic: &Topic) -> Vec<String> {
 }
 
 /// The sentence with its places filled; the same draw fills them the same way.
-pub fn filled(sentence: &str, who: &str, draw: &Draw) -> String {
+pub fn filled(pools: &[Pool], sentence: &str, who: &str, draw: &Draw) -> String {
     let mut text = sentence.replace("{who}", who);
     let mut draw = draw.clone();
-    for (place, words) in POOLS {
+    for (place, words) in pools {
         let word: &str = draw.one_of::<&str>(words);
         text = text.replace(&format!("{{{place}}}"), word);
     }

@@ -8,10 +8,11 @@ use crate::catalog::shelf;
 use crate::catalog::snapshot::Models;
 use crate::config::Provider;
 use crate::memory::bundle::{FORMAT, Importer, Mode};
-use crate::memory::find::{Asked, by_vector, floor_of};
+use crate::memory::find::{Asked, by_vector};
 use crate::memory::item::{EpisodePatch, FactPatch, NodePatch, Patch, Patched, Wanted};
 use crate::memory::{Memory, Touched, node_text};
 use crate::tools::registry::Registry;
+use ::memory::retrieval::VECTOR_FLOOR;
 use ::memory::vector::{Code, cosine, decode};
 use brain::memory::lineage::Parent;
 use brain::memory::{MemoryId, erase, index, vectors};
@@ -198,7 +199,6 @@ async fn compare(memory: &Memory, query: &str) {
         query: query.into(),
         words: true,
         vector: None,
-        floor: floor_of(memory.embedder.provider()),
         model: memory.model.clone(),
         mirrors: Arc::clone(&memory.mirrors),
         now: Timestamp::now(),
@@ -216,7 +216,7 @@ async fn compare(memory: &Memory, query: &str) {
         let mut brute: Vec<(i64, f32)> = stored
             .iter()
             .filter_map(|(row, v)| Some((*row, cosine(&vector, v)?)))
-            .filter(|(_, cosine)| *cosine >= asked.floor)
+            .filter(|(_, cosine)| *cosine >= VECTOR_FLOOR)
             .collect();
         brute.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
         let (of, vector) = (clone_of(&asked), Arc::clone(&vector));
@@ -234,7 +234,6 @@ fn clone_of(asked: &Asked) -> Asked {
         query: asked.query.clone(),
         words: asked.words,
         vector: None,
-        floor: asked.floor,
         model: asked.model.clone(),
         mirrors: Arc::clone(&asked.mirrors),
         now: asked.now,
