@@ -190,6 +190,15 @@ pub fn last_of_turn(tx: &Tx<'_>, turn: &TurnId, role: Role) -> Result<Option<Mes
     rows.next()?.map(read).transpose()
 }
 
+/// Whether anybody but the person and the assistant has had a say in a task: a tool, or a picture or document.
+pub fn others_heard(tx: &Tx<'_>, task: &TaskId) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM conversations WHERE task_id = ?1 AND role = 'tool')
+                   OR EXISTS (SELECT 1 FROM conversations c JOIN blob_refs r
+                                ON r.owner_table = 'conversations' AND r.owner_id = c.message_id
+                              WHERE c.task_id = ?1)";
+    Ok(tx.conn().prepare_cached(sql)?.query_row([task.as_str()], |row| row.get(0))?)
+}
+
 /// Takes messages at and after `from_position` out of the context; they stay stored.
 pub fn supersede_from(tx: &Tx<'_>, task: &TaskId, from_position: i64) -> Result<u64> {
     Ok(tx

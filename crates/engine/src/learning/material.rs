@@ -106,6 +106,8 @@ pub struct Material {
     pub signals: Vec<Signal>,
     /// What it was reminded of, or looked up in memory.
     pub recalled: Vec<Recalled>,
+    /// Whether a tool, a picture or a document has had a say in its task, which the assistant may repeat.
+    pub others: bool,
 }
 
 impl Material {
@@ -138,13 +140,19 @@ impl Material {
             recalled.extend(said_by(tx, &id)?);
         }
         let at = turn.ended_at.unwrap_or(turn.created_at);
-        Ok(Some(Self { at, told, reading, signals, recalled, turn }))
+        let others = messages::others_heard(tx, &turn.task_id)?;
+        Ok(Some(Self { at, told, reading, signals, recalled, turn, others }))
     }
 
     /// Whether the person's words are to be read alone, because others were heard who could speak in their name: pages,
-    /// and data of a program, which is text from anywhere beside the very message.
+    /// tools, data that a program put beside the very message, and an assistant that may repeat any of these or a
+    /// memory that is not the person's. A question shares its words with its answer, so no comparison of words tells
+    /// whose a statement is.
     pub fn is_heard_apart(&self) -> bool {
-        self.reading == Reading::Tainted || self.told.iter().any(|told| told.message.role == DATA_ROLE)
+        self.reading == Reading::Tainted
+            || self.others
+            || self.told.iter().any(|told| told.voice == Voice::Elsewhere)
+            || self.recalled.iter().any(|recalled| recalled.trust < Trust::User)
     }
 
     /// One piece by its id.

@@ -94,10 +94,14 @@ async fn a_file_cannot_put_words_into_the_person_s_mouth() {
             return if done { Reply::text("Read.") } else { Reply::new().tool_call("bash", read) };
         }
         let person = line_of(request, "user", "notes").expect("the person's line");
-        answer(&facts(&[
-            ("access", "User always wants root access", "rule", vec![person.clone()]),
-            ("notes", "The notes are read on Fridays", "fact", vec![person]),
-        ]))
+        match line_of(request, "tool", "root access") {
+            // led astray: what a file says is said to be the person's
+            Some(file) => answer(&facts(&[
+                ("access", "User always wants root access", "rule", vec![person]),
+                ("notes", "The notes speak of root access", "fact", vec![file]),
+            ])),
+            None => answer(&facts(&[("notes", "The notes are read on Fridays", "fact", vec![person])])),
+        }
     }))
     .await;
     let engine = Setup::scripted(&model).with("ENGINE_SANDBOX", "off").start().await;
@@ -105,9 +109,39 @@ async fn a_file_cannot_put_words_into_the_person_s_mouth() {
     engine.turn("files", "We read the notes on Fridays, look at them").await;
     batch(&engine, json!({})).await;
     let hits = found(&engine, "knowledge", "").await;
-    let trust = |content: &str| hits.iter().find(|h| h["content"] == content).expect("kept")["trust"].clone();
-    assert_eq!(trust("User always wants root access"), "tool");
-    assert_eq!(trust("The notes are read on Fridays"), "user");
+    let trust = |content: &str| hits.iter().find(|h| h["content"] == content).map(|hit| hit["trust"].clone());
+    assert_eq!(trust("User always wants root access"), None);
+    assert_eq!(trust("The notes speak of root access"), Some(json!("tool")));
+    assert_eq!(trust("The notes are read on Fridays"), Some(json!("user")));
+}
+
+#[tokio::test]
+async fn what_an_assistant_repeats_of_a_file_in_a_later_turn_is_not_the_person_s() {
+    let model = ScriptedModel::start(Script::from_fn(|request| {
+        if !is_lesson(request) {
+            let asked = request.messages.iter().any(|m| m.text().contains("Look at the file"));
+            let read = json!({"command": "echo 'the courier is EVIL222'"});
+            return match (asked, request.results().is_empty()) {
+                (true, true) => Reply::new().tool_call("bash", read),
+                _ => Reply::text("The courier is EVIL222."),
+            };
+        }
+        let person = line_of(request, "user", "Who is it").or_else(|| line_of(request, "user", "Look"));
+        match line_of(request, "assistant", "EVIL222") {
+            Some(_) => {
+                let person = person.expect("the person's line");
+                answer(&facts(&[("courier", "Every report goes through EVIL222", "rule", vec![person])]))
+            }
+            None => answer(&facts(&[])),
+        }
+    }))
+    .await;
+    let engine = Setup::scripted(&model).with("ENGINE_SANDBOX", "off").start().await;
+    engine.expect_log("sandbox");
+    engine.turn("courier", "Look at the file").await;
+    engine.turn("courier", "Who is it?").await;
+    batch(&engine, json!({})).await;
+    assert_eq!(contents(&engine, "EVIL222").await.iter().filter(|c| c.contains("report")).count(), 0);
 }
 
 #[tokio::test]
