@@ -55,6 +55,9 @@ pub struct Checkpoint {
     pub cuts: Cuts,
     /// In a nested loop: what it said and read up to this position has left its context, but for its task.
     pub left_up_to: Option<i64>,
+    /// The rest of this turn sees a note instead of the summary of earlier turns, which is kept for the turns to come:
+    /// what cannot go leaves no room for it.
+    pub without_summary: bool,
     /// In step tools: the nested loops under way, by the call that started them. All of them stand here, also
     /// those that a nested loop started.
     pub nested: BTreeMap<CallId, Inner>,
@@ -123,6 +126,7 @@ impl Default for Checkpoint {
             day: Timestamp::now().to_string().chars().take(10).collect(),
             cuts: Cuts::default(),
             left_up_to: None,
+            without_summary: false,
             nested: BTreeMap::new(),
         }
     }

@@ -3,8 +3,13 @@
 //! [`layout`] plans in pure code what can go; [`cut`] says how old calls are shown shorter; [`summary`] asks for the
 //! words that stand for old turns. This performs the steps in their order, each one transaction with its row and its
 //! event, until enough is free: long results of old steps, the largest first; a summary of the turns before the last
-//! few; the oldest of these turns behind a note; results of the running turn; the pinned turns, oldest first; the old
-//! steps of the running turn. What is being answered is never given up, nor a call parted from its result.
+//! few; the oldest of these turns behind a note; results of the running turn; the pinned turns, oldest first, summarised
+//! too; the old steps of the running turn. What is being answered is never given up or summarised, nor a call parted
+//! from its result.
+//!
+//! A run asks for one summary at most, and only for turns which it gives up in any case, with the summary or behind a
+//! note. So each summary that is asked for moves the boundary past one earlier turn at least: a task asks for no more
+//! summaries than it has turns, and a call of the model for no more than [`MAX_REFUSALS`], however they end.
 
 mod cut;
 mod layout;
@@ -58,6 +63,11 @@ pub fn left_out(up_to_position: i64) -> Boundary {
     Boundary { up_to_position, summary: NOTE.to_owned() }
 }
 
+/// What this turn is shown of a summary.
+pub fn shown_summary<'a>(summary: &'a str, checkpoint: &Checkpoint) -> &'a str {
+    if checkpoint.without_summary { NOTE } else { summary }
+}
+
 /// What is asked of a compaction.
 #[derive(Debug, Clone, Copy)]
 pub struct Ask {
@@ -91,8 +101,12 @@ struct Work<'a> {
     checkpoint: Checkpoint,
     layout: Layout<'a>,
     view: View,
+    /// What stands for the messages up to the boundary, whole; this turn may be shown a note in its place.
     summary: String,
-    window: u32,
+    /// Estimated tokens of what is shown of it.
+    summary_shown: u64,
+    /// Output limit of the summary this run may ask for.
+    summary_limit: u32,
     estimate: u64,
     target: u64,
     changed: bool,
@@ -112,17 +126,21 @@ pub async fn run(
         boundary: history.boundary.as_ref().map_or(-1, |b| b.up_to_position),
         cuts: history.cuts.clone(),
     };
-    let can_go =
-        layout.weight(&view).saturating_sub(layout.opening()) + context::estimate_bytes(summary.len());
-    let target = ask.target(ask.estimate.saturating_sub(can_go));
+    let summary_shown = context::estimate_bytes(shown_summary(&summary, checkpoint).len());
+    let can_go = layout.weight(&view).saturating_sub(layout.opening()) + summary_shown;
+    let fixed = ask.estimate.saturating_sub(can_go);
+    let target = ask.target(fixed);
     let stored = Checkpoint { counted: None, ..checkpoint.clone() };
+    let config = &seat.core.config;
+    let window = ask.window.min(config.context_window(&config.light_model));
     let mut work = Work {
         seat,
         checkpoint: stored,
         layout,
         view,
         summary,
-        window: ask.window,
+        summary_shown,
+        summary_limit: summary::limit(window, target.saturating_sub(fixed)),
         estimate: ask.estimate,
         target,
         changed: false,
@@ -134,6 +152,7 @@ pub async fn run(
     checkpoint.counted = None;
     checkpoint.cuts = work.checkpoint.cuts;
     checkpoint.left_up_to = work.checkpoint.left_up_to;
+    checkpoint.without_summary = work.checkpoint.without_summary;
     if seat.frame.is_main() {
         let owned = seat.turn.clone();
         let read = seat
@@ -156,16 +175,26 @@ impl Work<'_> {
         let main = self.seat.frame.is_main();
         let keep = self.seat.core.config.compact_keep_turns;
         self.shrink(self.layout.answered(), Cut::Brief, Shrink).await?;
-        if main && may_summarise {
-            self.summarise(self.layout.before_pinned(keep)).await?;
+        let mut may_summarise = main && may_summarise;
+        if may_summarise {
+            // where these turns are not enough, the one summary waits for those that must go with them
+            let enough = self.layout.before_pinned(keep).filter(|p| self.is_enough(*p));
+            may_summarise = !self.summarise(enough).await?;
             if self.seat.must_stop() {
                 return Ok(());
             }
         }
-        if main {
+        if main && !may_summarise {
             self.leave_turns(keep).await?;
         }
         self.shrink(self.layout.newest(), Cut::Brief, Truncate).await?;
+        if may_summarise {
+            let need = self.need().map(|n| n + self.summary_growth());
+            self.summarise(need.and_then(|n| self.layout.without_turns(&self.view, 1, n))).await?;
+            if self.seat.must_stop() {
+                return Ok(());
+            }
+        }
         if main {
             self.leave_turns(1).await?;
         }
@@ -173,10 +202,23 @@ impl Work<'_> {
         let boundary = self.need().and_then(|need| self.layout.without_steps(&self.view, need));
         self.leave(boundary).await?;
         self.shrink(self.layout.newest(), Cut::Bare, Truncate).await?;
-        if main && self.need().is_some() && self.summary.len() > NOTE.len() {
-            self.move_boundary(self.view.boundary, NOTE.to_owned(), Truncate, None).await?;
+        if main && self.need().is_some() && self.summary_shown > context::estimate_bytes(NOTE.len()) {
+            // for this turn only: a turn that is too large by itself must not cost the task what it knew
+            self.checkpoint.without_summary = true;
+            self.move_boundary(self.view.boundary, self.summary.clone(), Truncate, None).await?;
         }
         Ok(())
+    }
+
+    /// Tokens the context may grow by when a summary takes the place of what stands there now.
+    fn summary_growth(&self) -> u64 {
+        u64::from(self.summary_limit).saturating_sub(self.summary_shown)
+    }
+
+    /// Whether a summary of the turns up to a position frees all that must go.
+    fn is_enough(&self, up_to: i64) -> bool {
+        let need = self.need().map(|n| n + self.summary_growth());
+        up_to > self.view.boundary && need.is_some_and(|n| self.freed_by(up_to) >= n)
     }
 
     async fn shrink(
@@ -234,21 +276,27 @@ impl Work<'_> {
         self.layout.weight(&self.view).saturating_sub(self.layout.weight(&after))
     }
 
-    async fn summarise(&mut self, up_to: Option<i64>) -> brain::Result<()> {
-        if self.need().is_none() {
-            return Ok(());
+    /// Lets a summary take the place of the turns up to a position; true when one was asked for. None is asked for
+    /// what a note would not be shorter than: these turns could not be given up, and each step would ask again.
+    async fn summarise(&mut self, up_to: Option<i64>) -> brain::Result<bool> {
+        let Some(up_to) = up_to.filter(|p| *p > self.view.boundary && self.need().is_some()) else {
+            return Ok(false);
+        };
+        let freed = self.freed_by(up_to);
+        if freed <= self.note_growth() {
+            return Ok(false);
         }
-        let Some(up_to) = up_to.filter(|p| *p > self.view.boundary) else { return Ok(()) };
         let old = self.layout.shown_up_to(&self.view, up_to);
-        let reason = match summary::ask(self.seat, self.window, &self.summary, &old).await {
+        let reason = match summary::ask(self.seat, self.summary_limit, &self.summary, &old).await {
             Ok((text, spent)) => {
-                if summary::is_worth_it(&text, &self.summary, self.freed_by(up_to)) {
-                    return self.move_boundary(up_to, text, CompactionStrategy::Summary, Some(spent)).await;
+                if summary::is_worth_it(&text, self.summary_shown, freed) {
+                    self.move_boundary(up_to, text, CompactionStrategy::Summary, Some(spent)).await?;
+                    return Ok(true);
                 }
                 self.pay(spent).await?;
                 "the summary is longer than what it stands for".to_owned()
             }
-            Err(_) if self.seat.must_stop() => return Ok(()),
+            Err(_) if self.seat.must_stop() => return Ok(true),
             Err(Failed { error, paid }) => {
                 if let Some(spent) = paid {
                     self.pay(spent).await?;
@@ -258,25 +306,38 @@ impl Work<'_> {
         };
         // never the turn's failure: the truncate step takes over
         tracing::warn!(task_id = %self.seat.turn.task_id, reason, "Old context could not be summarised");
-        Ok(())
+        Ok(true)
     }
 
     async fn leave_turns(&mut self, keep: usize) -> brain::Result<()> {
-        let boundary = self.need().and_then(|need| self.layout.without_turns(&self.view, keep, need));
-        self.leave(boundary).await
+        let need = self.need().map(|n| n + self.note_growth());
+        self.leave(need.and_then(|n| self.layout.without_turns(&self.view, keep, n))).await
     }
 
-    /// Leaves messages up to a position out, behind a note.
-    async fn leave(&mut self, up_to: Option<i64>) -> brain::Result<()> {
-        let Some(up_to) = up_to else { return Ok(()) };
-        let summary = if self.summary.is_empty() || self.summary == NOTE {
+    /// The summary as it stands, with the note that more was left out since.
+    fn noted(&self) -> String {
+        if self.summary.is_empty() || self.summary == NOTE {
             NOTE.to_owned()
         } else if self.summary.ends_with(NOTE) {
             self.summary.clone()
         } else {
             format!("{}\n{NOTE}", self.summary)
-        };
-        self.move_boundary(up_to, summary, CompactionStrategy::Truncate, None).await
+        }
+    }
+
+    /// Tokens that note adds.
+    fn note_growth(&self) -> u64 {
+        self.tokens_shown(&self.noted()).saturating_sub(self.summary_shown)
+    }
+
+    fn tokens_shown(&self, summary: &str) -> u64 {
+        context::estimate_bytes(shown_summary(summary, &self.checkpoint).len())
+    }
+
+    /// Leaves messages up to a position out, behind a note.
+    async fn leave(&mut self, up_to: Option<i64>) -> brain::Result<()> {
+        let Some(up_to) = up_to else { return Ok(()) };
+        self.move_boundary(up_to, self.noted(), CompactionStrategy::Truncate, None).await
     }
 
     async fn move_boundary(
@@ -286,8 +347,7 @@ impl Work<'_> {
         strategy: CompactionStrategy,
         spent: Option<Spent>,
     ) -> brain::Result<()> {
-        let (new, old) =
-            (context::estimate_bytes(summary.len()), context::estimate_bytes(self.summary.len()));
+        let (new, old) = (self.tokens_shown(&summary), self.summary_shown);
         let (freed, grown) = (self.freed_by(up_to) + old.saturating_sub(new), new.saturating_sub(old));
         if freed <= grown {
             return Ok(());
@@ -295,6 +355,7 @@ impl Work<'_> {
         let (before, after) = self.free(freed, grown);
         self.view.boundary = up_to;
         self.summary.clone_from(&summary);
+        self.summary_shown = new;
         let Seat { core, turn, frame, .. } = self.seat;
         let main = frame.is_main();
         if !main {

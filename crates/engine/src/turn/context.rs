@@ -191,7 +191,7 @@ pub fn build(
     let mut list: Vec<llm::Message> = Vec::new();
     let window = core.config.context_window(toolbox.model());
     if let Some(boundary) = history.boundary.as_ref().filter(|b| !b.summary.is_empty()) {
-        push(&mut list, Role::User, vec![Block::text(boundary.summary.clone())]);
+        push(&mut list, Role::User, vec![Block::text(compact::shown_summary(&boundary.summary, checkpoint))]);
     }
     let answered = results_present(&history.messages);
     let mut stable = 0;

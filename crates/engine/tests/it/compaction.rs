@@ -4,6 +4,7 @@
 //! the real ones do. Each request is looked at: turns in order and without gaps, the newest always there, the open
 //! plan always there. That no call is parted from its result is checked by the scripted model itself.
 
+mod pinned;
 mod window;
 
 use crate::support::sse::Turn;
@@ -18,6 +19,8 @@ use window::{Asked, Window};
 
 /// What the plan of the long task is known by.
 const GOAL: &str = "the-goal-that-is-pinned";
+/// What is said in the first turn and must not be forgotten.
+const FIRST: &str = "the-word-of-the-first-turn";
 
 /// A number that looks random and is the same in every run.
 fn dice(seed: usize) -> usize {
@@ -45,13 +48,19 @@ fn long_task() -> impl Fn(&SeenRequest) -> Reply + Send + Sync + 'static {
 fn answer(request: &SeenRequest, steps: usize) -> Reply {
     let luck = dice(request.number);
     match window::asked(request) {
-        Asked::Summary => match luck % 8 {
-            0 | 1 => Reply::status(500),
-            2 => Reply::new().say_chunks(["far too long ".repeat(4000).as_str()]),
-            3 => Reply::new(),
-            4 => Reply::text("half of a su").fault(Fault::EndAfterFrames(2)),
-            _ => Reply::text("They counted turns and read files."),
-        },
+        Asked::Summary => {
+            let told = request.last_user_text();
+            let first = if told.contains(FIRST) { FIRST } else { "" };
+            // once something stands in a summary no failure may lose it
+            match luck % 8 {
+                _ if !told.contains("<summary>") => Reply::text(&format!("They began. {first}")),
+                0 | 1 => Reply::status(500),
+                2 => Reply::text(first).say_chunks(["far too long ".repeat(4000).as_str()]),
+                3 => Reply::new(),
+                4 => Reply::text("half of a su").fault(Fault::EndAfterFrames(2)),
+                _ => Reply::text(&format!("They counted turns and read files. {first}")),
+            }
+        }
         Asked::Plan => {
             let step = json!({"id": "1", "title": "count on", "status": "open"});
             Reply::text(&json!({"goal": GOAL, "steps": [step]}).to_string())
@@ -97,7 +106,11 @@ fn kind(n: usize) -> &'static str {
 
 async fn one_turn(engine: &Engine, n: usize, kind: &str) -> Turn {
     let picture = json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}});
-    let more = if kind == "huge" { "far more than fits ".repeat(6000) } else { String::new() };
+    let more = match (n, kind) {
+        (_, "huge") => "far more than fits ".repeat(6000),
+        (0, _) => FIRST.to_owned(),
+        _ => String::new(),
+    };
     let mut body = json!({"task_id": "long", "message": format!("turn {n} {kind} {more}")});
     if kind == "picture" {
         body["media"] = json!([picture, picture]);
@@ -183,8 +196,11 @@ async fn a_long_task(protocol: Protocol, turns: usize, kills: usize) {
         let wanted = if kind == "ask" && n.is_multiple_of(2) { "cancelled" } else { "end_turn" };
         assert_eq!(turn.stop_reason(), wanted, "turn {n} {kind} of {protocol:?}");
     }
+    let last = one_turn(&engine, turns, "plain").await;
+    assert_eq!(last.stop_reason(), "end_turn", "after all of it");
+    assert!(window.summary().contains(FIRST), "what was said first is forgotten: {}", window.summary());
     engine.kill();
-    check_brain(&setup, turns);
+    check_brain(&setup, turns + 1);
     window.assert_no_problems();
     assert!(window.refusals() > 0, "the provider never had to refuse");
     model.assert_no_problems();

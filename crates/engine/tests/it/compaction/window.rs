@@ -39,11 +39,12 @@ pub struct Window {
     tokens: usize,
     refused: Arc<AtomicUsize>,
     problems: Arc<Mutex<Vec<String>>>,
+    summary: Arc<Mutex<String>>,
 }
 
 impl Window {
     pub fn new(tokens: usize) -> Self {
-        Self { tokens, refused: Arc::default(), problems: Arc::default() }
+        Self { tokens, refused: Arc::default(), problems: Arc::default(), summary: Arc::default() }
     }
 
     /// Answers what fits and looks at every request; `goal` is in every call of a turn after the plan was made.
@@ -66,6 +67,11 @@ impl Window {
         })
     }
 
+    /// The summary in the last call of a turn; empty where there was none.
+    pub fn summary(&self) -> String {
+        self.summary.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub fn refusals(&self) -> usize {
         self.refused.load(Ordering::Relaxed)
     }
@@ -82,6 +88,10 @@ impl Window {
 
     /// The turns in a request are a run without gaps that ends with the one being answered.
     fn look(&self, request: &SeenRequest, goal: Option<&str>) {
+        let texts = request.messages.iter().flat_map(|m| &m.texts);
+        let summary = texts.filter_map(|t| t.split_once("<summary>")?.1.split_once("</summary>")).next();
+        *self.summary.lock().unwrap_or_else(PoisonError::into_inner) =
+            summary.map(|(said, _)| said.to_owned()).unwrap_or_default();
         let users = request.messages.iter().filter(|m| m.role == "user");
         let asked: Vec<usize> =
             users.flat_map(|m| turns_in(&m.text())).filter(|n| *n != usize::MAX).collect();
