@@ -51,6 +51,18 @@ pub fn refer(tx: &Tx<'_>, sha256: &str, owner_table: &str, owner_id: &str) -> Re
     Ok(())
 }
 
+/// The names of the blobs of one type that a row holds, in no order.
+pub fn held(tx: &Tx<'_>, owner_table: &str, owner_id: &str, media_type: &str) -> Result<Vec<String>> {
+    Ok(tx
+        .conn()
+        .prepare_cached(
+            "SELECT r.sha256 FROM blob_refs r JOIN blobs b ON b.sha256 = r.sha256
+             WHERE r.owner_table = ?1 AND r.owner_id = ?2 AND b.media_type = ?3",
+        )?
+        .query_map(params![owner_table, owner_id, media_type], |r| r.get(0))?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
 /// Notes that a row needs the blobs its blocks name, nested tool results included.
 pub fn refer_blocks(tx: &Tx<'_>, blocks: &[Block], owner_table: &str, owner_id: &str) -> Result<()> {
     for block in blocks {

@@ -156,6 +156,7 @@ pub fn replace(tx: &Tx<'_>, skill: &Skill, scripts: &Scripts, now: Timestamp) ->
 
 /// Forgets a skill.
 pub fn delete(tx: &Tx<'_>, name: &str) -> Result<Change> {
+    tx.forget();
     let changed = tx.conn().prepare_cached("DELETE FROM skills WHERE name = ?1")?.execute([name])?;
     Ok(if changed == 1 { Change::Changed } else { Change::Missing })
 }

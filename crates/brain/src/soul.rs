@@ -98,6 +98,9 @@ pub fn get(tx: &Tx<'_>) -> Result<Option<Stored>> {
     }))
 }
 
+/// Why there is a version that is the catalog's template.
+const TEMPLATE: &str = "template of the catalog";
+
 /// Writes the catalog's template: into a brain without a soul, and over an earlier template. What was learned
 /// or written by a person stays. True when something was written.
 pub fn put_template(tx: &Tx<'_>, soul: &Soul, now: Timestamp) -> Result<bool> {
@@ -105,8 +108,18 @@ pub fn put_template(tx: &Tx<'_>, soul: &Soul, now: Timestamp) -> Result<bool> {
     if present.as_ref().is_some_and(|p| p.source != Source::Catalog || p.soul == *soul) {
         return Ok(false);
     }
-    set(tx, soul, Source::Catalog, "template of the catalog", now)?;
+    set(tx, soul, Source::Catalog, TEMPLATE, now)?;
     Ok(true)
+}
+
+/// Puts the catalog's template in the place of whoever wrote the present soul; the number of the present version then.
+/// `None` in a brain that never had one.
+pub fn reset(tx: &Tx<'_>, template: &Soul, now: Timestamp) -> Result<Option<i64>> {
+    let Some(present) = get(tx)? else { return Ok(None) };
+    if present.source == Source::Catalog && present.soul == *template {
+        return Ok(Some(present.version));
+    }
+    set(tx, template, Source::Catalog, TEMPLATE, now).map(Some)
 }
 
 /// Versions of the soul, newest first: those before `before`, or the newest.
@@ -165,6 +178,7 @@ pub fn set(tx: &Tx<'_>, soul: &Soul, source: Source, rationale: &str, now: Times
 
 /// Forgets the versions before this one, as far as they are not the present one.
 pub fn forget_before(tx: &Tx<'_>, version: i64) -> Result<usize> {
+    tx.forget();
     Ok(tx
         .conn()
         .prepare_cached(

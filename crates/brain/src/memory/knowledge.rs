@@ -171,6 +171,16 @@ pub fn reopen(tx: &Tx<'_>, erased: &FactId) -> Result<()> {
     Ok(())
 }
 
+/// Lets what a fact took the place of have been replaced by another that says the same.
+pub fn hand_over(tx: &Tx<'_>, gone: &FactId, into: &FactId) -> Result<()> {
+    tx.conn()
+        .prepare_cached(
+            "UPDATE knowledge_store SET superseded_by = nullif(?2, fact_id) WHERE superseded_by = ?1",
+        )?
+        .execute([gone.as_str(), into.as_str()])?;
+    Ok(())
+}
+
 /// One fact.
 pub fn get(tx: &Tx<'_>, id: &FactId) -> Result<Option<Stored<Fact>>> {
     first(tx, &select("WHERE fact_id = ?1"), [id.as_str()], read)

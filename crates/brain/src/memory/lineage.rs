@@ -61,6 +61,22 @@ pub fn children(tx: &Tx<'_>, parent: &Parent) -> Result<Vec<MemoryId>> {
     })
 }
 
+/// Lets whatever stems from one memory stem from another that says the same. Nothing stems from itself.
+pub fn hand_over(tx: &Tx<'_>, gone: &MemoryId, into: &MemoryId) -> Result<()> {
+    let parent = ParentKind::Memory.as_str();
+    tx.conn()
+        .prepare_cached(
+            "INSERT INTO memory_lineage (memory_id, parent_kind, parent_id)
+             SELECT memory_id, parent_kind, ?3 FROM memory_lineage WHERE parent_kind = ?1 AND parent_id = ?2
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![parent, gone.as_str(), into.as_str()])?;
+    tx.conn()
+        .prepare_cached("DELETE FROM memory_lineage WHERE parent_kind = ?1 AND parent_id = ?2")?
+        .execute(params![parent, gone.as_str()])?;
+    cut(tx, into, &Parent { kind: ParentKind::Memory, id: into.as_str().to_owned() })
+}
+
 /// Forgets one thing a memory stems from.
 pub(crate) fn cut(tx: &Tx<'_>, memory: &MemoryId, parent: &Parent) -> Result<()> {
     tx.conn()

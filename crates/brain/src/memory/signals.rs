@@ -112,6 +112,15 @@ pub fn processed(tx: &Tx<'_>, id: &SignalId, now: Timestamp) -> Result<Change> {
     Ok(Change::of(rows))
 }
 
+/// Ends up to `limit` pieces of feedback that wait to be learned from; how many there were.
+pub fn end_waiting(tx: &Tx<'_>, limit: u32, now: Timestamp) -> Result<usize> {
+    let sql = format!(
+        "UPDATE learning_signals SET processed_at = ?2
+         WHERE signal_id IN (SELECT signal_id FROM learning_signals {UNPROCESSED})"
+    );
+    Ok(tx.conn().prepare_cached(&sql)?.execute(params![limit, now.millis()])?)
+}
+
 /// A page of all feedback in the order of ids, after `after`.
 pub fn page(tx: &Tx<'_>, after: Option<&SignalId>, limit: u32) -> Result<Vec<Signal>> {
     let after = after.map_or("", SignalId::as_str);
@@ -120,6 +129,7 @@ pub fn page(tx: &Tx<'_>, after: Option<&SignalId>, limit: u32) -> Result<Vec<Sig
 
 /// Forgets feedback.
 pub fn delete(tx: &Tx<'_>, id: &SignalId) -> Result<Change> {
+    tx.forget();
     let rows = tx
         .conn()
         .prepare_cached("DELETE FROM learning_signals WHERE signal_id = ?1")?

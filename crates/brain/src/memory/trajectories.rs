@@ -190,6 +190,35 @@ pub fn shown(tx: &Tx<'_>, limit: u32) -> Result<Vec<(TurnId, Value)>> {
     })
 }
 
+/// Whether a trajectory still shows what it was noted to show.
+pub fn shows(tx: &Tx<'_>, turn: &TurnId) -> Result<bool> {
+    let sql = "SELECT 1 FROM trajectories
+               WHERE turn_id = ?1 AND json_type(trace_json, '$.shown') = 'object'";
+    Ok(first(tx, sql, [turn.as_str()], |_| Ok(()))?.is_some())
+}
+
+/// Takes away what a page of trajectories showed, in the order of ids after `after`. The last one that was looked at;
+/// `None` when there is no more of them.
+pub fn forget_shown(tx: &Tx<'_>, after: Option<&TurnId>, limit: u32) -> Result<Option<TurnId>> {
+    let after = after.map_or("", TurnId::as_str);
+    let page = "SELECT max(turn_id) FROM
+                (SELECT turn_id FROM trajectories WHERE turn_id > ?1 ORDER BY turn_id LIMIT ?2)";
+    let last: Option<String> =
+        tx.conn().prepare_cached(page)?.query_row(params![after, limit], |r| r.get(0))?;
+    let Some(last) = last else { return Ok(None) };
+    let rows = tx
+        .conn()
+        .prepare_cached(
+            "UPDATE trajectories SET trace_json = json_remove(trace_json, '$.shown')
+             WHERE turn_id > ?1 AND turn_id <= ?2 AND json_type(trace_json, '$.shown') IS NOT NULL",
+        )?
+        .execute(params![after, last])?;
+    if rows > 0 {
+        tx.forget();
+    }
+    TurnId::parse(&last).map(Some).map_err(|_| Error::bad_data("trajectories.turn_id", &last))
+}
+
 /// How many are pending.
 pub fn pending_count(tx: &Tx<'_>) -> Result<u64> {
     let sql = "SELECT count(*) FROM trajectories WHERE state = 'pending'";
@@ -217,6 +246,15 @@ pub fn processed(tx: &Tx<'_>, turn: &TurnId, now: Timestamp) -> Result<Change> {
         )?
         .execute(params![turn.as_str(), now.millis()])?;
     Ok(Change::of(rows))
+}
+
+/// Ends up to `limit` pending trajectories without learning from them; how many there were.
+pub fn end_pending(tx: &Tx<'_>, limit: u32, now: Timestamp) -> Result<usize> {
+    let sql = format!(
+        "UPDATE trajectories SET state = 'processed', processed_at = ?2
+         WHERE turn_id IN (SELECT turn_id FROM trajectories {PENDING})"
+    );
+    Ok(tx.conn().prepare_cached(&sql)?.execute(params![limit, now.millis()])?)
 }
 
 /// Counts a failed attempt; after `attempts` of them the trajectory is given up. Where it stands then;

@@ -76,6 +76,44 @@ async fn a_trajectory_is_learned_from_once_or_given_up_after_three_attempts() {
 }
 
 #[tokio::test]
+async fn what_waits_can_be_ended_and_what_was_shown_taken_away_a_page_at_a_time() {
+    let house = House::new();
+    let brain = house.open();
+    let mut turns = Vec::new();
+    for name in ["a", "b", "c", "d", "e"] {
+        turns.push(turn(&brain, name).await);
+        let (id, new) = (turns[turns.len() - 1].clone(), trajectory(&turns[turns.len() - 1], name, 1));
+        let given = signal(&id, &MessageId::generate());
+        write(&brain, move |tx| {
+            trajectories::insert(tx, &new)?;
+            trajectories::note_shown(tx, &id, &json!({"patterns": []}))?;
+            signals::insert(tx, &given)
+        })
+        .await;
+    }
+    let (ended, pages, left, still) = write(&brain, move |tx| {
+        let mut ended = Vec::new();
+        for _ in 0..3 {
+            ended.push((trajectories::end_pending(tx, 3, at(9))?, signals::end_waiting(tx, 4, at(9))?));
+        }
+        assert!(trajectories::shows(tx, &turns[0])?);
+        let (mut after, mut pages) = (None, 0);
+        while let Some(last) = trajectories::forget_shown(tx, after.as_ref(), 2)? {
+            (after, pages) = (Some(last), pages + 1);
+        }
+        let left = trajectories::get(tx, &turns[4])?.expect("it is there");
+        let still = turns.iter().map(|id| trajectories::shows(tx, id)).collect::<brain::Result<Vec<_>>>()?;
+        Ok((ended, pages, left, still))
+    })
+    .await;
+    assert_eq!(ended, [(3, 4), (2, 1), (0, 0)]);
+    assert_eq!((pages, still), (3, vec![false; 5]));
+    assert_eq!((left.state, left.processed_at), (State::Processed, Some(at(9))));
+    assert_eq!(left.turn.trace, json!({"messages": ["msg-1"]}), "the rest of the trace stays");
+    assert_eq!(brain.read("test", |tx| signals::unprocessed(tx, 9)).await.expect("a read"), []);
+}
+
+#[tokio::test]
 async fn trajectories_go_their_days_after_processing_and_pending_ones_stay() {
     let house = House::new();
     let brain = house.open();

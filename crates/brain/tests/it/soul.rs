@@ -39,6 +39,27 @@ async fn a_template_is_written_once_and_replaced_by_a_newer_template_only() {
 }
 
 #[tokio::test]
+async fn a_reset_soul_is_the_template_again_whoever_wrote_it() {
+    let house = House::new();
+    let brain = house.open();
+    let (none, versions, stored) = brain
+        .write("soul", |tx| {
+            let now = Timestamp::from_millis(7);
+            let none = soul::reset(tx, &template("one"), now)?;
+            soul::put_template(tx, &template("one"), now)?;
+            let same = soul::reset(tx, &template("one"), now)?;
+            soul::set(tx, &template("mine"), Source::User, "asked for", now)?;
+            let other = soul::reset(tx, &template("one"), now)?;
+            Ok((none, [same, other], soul::get(tx)?))
+        })
+        .await
+        .expect("a write");
+    assert_eq!((none, versions), (None, [Some(1), Some(3)]));
+    let stored = stored.expect("a soul");
+    assert_eq!((stored.soul, stored.source), (template("one"), Source::Catalog));
+}
+
+#[tokio::test]
 async fn every_version_of_the_soul_is_kept_with_its_reason() {
     let house = House::new();
     let brain = house.open();

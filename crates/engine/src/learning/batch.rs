@@ -487,6 +487,14 @@ async fn finish(core: &Arc<Core>, job: &Job, state: State, error: Option<String>
         if !end(tx, &batch, state, error.as_deref(), now)? {
             return Ok(Done::default());
         }
+        // taken away since they were read: the memory was replaced meanwhile
+        let mut standing = Vec::with_capacity(shown.len());
+        for (turn, what) in shown {
+            if trajectories::shows(tx, &turn)? {
+                standing.push((turn, what));
+            }
+        }
+        let shown = standing;
         character::learn(tx, &shown, now)?;
         let skills = makes_skills && practice::learn(tx, &shown, &platform, now)?;
         Ok(Done { learned: true, skills, ..Done::default() })

@@ -2,7 +2,8 @@
 //!
 //! In reading order: [`rows`] and [`kinds`] what a bundle holds; [`pages`] writing one; [`read`] reading one ([`place`]: what stands where), [`check`]
 //! judging a row of it, [`survey`] judging the whole; [`job`] an import from beginning to end, over [`stage`] pieces in
-//! the brain, [`apply`] their rows, [`remove`] what was there before, and [`progress`] how far it is.
+//! the brain, [`settle`] what a replacement must not learn any more, [`apply`] their rows, [`survivors`] what has become of
+//! rows that were merged, [`remove`] what was there before, and [`progress`] how far it is.
 //!
 //! A bundle holds no conversation, no credential and no vector. It may come from anybody: it is typed, bounded and
 //! checked as a whole before anything is written.
@@ -19,6 +20,8 @@ mod read;
 mod survey;
 mod progress;
 mod stage;
+mod settle;
+mod survivors;
 mod apply;
 mod remove;
 mod job;

@@ -1,5 +1,7 @@
 //! A memory as a file: out of one brain, into another, and whatever a hostile file may hold.
 
+mod links;
+
 use crate::support::http::Ask;
 use crate::support::{Engine, LIMIT, Setup};
 use serde_json::{Value, json};

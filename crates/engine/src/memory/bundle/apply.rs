@@ -2,39 +2,38 @@
 //!
 //! A row keeps its id, its times, its trust and what it stems from. In `merge`, a row whose id is there already is
 //! passed over, and every other one is compared with what was there before the import, as any write is: what says the
-//! same confirms that and gets no row. It is not compared with rows of its own bundle, because those were told apart
-//! once before. In `replace` nothing is compared; a row whose id is there is rewritten in place.
+//! same confirms that and gets no row; what refers to it is handed over ([`super::survivors`]). It is not compared with
+//! rows of its own bundle, because those were told apart once before. In `replace` nothing is compared; a row whose id is
+//! there is rewritten in place.
 //!
 //! An import ends no fact: whatever contradicted another when the bundle was made has ended it there.
 //!
 //! The invariant: rows and the note of how far the import is are one transaction.
 
+mod people;
+
 use super::super::gate::{Fate, Like, Writing};
-use super::super::item::{Intent, NewNode, Origin, Touched};
-use super::super::shape::node_text;
+use super::super::item::{Intent, Origin, Touched};
 use super::super::vectors::Prepared;
-use super::super::{social, write};
+use super::super::write;
 use super::progress::{Mode, Progress};
-use super::rows::{
-    EdgeRow, EpisodeRow, FactRow, NodeRow, ParentRow, SignalRow, SkillRow, SoulRow, VersionRow,
-};
+use super::rows::{EpisodeRow, FactRow, ParentRow, SignalRow, SkillRow, SoulRow, VersionRow};
 use super::stage::Staged;
+use super::survivors::Survivors;
 use ::memory::entity::name_norm;
 use ::memory::gate::{Candidate, Comparison};
 use ::memory::search_text;
 use brain::Tx;
 use brain::memory::counters::{self, Counters};
-use brain::memory::edges::{self, Edge};
 use brain::memory::episodes::{self, Episode};
 use brain::memory::knowledge::{self, Fact};
 use brain::memory::lineage::{self, Parent};
-use brain::memory::nodes::{self, Node};
 use brain::memory::signals::{self, Signal};
 use brain::memory::{MemoryId, Provenance, Stored};
 use brain::skills::{self, Skill};
 use brain::soul::{self, Soul, Source};
-use contract::memory::{EpisodeKind, NodeKind, Store, Trust};
-use contract::{NodeId, Timestamp};
+use contract::memory::{EpisodeKind, ParentKind, Store};
+use contract::{FactId, Timestamp};
 use std::time::{Duration, Instant};
 
 /// Longest work of one transaction. Longer keeps turns and SIGTERM waiting beyond 50 ms; shorter spends an fsync on fewer
@@ -68,13 +67,14 @@ pub fn step(
     progress: &mut Progress,
     rows: &[Staged],
     ground: &Ground<'_>,
+    survivors: &mut Survivors,
     now: Timestamp,
 ) -> brain::Result<Done> {
     let started = Instant::now();
     let mut done = Done::default();
     while progress.row < rows.len() {
         let row = &rows[progress.row];
-        let mut applying = Applying { tx, progress, ground, now, done };
+        let mut applying = Applying { tx, progress, ground, survivors, now, done };
         applying.row(row)?;
         done = applying.done;
         progress.row += 1;
@@ -89,6 +89,7 @@ struct Applying<'a> {
     tx: &'a Tx<'a>,
     progress: &'a mut Progress,
     ground: &'a Ground<'a>,
+    survivors: &'a mut Survivors,
     now: Timestamp,
     done: Done,
 }
@@ -108,22 +109,7 @@ macro_rules! provenance {
         }
     };
 }
-
-fn parents(rows: &[ParentRow]) -> Vec<Parent> {
-    rows.iter().map(|row| Parent { kind: row.kind, id: row.id.clone() }).collect()
-}
-
-fn origin(provenance: &Provenance, lineage: &[ParentRow]) -> Origin {
-    Origin {
-        source: provenance.source.clone(),
-        trust: provenance.trust,
-        rationale: provenance.rationale.clone(),
-        confidence: provenance.confidence,
-        lineage: parents(lineage),
-        intent: Intent::None,
-        recalled: Vec::new(),
-    }
-}
+pub(super) use provenance;
 
 impl<'a> Applying<'a> {
     fn row(&mut self, row: &Staged) -> brain::Result<()> {
@@ -131,7 +117,7 @@ impl<'a> Applying<'a> {
             Staged::Episode(row) => self.episode(row),
             Staged::Fact(row) => self.fact(row),
             Staged::Node(row) => self.node(row),
-            Staged::Edge { row, from_name, to_name } => self.edge(row, from_name, to_name),
+            Staged::Edge { row } => self.edge(row),
             Staged::Skill(row) => self.skill(row),
             Staged::Signal(row) => self.signal(row),
             Staged::Version(row) => self.version(row),
@@ -141,6 +127,41 @@ impl<'a> Applying<'a> {
 
     fn replaces(&self) -> bool {
         self.progress.mode == Mode::Replace
+    }
+
+    fn origin(&self, provenance: &Provenance, lineage: &[ParentRow]) -> Origin {
+        Origin {
+            source: provenance.source.clone(),
+            trust: provenance.trust,
+            rationale: provenance.rationale.clone(),
+            confidence: provenance.confidence,
+            lineage: lineage.iter().map(|row| self.parent(row)).collect(),
+            intent: Intent::None,
+            recalled: Vec::new(),
+        }
+    }
+
+    fn parent(&self, row: &ParentRow) -> Parent {
+        let survivor = match row.kind {
+            ParentKind::Memory => self.survivors.of(&row.id),
+            ParentKind::Message | ParentKind::Trajectory | ParentKind::Signal | ParentKind::Import => None,
+        };
+        let id = survivor.map_or(row.id.as_str(), MemoryId::as_str).to_owned();
+        Parent { kind: row.kind, id }
+    }
+
+    fn successor(&self, row: &FactRow) -> Option<FactId> {
+        let by = row.superseded_by.as_ref()?;
+        match self.survivors.of(by.as_str()) {
+            Some(MemoryId::Fact(survivor)) => Some(survivor.clone()),
+            Some(MemoryId::Episode(_) | MemoryId::Node(_) | MemoryId::Edge(_)) | None => Some(by.clone()),
+        }
+    }
+
+    /// A row that is merged into a memory that is there gets no row of its own.
+    fn merge(&mut self, row: &MemoryId, into: &MemoryId) -> brain::Result<()> {
+        self.survivors.merged(self.tx, row, into)?;
+        self.skip(row.store())
     }
 
     fn skip(&mut self, store: Store) -> brain::Result<()> {
@@ -165,7 +186,7 @@ impl<'a> Applying<'a> {
     fn episode(&mut self, row: &EpisodeRow) -> brain::Result<()> {
         let tx = self.tx;
         let provenance = provenance!(row, self.now);
-        let origin = origin(&provenance, &row.lineage.0);
+        let origin = self.origin(&provenance, &row.lineage.0);
         let text = write::compared(&row.description, row.value.as_deref());
         let comparison = match row.kind {
             EpisodeKind::Turn => Comparison::ExactOnly,
@@ -206,8 +227,8 @@ impl<'a> Applying<'a> {
                 let like = writing.like_episodes(there, comparison, &searched)?;
                 known(writing, &candidate, &like)
             })?;
-            if known {
-                return self.skip(Store::Episodes);
+            if let Some(known) = known {
+                return self.merge(&id, &known);
             }
         }
         let stored = episodes::insert(tx, &episode, &searched)?;
@@ -218,7 +239,7 @@ impl<'a> Applying<'a> {
     fn fact(&mut self, row: &FactRow) -> brain::Result<()> {
         let (tx, now) = (self.tx, self.now);
         let provenance = provenance!(row, self.now);
-        let origin = origin(&provenance, &row.lineage.0);
+        let origin = self.origin(&provenance, &row.lineage.0);
         let is_past = write::has_ended(row.valid_until, now);
         let comparison = if is_past { Comparison::ExactOnly } else { Comparison::ExactAndNear };
         let candidate = Candidate { key: &row.subject, text: &row.content, trust: row.trust, comparison };
@@ -231,7 +252,7 @@ impl<'a> Applying<'a> {
             kind: row.kind,
             valid_from: row.valid_from,
             valid_until: row.valid_until,
-            superseded_by: row.superseded_by.clone(),
+            superseded_by: self.successor(row),
             content_hash: candidate.hash(),
             provenance,
         };
@@ -254,125 +275,13 @@ impl<'a> Applying<'a> {
                 let like = writing.like_facts(there, comparison, &searched, is_past)?;
                 known(writing, &candidate, &like)
             })?;
-            if known {
-                return self.skip(Store::Knowledge);
+            if let Some(known) = known {
+                return self.merge(&id, &known);
             }
         }
         let stored = knowledge::insert(tx, &fact, &searched)?;
         self.progress.counts.knowledge += 1;
         self.with(&origin, |writing| writing.inserted(Store::Knowledge, stored, &id, &searched))
-    }
-
-    fn node(&mut self, row: &NodeRow) -> brain::Result<()> {
-        let tx = self.tx;
-        let provenance = provenance!(row, self.now);
-        let origin = origin(&provenance, &row.lineage.0);
-        let node = Node {
-            node_id: row.id.clone(),
-            name: row.name.clone(),
-            name_norm: name_norm(&row.name),
-            kind: row.kind,
-            aliases_norm: social::norms(&row.aliases.0),
-            aliases: row.aliases.0.clone(),
-            attributes: row.attributes.0.clone(),
-            provenance,
-        };
-        let id = MemoryId::Node(row.id.clone());
-        if let Some(old) = nodes::get(tx, &row.id)? {
-            if !self.replaces() {
-                return self.skip(Store::Social);
-            }
-            let rewritten = nodes::replace(tx, &node, &node_text)?.unwrap_or_default();
-            lineage::replace(tx, &id, &origin.lineage)?;
-            self.progress.counts.social += 1;
-            return self.with(&origin, |writing| {
-                writing.touch(Store::Social, old.row);
-                writing.rewritten(rewritten)
-            });
-        }
-        if !self.replaces() && self.namesake(&row.name, row.trust, Some(row.kind))?.is_some() {
-            let new = NewNode {
-                name: row.name.clone(),
-                kind: Some(row.kind),
-                aliases: row.aliases.0.clone(),
-                attributes: row.attributes.0.clone(),
-                relations: Vec::new(),
-            };
-            self.with(&origin, |writing| social::node(writing, new).map(drop))?;
-            return self.skip(Store::Social);
-        }
-        let stored = nodes::insert(tx, &node, &node_text)?;
-        self.progress.counts.social += 1;
-        let text = node_text(&node, &[]);
-        self.with(&origin, |writing| writing.inserted(Store::Social, stored, &id, &text))
-    }
-
-    /// The node there was before the import that a node of this name would be merged into.
-    fn namesake(&self, name: &str, trust: Trust, kind: Option<NodeKind>) -> brain::Result<Option<NodeId>> {
-        let mark = self.progress.marks.nodes;
-        if mark == 0 {
-            return Ok(None);
-        }
-        let vouched = |trust: Trust| trust != Trust::Untrusted;
-        let open = |kind: NodeKind| kind == NodeKind::Other;
-        let fits = |row: &Stored<Node>| {
-            row.row <= mark
-                && vouched(row.item.provenance.trust) == vouched(trust)
-                && kind.is_none_or(|kind| kind == row.item.kind || open(kind) || open(row.item.kind))
-        };
-        Ok(nodes::by_name(self.tx, &name_norm(name))?.into_iter().find(fits).map(|row| row.item.node_id))
-    }
-
-    /// The node at an end of a relation: that of the bundle, or the one it was merged into.
-    fn end(&self, id: &NodeId, name: &str, trust: Trust) -> brain::Result<Option<NodeId>> {
-        match nodes::get(self.tx, id)? {
-            Some(node) => Ok(Some(node.item.node_id)),
-            None => self.namesake(name, trust, None),
-        }
-    }
-
-    fn edge(&mut self, row: &EdgeRow, from_name: &str, to_name: &str) -> brain::Result<()> {
-        let (tx, now) = (self.tx, self.now);
-        let provenance = provenance!(row, self.now);
-        let origin = origin(&provenance, &row.lineage.0);
-        let ends = (self.end(&row.from, from_name, row.trust)?, self.end(&row.to, to_name, row.trust)?);
-        let (Some(from), Some(to)) = ends else { return self.skip(Store::Social) };
-        if from == to {
-            return self.skip(Store::Social);
-        }
-        let edge = Edge {
-            edge_id: row.id.clone(),
-            from,
-            to,
-            relation: row.relation.clone(),
-            valid_from: row.valid_from,
-            valid_until: row.valid_until,
-            provenance,
-        };
-        let id = MemoryId::Edge(row.id.clone());
-        if edges::get(tx, &row.id)?.is_some() {
-            if !self.replaces() {
-                return self.skip(Store::Social);
-            }
-            // in its place also between other ends: erasing it would take along what rests on it, rows of this bundle
-            let rewritten = edges::replace(tx, &edge, &node_text)?.unwrap_or_default();
-            lineage::replace(tx, &id, &origin.lineage)?;
-            return self.with(&origin, |writing| writing.rewritten(rewritten));
-        }
-        let is_past = write::has_ended(row.valid_until, now);
-        if !self.replaces() && !is_past {
-            let open = edges::open(tx, &edge.from, &edge.to, &edge.relation, now)?;
-            if let Some(old) = open.filter(|old| old.row <= self.progress.marks.edges) {
-                let (known, trust) = (MemoryId::Edge(old.item.edge_id), old.item.provenance.trust);
-                self.with(&origin, |writing| writing.confirm(&known, trust, trust).map(drop))?;
-                return self.skip(Store::Social);
-            }
-        }
-        let rewritten = edges::insert(tx, &edge, &node_text)?;
-        self.with(&origin, |writing| {
-            writing.rests_on(&id)?;
-            writing.rewritten(rewritten)
-        })
     }
 
     /// What belongs to a row that was rewritten in place.
@@ -421,7 +330,7 @@ impl<'a> Applying<'a> {
             if !self.replaces() {
                 return Ok(());
             }
-            // what has been learned from it since goes, too, and is learned again
+            // as it is in the bundle: what was learned from it since goes, too
             signals::delete(self.tx, &row.id)?;
         }
         signals::insert(
@@ -489,13 +398,17 @@ impl<'a> Applying<'a> {
     }
 }
 
-/// Whether the gate finds that a row says so already; then that is confirmed.
-fn known(writing: &mut Writing<'_>, candidate: &Candidate<'_>, like: &[Like]) -> brain::Result<bool> {
-    let Fate::Known { id, lifted } = writing.fate(candidate, like)? else { return Ok(false) };
+/// The row of which the gate finds that it says so already; it is confirmed then.
+fn known(
+    writing: &mut Writing<'_>,
+    candidate: &Candidate<'_>,
+    like: &[Like],
+) -> brain::Result<Option<MemoryId>> {
+    let Fate::Known { id, lifted } = writing.fate(candidate, like)? else { return Ok(None) };
     match &id {
         MemoryId::Episode(id) if lifted => write::lift_episode(writing, id)?,
         MemoryId::Fact(id) if lifted => write::lift_fact(writing, id)?,
         MemoryId::Episode(_) | MemoryId::Fact(_) | MemoryId::Node(_) | MemoryId::Edge(_) => {}
     }
-    Ok(true)
+    Ok(Some(id))
 }

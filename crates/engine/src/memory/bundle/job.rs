@@ -1,7 +1,8 @@
 //! An import from its first byte to its answer, and what is left of one after a restart.
 //!
-//! The bundle is looked at as a whole; then its pieces are stored in the brain; then they are applied in steps, each with
-//! the note of how far it is; then, in `replace`, what was there before goes; at last the pieces go. A process that dies
+//! The bundle is looked at as a whole; then its pieces are stored in the brain; then, in `replace`, what waits to be
+//! learned from is ended; then the pieces are applied in steps, each with the note of how far it is; then, in `replace`,
+//! what was there before goes; at last the pieces go. A process that dies
 //! before the pieces are complete leaves the memory as it was, because nobody has been told anything else; one that dies
 //! later goes on where it was.
 //!
@@ -15,11 +16,11 @@ use super::read::{Refusal, Rows, Unreadable, read};
 use super::rows::Row;
 use super::stage::{self, Cut, Staged, Staging};
 use super::survey::Survey;
-use super::{Imported, remove};
+use super::survivors::Survivors;
+use super::{Imported, remove, settle};
 use crate::catalog::Shelf;
 use brain::memory::jobs::{self, Job, Kind};
-use brain::memory::marks;
-use brain::soul::{self, Source};
+use brain::soul::{self, Soul, Source};
 use brain::{Brain, Tx, blobs, skills};
 use bytes::Bytes;
 use contract::Timestamp;
@@ -30,8 +31,8 @@ use tokio::sync::mpsc;
 
 /// What the pieces are, among the blobs.
 const PIECE_TYPE: &str = "application/x-ndjson";
-/// The table by whose rows the pieces are held.
-const OWNER: &str = "jobs";
+/// The table by whose rows the pieces are held, and the ids of merged rows.
+pub(super) const OWNER: &str = "jobs";
 /// Pieces that wait to be stored. More holds more of the bundle in memory twice; fewer makes the reading wait.
 const PIECES_WAITING: usize = 2;
 /// Pieces that go in one write: deleting overwrites them.
@@ -179,11 +180,9 @@ impl Importer {
         pieces: Vec<Piece>,
         staging: Staging,
     ) -> brain::Result<Progress> {
-        let id = id.to_owned();
+        let (id, template) = (id.to_owned(), self.template());
         self.brain
             .write("import.begin", move |tx| {
-                progress.marks = marks::now(tx)?;
-                progress.skills_before = skills::list(tx)?.into_iter().map(|skill| skill.name).collect();
                 let present = soul::get(tx)?;
                 let unwritten = present.is_none_or(|stored| stored.source == Source::Catalog);
                 let written = staging.soul_source.as_deref().is_some_and(|s| s != Source::Catalog.as_str());
@@ -191,21 +190,41 @@ impl Importer {
                     Mode::Merge => unwritten && written,
                     Mode::Replace => staging.soul_source.is_some(),
                 };
+                progress.clears_soul = progress.mode == Mode::Replace && staging.soul_source.is_none();
                 progress.pieces = pieces;
-                progress.phase = Phase::Applying;
+                match progress.mode {
+                    Mode::Merge => settle::set_out(tx, &mut progress, &template, Timestamp::now())?,
+                    Mode::Replace => progress.phase = Phase::Settling,
+                }
                 jobs::advance(tx, &id, &stored(&progress))?;
                 Ok(progress)
             })
             .await
     }
 
+    /// The soul of a brain in which nobody has written: the catalog's, or nothing.
+    fn template(&self) -> Soul {
+        self.shelf.present().soul().cloned().unwrap_or_default()
+    }
+
     /// Does whatever is left to do.
     async fn run(&self, id: &str, begun: Timestamp, mut progress: Progress) -> brain::Result<Imported> {
+        while progress.phase == Phase::Settling {
+            let template = self.template();
+            let step = self.step(id, progress, move |tx, progress| {
+                settle::step(tx, progress, &template, Timestamp::now())?;
+                Ok((Done::default(), ()))
+            });
+            progress = step.await?.0;
+        }
         if progress.phase == Phase::Applying {
+            let owner = id.to_owned();
+            let mut survivors =
+                self.brain.read("import.survivors", move |tx| Survivors::load(tx, &owner)).await?;
             while progress.piece < progress.pieces.len() {
                 let rows = Arc::new(self.piece(&progress.pieces[progress.piece].blob).await?);
                 while progress.row < rows.len() {
-                    progress = self.apply(id, progress, Arc::clone(&rows)).await?;
+                    (progress, survivors) = self.apply(id, progress, survivors, Arc::clone(&rows)).await?;
                 }
                 (progress.piece, progress.row) = (progress.piece + 1, 0);
             }
@@ -262,15 +281,25 @@ impl Importer {
         Ok(ids)
     }
 
-    async fn apply(&self, id: &str, progress: Progress, rows: Arc<Vec<Staged>>) -> brain::Result<Progress> {
+    async fn apply(
+        &self,
+        id: &str,
+        progress: Progress,
+        mut survivors: Survivors,
+        rows: Arc<Vec<Staged>>,
+    ) -> brain::Result<(Progress, Survivors)> {
         let vectors = self.memory.prepared_at_once();
+        let owner = id.to_owned();
         let catalog = self.shelf.present();
         let step = self.step(id, progress, move |tx, progress| {
             let of_platform = |name: &str| catalog.skill(name).is_some_and(|skill| skill.layer.is_some());
             let ground = Ground { vectors: &vectors, is_platform_skill: &of_platform };
-            Ok((apply::step(tx, progress, &rows, &ground, Timestamp::now())?, ()))
+            let now = Timestamp::now();
+            let done = apply::step(tx, progress, &rows, &ground, &mut survivors, now)?;
+            survivors.store(tx, &owner, now)?;
+            Ok((done, survivors))
         });
-        Ok(step.await?.0)
+        step.await
     }
 
     /// One transaction of work with the note of it; then the codes in RAM and the catalog follow.

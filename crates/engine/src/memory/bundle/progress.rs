@@ -49,6 +49,8 @@ pub struct Counts {
 pub enum Phase {
     /// Pieces of the bundle are being stored; no memory has been touched, and after a restart none will be.
     Staging,
+    /// In `replace`: what was to be learned from the time before is ended. From here on the import will be completed.
+    Settling,
     /// Rows are being written.
     Applying,
     /// What was there before is going.
@@ -123,7 +125,13 @@ pub struct Progress {
     pub skipped: u64,
     /// Whether the soul of the bundle is taken over.
     pub takes_soul: bool,
-    /// The first version of the soul that came from the bundle.
+    /// Whether the soul goes back to the catalog's template: a replacement with a bundle that has none.
+    #[serde(default)]
+    pub clears_soul: bool,
+    /// The turn up to which what turns have shown is taken away.
+    #[serde(default)]
+    pub shown_to: Option<String>,
+    /// The first version of the soul that stays.
     pub first_version: Option<i64>,
     /// Custom skills there were before.
     pub skills_before: Vec<String>,
@@ -149,6 +157,8 @@ impl Progress {
             counts: Counts::default(),
             skipped: 0,
             takes_soul: false,
+            clears_soul: false,
+            shown_to: None,
             first_version: None,
             skills_before: Vec::new(),
             table: Table::Edges,

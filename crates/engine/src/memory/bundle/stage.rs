@@ -26,14 +26,10 @@ pub enum Staged {
     Fact(FactRow),
     /// A node.
     Node(NodeRow),
-    /// A relation, with the names of its ends: a node may have been merged into one that is called the same.
+    /// A relation.
     Edge {
         /// The relation.
         row: EdgeRow,
-        /// What `from` is called.
-        from_name: String,
-        /// What `to` is called.
-        to_name: String,
     },
     /// A skill.
     Skill(SkillRow),
@@ -66,7 +62,7 @@ impl Staged {
             Staged::Episode(row) => Some(row.id.as_str()),
             Staged::Fact(row) => Some(row.id.as_str()),
             Staged::Node(row) => Some(row.id.as_str()),
-            Staged::Edge { row, .. } => Some(row.id.as_str()),
+            Staged::Edge { row } => Some(row.id.as_str()),
             Staged::Skill(row) => Some(&row.name),
             Staged::Signal(row) => Some(row.id.as_str()),
             Staged::Version(_) | Staged::Soul(_) => None,
@@ -156,10 +152,7 @@ impl Rows for Stager<'_> {
             Row::Episode(row) => Staged::Episode(row),
             Row::Fact(row) => Staged::Fact(row),
             Row::Node(row) => Staged::Node(row),
-            Row::Edge(row) => {
-                let name = |node| self.survey.name(node).to_owned();
-                Staged::Edge { from_name: name(&row.from), to_name: name(&row.to), row }
-            }
+            Row::Edge(row) => Staged::Edge { row },
             Row::Skill(row) => Staged::Skill(row),
             Row::Signal(row) => Staged::Signal(row),
             Row::Version(row) => {

@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 #[derive(Debug, Default)]
 pub struct Survey {
     ids: HashSet<String>,
-    names: HashMap<NodeId, String>,
+    nodes: HashSet<NodeId>,
     superseded: HashMap<FactId, FactId>,
     skills: BTreeSet<String>,
     versions: HashSet<i64>,
@@ -36,7 +36,7 @@ impl Survey {
         read(bytes, &mut survey)?;
         for (at, from, to) in std::mem::take(&mut survey.ends) {
             for (field, end) in [("from", &from), ("to", &to)] {
-                if !survey.names.contains_key(end) {
+                if !survey.nodes.contains(end) {
                     let pointer = format!("/social/edges/{at}/{field}");
                     let refusal = Refusal::new(pointer, "the id of a node in this bundle");
                     return Err(Unreadable::Refused(refusal.seen_in(bytes)));
@@ -50,11 +50,6 @@ impl Survey {
     /// The names of its skills.
     pub fn skills(&self) -> &BTreeSet<String> {
         &self.skills
-    }
-
-    /// What a node of it is called.
-    pub fn name(&self, node: &NodeId) -> &str {
-        self.names.get(node).map(String::as_str).unwrap_or_default()
     }
 
     /// The row as it is staged: references that lead nowhere are left out.
@@ -140,7 +135,7 @@ impl Rows for Survey {
             }
             Row::Node(row) => {
                 self.new_id(row.id.as_str())?;
-                self.names.insert(row.id, row.name);
+                self.nodes.insert(row.id);
             }
             Row::Edge(row) => {
                 self.new_id(row.id.as_str())?;
