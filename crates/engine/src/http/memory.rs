@@ -22,6 +22,7 @@ use brain::memory::MemoryId;
 use chassis::http::Refusal;
 use contract::memory::{NodeKind, Store, Trust};
 use contract::{ApiError, ErrorCode, Timestamp};
+use read::Asked;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -33,7 +34,7 @@ fn missing(id: &str) -> ApiError {
     ApiError::new(ErrorCode::MemoryNotFound, "there is no such memory").with(json!({"id": shown}))
 }
 
-/// Searches one store, best first.
+/// Searches one store, best first; or lists it, newest first.
 pub async fn search(
     State(app): State<Arc<App>>,
     InStore(store): InStore,
@@ -45,8 +46,15 @@ pub async fn search(
 }
 
 async fn found(core: &Core, store: Store, fields: &mut Fields) -> Result<Value, ApiError> {
-    let ask = read::search(store, fields, Timestamp::now())?;
-    let hits = core.memory.search(ask).await.map_err(|e| storage(&e))?;
+    let hits = match read::search(store, fields, Timestamp::now())? {
+        Asked::Find(ask) => core.memory.search(ask).await.map_err(|e| storage(&e))?,
+        Asked::Older { before, limit } => {
+            let older = core.memory.newest(store, Some(before.clone()), limit).await;
+            older.map_err(|e| storage(&e))?.ok_or_else(|| {
+                missing(before.as_str()).with(json!({"id": before.as_str(), "field": "before"}))
+            })?
+        }
+    };
     Ok(hits.iter().map(|hit| shown(&hit.item, Some(hit.score))).collect())
 }
 
@@ -182,6 +190,17 @@ async fn create(core: &Core, wanted: Wanted, origin: Origin) -> Result<Value, Ap
 /// The memory that a path names; an id of another store is none of this one.
 fn id_in(store: Store, text: &str) -> Result<MemoryId, ApiError> {
     MemoryId::parse(text).filter(|id| id.store() == store).ok_or_else(|| missing(text))
+}
+
+/// Shows one memory; of a relation the one it leads away from.
+pub async fn get(
+    State(app): State<Arc<App>>,
+    StoreAndId(store, id): StoreAndId,
+) -> Result<Json<Value>, Refusal> {
+    let core = app.core()?;
+    let id = id_in(store, &id)?;
+    let item = core.memory.get(&id).await.map_err(|e| storage(&e))?;
+    Ok(app.told(shown(&item.ok_or_else(|| missing(id.as_str()))?, None)))
 }
 
 /// Edits a memory; what is left out stays.

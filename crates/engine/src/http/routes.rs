@@ -224,8 +224,13 @@ pub const OPERATIONS: &[Operation] = &[
     },
     Operation {
         body: Some("MemorySearch"),
-        codes: &[C::NotFound],
-        ..op("POST", "/memory/{store}/search", "Search one store of long-term memory", "MemoryList")
+        codes: &[C::NotFound, C::MemoryNotFound, C::ValidationError],
+        ..op(
+            "POST",
+            "/memory/{store}/search",
+            "Search one store of long-term memory, or list its newest",
+            "MemoryList",
+        )
     },
     Operation {
         body: Some("FactCreate"),
@@ -246,6 +251,10 @@ pub const OPERATIONS: &[Operation] = &[
             "Keep a person or organization, or add to one that is there",
             "MemoryWritten",
         )
+    },
+    Operation {
+        codes: &[C::NotFound, C::MemoryNotFound],
+        ..op("GET", "/memory/{store}/{id}", "One memory", "MemoryItem")
     },
     Operation {
         body: Some("MemoryChange"),
@@ -371,6 +380,7 @@ fn handler(operation: &Operation, app: &Arc<App>) -> MethodRouter {
         ("POST", "/memory/knowledge") => with(filter, memory::create_fact, app),
         ("POST", "/memory/episodes") => with(filter, memory::create_episode, app),
         ("POST", "/memory/social") => with(filter, memory::create_node, app),
+        ("GET", "/memory/{store}/{id}") => with(filter, memory::get, app),
         ("PATCH", "/memory/{store}/{id}") => with(filter, memory::change, app),
         ("DELETE", "/memory/{store}/{id}") => with(filter, memory::delete, app),
         ("GET", "/memory/soul") => with(filter, soul::get, app),
@@ -461,7 +471,7 @@ pub fn methods(path: &str) -> Option<&'static str> {
         ["DELETE"] => Some("DELETE"),
         ["GET", "DELETE"] => Some("GET, DELETE"),
         ["GET", "PUT"] => Some("GET, PUT"),
-        ["PATCH", "DELETE"] => Some("PATCH, DELETE"),
+        ["GET", "PATCH", "DELETE"] => Some("GET, PATCH, DELETE"),
         ["GET", "PUT", "DELETE"] => Some("GET, PUT, DELETE"),
         other => unreachable!("the route list has no path with {other:?}"),
     }
@@ -493,7 +503,7 @@ mod tests {
         assert_eq!(methods("/nowhere"), None);
         assert_eq!(methods("/memory/soul"), Some("GET, PUT"));
         assert_eq!(methods("/memory/knowledge/search"), Some("POST"));
-        assert_eq!(methods("/memory/knowledge/fact-1"), Some("PATCH, DELETE"));
+        assert_eq!(methods("/memory/knowledge/fact-1"), Some("GET, PATCH, DELETE"));
         let open: Vec<&str> = OPERATIONS.iter().filter(|o| o.keyless).map(|o| o.path).collect();
         assert_eq!(
             open,

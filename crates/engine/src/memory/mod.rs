@@ -143,9 +143,21 @@ impl Memory {
     pub async fn search_by(&self, ask: Search, by: By) -> brain::Result<Vec<Hit>> {
         let Search { store, query, limit, now } = ask;
         if query.trim().is_empty() {
-            return self.brain.read("memory.newest", move |tx| find::newest(tx, store, limit)).await;
+            return Ok(self.newest(store, None, limit).await?.unwrap_or_default());
         }
         self.find(vec![store], query, limit, now, by).await
+    }
+
+    /// The newest memories of a store, or the newest of those older than `before`: the way through all of it in pages,
+    /// that nobody who writes meanwhile can shift. `None` when `before` is not there.
+    pub async fn newest(
+        &self,
+        store: Store,
+        before: Option<MemoryId>,
+        limit: usize,
+    ) -> brain::Result<Option<Vec<Hit>>> {
+        let read = move |tx: &Tx<'_>| find::newest(tx, store, before.as_ref(), limit);
+        self.brain.read("memory.newest", read).await
     }
 
     /// The best memories of all stores together, best first; closed facts are among them. Nothing for an empty query.

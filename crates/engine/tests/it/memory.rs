@@ -1,5 +1,6 @@
 //! Long-term memory for callers: what /memory/* takes and answers, byte for byte where the specification shows it.
 
+mod pages;
 mod refused;
 mod tools;
 

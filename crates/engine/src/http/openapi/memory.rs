@@ -126,8 +126,12 @@ fn bodies() -> [(&'static str, Value); 6] {
     let lines = json!({"type": "array", "items": limited(Field::SoulLine), "maxItems": LINES});
     let query = json!({"type": "string", "maxLength": QUERY_CHARS, "description": "empty lists the newest"});
     let limit = json!({"type": "integer", "minimum": 1, "maximum": 100, "default": 20});
+    let before = json!({
+        "type": "string",
+        "description": "with an empty query: only what is older than this memory of the store, the last one of the page before",
+    });
     [
-        ("MemorySearch", object(json!({"query": query, "limit": limit}), &["query"])),
+        ("MemorySearch", object(json!({"query": query, "limit": limit, "before": before}), &["query"])),
         ("FactCreate", object(fact, &["subject", "content"])),
         ("EpisodeCreate", object(episode, &["key", "description"])),
         ("NodeCreate", object(node, &["name"])),
