@@ -12,16 +12,17 @@ pub(super) use read::refused;
 use super::app::App;
 use super::fields::{Fields, InStore, StoreAndId};
 use crate::core::{Core, to_the_end};
-use crate::memory::{End, Item, NodePatch, Origin, Outcome, Patch, Patched, Wanted, shown};
+use crate::memory::{End, Item, NewEpisode, NodePatch, Origin, Outcome, Patch, Patched, Wanted, shown};
 use crate::turn::accept::storage;
 use ::memory::entity::name_norm;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use brain::memory::MemoryId;
+use brain::tasks;
 use chassis::http::Refusal;
 use contract::memory::{NodeKind, Store, Trust};
-use contract::{ApiError, ErrorCode, Timestamp};
+use contract::{ApiError, ErrorCode, TaskId, Timestamp};
 use read::Asked;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -84,6 +85,9 @@ pub async fn create_episode(State(app): State<Arc<App>>, body: Body) -> Result<J
     let core = app.core()?;
     let mut fields = Fields::read(body, app.max_body).await?;
     let (wanted, origin) = read::episode(&mut fields)?;
+    if let Wanted::Episode(NewEpisode { task_id: Some(task), .. }) = &wanted {
+        task_exists(core, task).await?;
+    }
     Ok(app.told(create(core, wanted, origin).await?))
 }
 
@@ -97,6 +101,20 @@ pub async fn create_node(State(app): State<Arc<App>>, body: Body) -> Result<Json
         ends_are_others(core, &own, node.relations.iter().map(|r| &r.to)).await?;
     }
     Ok(app.told(create(core, wanted, origin).await?))
+}
+
+/// An episode of a task that nobody knows would never be found by that task, nor go with it.
+async fn task_exists(core: &Core, task: &TaskId) -> Result<(), ApiError> {
+    let wanted = task.clone();
+    let is_there = core.brain.read("task of an episode", move |tx| {
+        Ok(tasks::get(tx, &wanted)?.is_some() && !tasks::is_being_deleted(tx, &wanted)?)
+    });
+    if is_there.await.map_err(|e| storage(&e))? {
+        return Ok(());
+    }
+    let got: String = task.as_str().chars().take(SHOWN_CHARS).collect();
+    Err(ApiError::new(ErrorCode::ValidationError, "an episode happened in a task that is not there")
+        .with(json!({"field": "task_id", "expected": "the id of a task", "got": got})))
 }
 
 /// The node that relations lead away from.

@@ -279,6 +279,7 @@ pub const OPERATIONS: &[Operation] = &[
         codes: &[C::ValidationError, C::PayloadTooLarge, C::EngineBusy],
         ..op("PUT", "/memory/soul", "Write the soul; fields left out stay", "SoulFull")
     },
+    op("DELETE", "/memory/soul/history", "Forget every earlier version of the soul", "SoulHistoryDeleted"),
     op("GET", "/memory/stats", "How much there is in long-term memory", "MemoryStats"),
     op("GET", "/memory/export", "Everything in long-term memory as one bundle, streamed", "application/json"),
     Operation {
@@ -293,6 +294,19 @@ pub const OPERATIONS: &[Operation] = &[
         ..op("POST", "/memory/import", "Import a bundle; answers when it is complete", "MemoryImported")
     },
     Operation {
+        parameters: &[
+            ("limit", "query", "integer", "1..100, default 20"),
+            (
+                "before",
+                "query",
+                "string",
+                "only what is older than this signal_id: next_cursor of the answer before",
+            ),
+        ],
+        codes: &[C::NotFound],
+        ..op("GET", "/feedback", "Feedback, newest first", "SignalList")
+    },
+    Operation {
         body: Some("FeedbackCreate"),
         codes: &[C::NotFound, C::ValidationError, C::PayloadTooLarge, C::EngineBusy],
         ..op(
@@ -300,6 +314,15 @@ pub const OPERATIONS: &[Operation] = &[
             "/feedback",
             "Say what an answer was worth, or what it should have been",
             "FeedbackRecorded",
+        )
+    },
+    Operation {
+        codes: &[C::NotFound],
+        ..op(
+            "DELETE",
+            "/feedback/{id}",
+            "Forget feedback and the memories that rest on nothing else; what it moved stays moved",
+            "FeedbackDeleted",
         )
     },
     op("GET", "/learning/status", "What was learned, what waits, and when it is due", "LearningStatus"),
@@ -386,10 +409,13 @@ fn handler(operation: &Operation, app: &Arc<App>) -> MethodRouter {
         ("GET", "/memory/soul") => with(filter, soul::get, app),
         ("GET", "/memory/soul/full") => with(filter, soul::full, app),
         ("PUT", "/memory/soul") => with(filter, soul::put, app),
+        ("DELETE", "/memory/soul/history") => with(filter, soul::forget_history, app),
         ("GET", "/memory/stats") => with(filter, memory::stats, app),
         ("GET", "/memory/export") => with(filter, bundle::export, app),
         ("POST", "/memory/import") => with(filter, bundle::import, app),
         ("POST", "/feedback") => with(filter, feedback::record, app),
+        ("GET", "/feedback") => with(filter, feedback::list, app),
+        ("DELETE", "/feedback/{id}") => with(filter, feedback::delete, app),
         ("GET", "/learning/status") => with(filter, learning::status, app),
         ("POST", "/learning/run") => with(filter, learning::run, app),
         ("GET", "/agents") => with(filter, catalog::agents, app),
@@ -471,6 +497,7 @@ pub fn methods(path: &str) -> Option<&'static str> {
         ["DELETE"] => Some("DELETE"),
         ["GET", "DELETE"] => Some("GET, DELETE"),
         ["GET", "PUT"] => Some("GET, PUT"),
+        ["GET", "POST"] => Some("GET, POST"),
         ["GET", "PATCH", "DELETE"] => Some("GET, PATCH, DELETE"),
         ["GET", "PUT", "DELETE"] => Some("GET, PUT, DELETE"),
         other => unreachable!("the route list has no path with {other:?}"),

@@ -37,10 +37,10 @@ pub use vectors::Prepared;
 
 use crate::config::{Config, EmbeddingProvider};
 use ::memory::{confidence, search_text};
-use brain::memory::{MemoryId, search, stats, vectors as stored};
+use brain::memory::{MemoryId, erase, search, stats, vectors as stored};
 use brain::{Brain, Tx};
-use contract::Timestamp;
 use contract::memory::Store;
+use contract::{SignalId, Timestamp};
 use embed::{Watched, Worker};
 use find::Asked;
 use futures::future::join_all;
@@ -240,6 +240,20 @@ impl Memory {
         self.commit("memory.erase", move |tx| {
             let erased = change::erase(tx, &id, &prepared, Timestamp::now())?;
             Ok(erased.map_or((None, Touched::default()), |(also, touched)| (Some(also), touched)))
+        })
+        .await
+    }
+
+    /// Forgets feedback for good, and the memories that rest on nothing else: the ids of the latter. `None` when there is
+    /// none. What it moved stays moved.
+    pub async fn erase_feedback(&self, id: &SignalId) -> brain::Result<Option<Vec<MemoryId>>> {
+        let id = id.clone();
+        self.commit("memory.erase_feedback", move |tx| {
+            let erased = erase::of_signal(tx, &id, &node_text)?;
+            Ok(erased.map_or((None, Touched::default()), |erased| {
+                let touched = Touched::erased(&erased);
+                (Some(erased.gone.into_iter().map(|gone| gone.item).collect()), touched)
+            }))
         })
         .await
     }

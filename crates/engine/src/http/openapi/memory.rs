@@ -143,7 +143,7 @@ fn bodies() -> [(&'static str, Value); 6] {
     ]
 }
 
-fn answers() -> [(&'static str, Value); 9] {
+fn answers() -> [(&'static str, Value); 10] {
     let text = json!({"type": "string"});
     let number = json!({"type": "integer", "minimum": 0});
     let item = reference("MemoryItem");
@@ -186,6 +186,10 @@ fn answers() -> [(&'static str, Value); 9] {
         ),
         ("Soul", object(soul, &parts[..3])),
         ("SoulFull", object(full, &[&parts[..], &["updated_at", "history"]].concat())),
+        (
+            "SoulHistoryDeleted",
+            object(json!({"status": {"const": "deleted"}, "versions": number}), &["status", "versions"]),
+        ),
         ("MemoryBundle", bundle()),
         ("MemoryImported", imported()),
         ("MemoryStats", object(json!({"stores": stores, "embedding": embedding}), &["stores", "embedding"])),

@@ -98,6 +98,14 @@ async fn every_wrong_field_is_named_and_nothing_is_kept() {
     never.as_object_mut().expect("an object").extend(backwards.as_object().expect("an object").clone());
     let error = engine.post("/memory/knowledge", never).await.error(422, "VALIDATION_ERROR").await;
     assert_eq!(error["details"]["field"], "valid_until", "{error}");
+    for nowhere in ["nowhere", "../a", "msg-1"] {
+        let of_no_task = with(&episode, "task_id", json!(nowhere));
+        let error = engine.post("/memory/episodes", of_no_task).await.error(422, "VALIDATION_ERROR").await;
+        assert_eq!(
+            error["details"],
+            json!({"field": "task_id", "expected": "the id of a task", "got": nowhere})
+        );
+    }
     let nobody = relation(json!({"relation": "x", "to": "soc-0123456789abcdef0123456789abcdef"}));
     let error = engine.post("/memory/social", nobody).await.error(404, "MEMORY_NOT_FOUND").await;
     assert_eq!(error["details"]["field"], "relationships.1.to", "{error}");
@@ -150,6 +158,9 @@ async fn ids_and_stores_that_are_not_there_are_not_found_and_a_wrong_method_is_t
         ("POST", "/memory/soul", "GET, PUT"),
         ("POST", "/memory/knowledge/x", "GET, PATCH, DELETE"),
         ("DELETE", "/memory/soul/full", "GET"),
+        ("GET", "/memory/soul/history", "DELETE"),
+        ("DELETE", "/feedback", "GET, POST"),
+        ("GET", "/feedback/sig-1", "DELETE"),
     ] {
         let answer = engine.send(Ask::new(method, path)).await;
         assert_eq!(answer.header("allow"), Some(allowed), "{method} {path}");
@@ -225,6 +236,9 @@ async fn a_body_above_the_limit_and_a_missing_key_are_refused_as_everywhere() {
         ("DELETE", "/memory/knowledge/fact-1"),
         ("GET", "/memory/soul"),
         ("PUT", "/memory/soul"),
+        ("DELETE", "/memory/soul/history"),
+        ("GET", "/feedback"),
+        ("DELETE", "/feedback/sig-1"),
         ("GET", "/memory/stats"),
     ] {
         engine.send(Ask::new(method, target).without_key()).await.error(401, "INVALID_KEY").await;
