@@ -6,6 +6,7 @@
 //! entry, its vector and its lineage are one; whatever changes the row changes them in the same transaction.
 
 mod id;
+mod age;
 
 // What is kept.
 pub mod episodes;
@@ -36,6 +37,7 @@ pub mod jobs;
 #[cfg(test)]
 mod plans;
 
+pub use age::Age;
 pub use id::MemoryId;
 
 use crate::{Error, Result, Tx};

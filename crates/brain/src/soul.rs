@@ -176,14 +176,18 @@ pub fn set(tx: &Tx<'_>, soul: &Soul, source: Source, rationale: &str, now: Times
     Ok(version)
 }
 
-/// Forgets the versions before this one, as far as they are not the present one.
+/// Forgets the versions before this one for good, as far as they are not the present one: how many. Their numbers are not
+/// given again.
 pub fn forget_before(tx: &Tx<'_>, version: i64) -> Result<usize> {
-    tx.forget();
-    Ok(tx
+    let rows = tx
         .conn()
         .prepare_cached(
             "DELETE FROM soul_history WHERE version < ?1
                AND version < coalesce((SELECT version FROM soul), 0)",
         )?
-        .execute([version])?)
+        .execute([version])?;
+    if rows > 0 {
+        tx.forget();
+    }
+    Ok(rows)
 }

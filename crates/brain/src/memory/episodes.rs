@@ -1,5 +1,6 @@
 //! Episodes: what happened, one row each, in the order of their task.
 
+use super::age::{self, Age};
 use super::{Change, PROVENANCE, Provenance, Stored, all, each, first, provenance, time};
 use crate::{Error, Result, Tx};
 use contract::memory::EpisodeKind;
@@ -148,9 +149,10 @@ pub fn by_hash(tx: &Tx<'_>, content_hash: &str) -> Result<Option<Stored<Episode>
     first(tx, &select("WHERE content_hash = ?1 ORDER BY id DESC LIMIT 1"), [content_hash], read)
 }
 
-/// The newest first.
-pub fn newest(tx: &Tx<'_>, limit: u32) -> Result<Vec<Stored<Episode>>> {
-    all(tx, &select("ORDER BY created_at DESC, id DESC LIMIT ?1"), [limit], read)
+/// The newest first: of those that are older than `before`, or of all.
+pub fn newest(tx: &Tx<'_>, before: Option<Age>, limit: u32) -> Result<Vec<Stored<Episode>>> {
+    let (at, row) = Age::bounds(before);
+    all(tx, &select(age::OLDER), params![at, row, limit], read)
 }
 
 /// The rows of what happened from one instant to before another, the newest first.

@@ -3,10 +3,10 @@
 
 use super::lineage::{self, Parent};
 use super::nodes::{self, Render};
-use super::{MemoryId, Stored, all, edges, first, knowledge, trajectories};
+use super::{Change, MemoryId, Stored, all, edges, first, knowledge, signals, trajectories};
 use crate::{Error, Result, Tx, snapshots};
 use contract::memory::ParentKind;
-use contract::{NodeId, TaskId};
+use contract::{NodeId, SignalId, TaskId};
 use rusqlite::params;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -86,6 +86,16 @@ fn orphans(tx: &Tx<'_>, parent: &Parent) -> Result<Vec<MemoryId>> {
         }
     }
     Ok(alone)
+}
+
+/// Erases feedback, and the memories that rest on nothing else; `None` when there is no such feedback. What it moved
+/// stays moved, and what also rests on its turn stays.
+pub fn of_signal(tx: &Tx<'_>, id: &SignalId, render: &Render<'_>) -> Result<Option<Erased>> {
+    if signals::delete(tx, id)? == Change::Missing {
+        return Ok(None);
+    }
+    let alone = orphans(tx, &Parent { kind: ParentKind::Signal, id: id.as_str().to_owned() })?;
+    erase_all(tx, &alone, render).map(Some)
 }
 
 /// Erases up to `limit` memories of each kind that came from this source; call it until nothing goes.

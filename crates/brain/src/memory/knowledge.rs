@@ -1,5 +1,6 @@
 //! Knowledge: what holds, since when, and until when. A fact that stopped holding is closed, not deleted.
 
+use super::age::{self, Age};
 use super::{Change, PROVENANCE, Provenance, Stored, all, each, first, provenance, time, time_or_none};
 use crate::{Error, Result, Tx};
 use contract::memory::FactType;
@@ -207,9 +208,10 @@ pub fn open(tx: &Tx<'_>, subject_norm: &str, kind: FactType, now: Timestamp) -> 
     all(tx, &select(OPEN), parameters, read)
 }
 
-/// The newest first.
-pub fn newest(tx: &Tx<'_>, limit: u32) -> Result<Vec<Stored<Fact>>> {
-    all(tx, &select("ORDER BY created_at DESC, id DESC LIMIT ?1"), [limit], read)
+/// The newest first: of those that are older than `before`, or of all.
+pub fn newest(tx: &Tx<'_>, before: Option<Age>, limit: u32) -> Result<Vec<Stored<Fact>>> {
+    let (at, row) = Age::bounds(before);
+    all(tx, &select(age::OLDER), params![at, row, limit], read)
 }
 
 /// The rows of what began to be so from one instant to before another, the newest first.

@@ -3,6 +3,7 @@
 //! A node is searched by a text that names its relations, too. That text is never handed over: it is rendered
 //! from what is stored, in the transaction that changes the node or a relation, so it cannot name what is gone.
 
+use super::age::{self, Age};
 use super::edges::{self, Relation};
 use super::{PROVENANCE, Provenance, Stored, all, each, first, provenance};
 use crate::{Error, Result, Tx};
@@ -200,9 +201,10 @@ pub fn names(tx: &Tx<'_>, after: i64, limit: u32) -> Result<Vec<Names>> {
     })
 }
 
-/// The newest first.
-pub fn newest(tx: &Tx<'_>, limit: u32) -> Result<Vec<Stored<Node>>> {
-    all(tx, &select("ORDER BY created_at DESC, id DESC LIMIT ?1"), [limit], read)
+/// The newest first: of those that are older than `before`, or of all.
+pub fn newest(tx: &Tx<'_>, before: Option<Age>, limit: u32) -> Result<Vec<Stored<Node>>> {
+    let (at, row) = Age::bounds(before);
+    all(tx, &select(age::OLDER), params![at, row, limit], read)
 }
 
 /// A page of all nodes in the order of their rows, after row `after`.

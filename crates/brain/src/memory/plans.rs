@@ -1,6 +1,6 @@
 //! The queries that must stay fast in a large brain read an index, never a whole table.
 
-use super::{edges, episodes, erase, knowledge, lineage, nodes, search, signals, trajectories, vectors};
+use super::{age, edges, episodes, erase, knowledge, lineage, nodes, search, signals, trajectories, vectors};
 use crate::schema::{self, MIGRATIONS};
 use crate::snapshots;
 use contract::memory::Store;
@@ -73,10 +73,7 @@ fn lists_by_age_and_of_missing_vectors_need_no_sorting() {
     let mut queries: Vec<(String, String)> = Vec::new();
     for store in Store::ALL {
         let table = super::table(*store);
-        queries.push((
-            format!("SELECT * FROM {table} ORDER BY created_at DESC, id DESC LIMIT ?1"),
-            format!("{table}_by_age"),
-        ));
+        queries.push((format!("SELECT * FROM {table} {}", age::OLDER), format!("{table}_by_age")));
         queries.push((vectors::unembedded_sql(*store), format!("{table}_vec_by_model")));
         queries.push((vectors::page_sql(*store), format!("{table}_vec_by_model")));
     }

@@ -127,12 +127,29 @@ pub fn page(tx: &Tx<'_>, after: Option<&SignalId>, limit: u32) -> Result<Vec<Sig
     all(tx, &select("WHERE signal_id > ?1 ORDER BY signal_id LIMIT ?2"), params![after, limit], read)
 }
 
-/// Forgets feedback.
+/// The newest first: of those that are older than `before`, or of all; `None` when `before` is not there.
+///
+/// Reads every row: a person gives feedback by hand, and no index is kept for a list that is looked at once in a while.
+pub fn newest(tx: &Tx<'_>, before: Option<&SignalId>, limit: u32) -> Result<Option<Vec<Signal>>> {
+    let Some(before) = before else {
+        let newest = select("ORDER BY created_at DESC, signal_id DESC LIMIT ?1");
+        return all(tx, &newest, [limit], read).map(Some);
+    };
+    let Some(place) = get(tx, before)? else { return Ok(None) };
+    let older =
+        select("WHERE (created_at, signal_id) < (?1, ?2) ORDER BY created_at DESC, signal_id DESC LIMIT ?3");
+    all(tx, &older, params![place.created_at.millis(), before.as_str(), limit], read).map(Some)
+}
+
+/// Forgets feedback for good. What rests on it: [`super::erase::of_signal`].
 pub fn delete(tx: &Tx<'_>, id: &SignalId) -> Result<Change> {
     tx.forget();
     let rows = tx
         .conn()
         .prepare_cached("DELETE FROM learning_signals WHERE signal_id = ?1")?
         .execute([id.as_str()])?;
+    if rows > 0 {
+        tx.forget();
+    }
     Ok(Change::of(rows))
 }

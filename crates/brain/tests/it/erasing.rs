@@ -226,6 +226,28 @@ async fn forgetting_a_task_erases_what_rests_on_it_alone() {
 }
 
 #[tokio::test]
+async fn feedback_goes_with_what_rests_on_it_alone() {
+    let house = House::new();
+    let brain = house.open();
+    let mine = turn(&brain, "mine").await;
+    let signal = crate::learning::signal(&mine, &MessageId::generate());
+    let id = signal.signal_id.clone();
+    write(&brain, move |tx| brain::memory::signals::insert(tx, &signal)).await;
+    let felt = Parent { kind: ParentKind::Signal, id: id.as_str().to_owned() };
+    let alone = resting_on(&brain, vec![felt.clone()]).await;
+    let both = resting_on(&brain, vec![of_turn(&mine), felt]).await;
+    let again = id.clone();
+    let erased = write(&brain, move |tx| erase::of_signal(tx, &id, &render)).await.expect("it was there");
+    assert_eq!(gone(&erased), [alone]);
+    let left =
+        write(&brain, move |tx| Ok((lineage::parents(tx, &both)?, erase::of_signal(tx, &again, &render)?)))
+            .await;
+    assert_eq!(left, (vec![of_turn(&mine)], None), "the other rests on its turn, and goes with it");
+    brain.close();
+    assert_eq!(number(&house.plain(), "SELECT count(*) FROM learning_signals"), 0);
+}
+
+#[tokio::test]
 async fn everything_of_one_source_can_be_retired_in_pieces() {
     let house = House::new();
     let brain = house.open();

@@ -254,7 +254,7 @@ async fn pages_and_lists_show_every_row_once() {
             seen.extend(page.into_iter().map(|e| e.row));
         }
         assert_eq!(seen.len(), 25);
-        let newest = episodes::newest(tx, 2)?;
+        let newest = episodes::newest(tx, None, 2)?;
         assert_eq!(
             newest.iter().map(|e| e.item.description.as_str()).collect::<Vec<_>>(),
             ["text 0", "text 1"]

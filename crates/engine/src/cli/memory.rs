@@ -5,6 +5,8 @@
 //!
 //! The invariant: what is shown on a terminal holds no control characters, and what is exported no known secret.
 
+mod list;
+
 use super::brain_commands::{exit_of, open_options};
 use super::{Exit, emit, emit_json};
 use crate::catalog::Shelf;
@@ -22,6 +24,7 @@ use clap::Subcommand;
 use contract::Timestamp;
 use contract::memory::Store;
 use futures::TryStreamExt;
+use list::{Listing, Much, list};
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -42,9 +45,15 @@ pub enum Command {
         /// episodes, knowledge or social [default: all three]
         #[arg(long, value_parser = store)]
         store: Option<Store>,
+        /// Only what is older than this memory, of its store: the page after it
+        #[arg(long, value_name = "ID")]
+        before: Option<String>,
         /// How many of each store
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=LIMIT_MAX))]
         limit: u64,
+        /// Everything, from the newest to the oldest
+        #[arg(long, conflicts_with = "limit")]
+        all: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -154,7 +163,10 @@ fn refused(error: &OpenError, command: &Command) -> Exit {
 async fn answer(config: &Config, brain: &Brain, command: Command) -> brain::Result<Exit> {
     let memory = Arc::new(Memory::new(config, brain.clone()));
     match command {
-        Command::List { store, limit, json } => list(&memory, store, limit, json).await,
+        Command::List { store, before, limit, all, json } => {
+            let much = if all { Much::All } else { Much::Of(number(limit)) };
+            list(&memory, Listing { store, before, much, json }).await
+        }
         Command::Search { query, store, limit, json } => search(&memory, query, store, limit, json).await,
         Command::Forget { id, json } => forget(&memory, &id, json).await,
         Command::Export { file } => export(config, brain, file).await,
@@ -166,15 +178,6 @@ fn number(limit: u64) -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
-async fn list(memory: &Memory, store: Option<Store>, limit: u64, json: bool) -> brain::Result<Exit> {
-    let mut hits = Vec::new();
-    for store in store.map_or_else(|| Store::ALL.to_vec(), |store| vec![store]) {
-        let ask = Search { store, query: String::new(), limit: number(limit), now: Timestamp::now() };
-        hits.extend(memory.search(ask).await?);
-    }
-    Ok(told(&hits, false, json))
-}
-
 async fn search(
     memory: &Memory,
     query: String,
@@ -183,7 +186,8 @@ async fn search(
     json: bool,
 ) -> brain::Result<Exit> {
     if query.trim().is_empty() {
-        return list(memory, store, limit, json).await;
+        let much = Much::Of(number(limit));
+        return list(memory, Listing { store, before: None, much, json }).await;
     }
     memory.fill().await?;
     let (limit, now) = (number(limit), Timestamp::now());

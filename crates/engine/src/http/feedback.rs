@@ -1,16 +1,18 @@
-//! POST /feedback: what a person thought of an answer, and what it should have been. (specification 3.8)
+//! /feedback: what a person thought of an answer, and what it should have been. (specification 3.8)
 //!
-//! Only written down here; what follows from it, the Learning Centre does. The same feedback sent again is the same one.
+//! Only written down here, shown and erased; what follows from it, the Learning Centre does. The same feedback sent again
+//! is the same one.
 //!
-//! The invariant: feedback is about a message that is there.
+//! The invariant: feedback is about a message that is there when it is given.
 
 use super::app::App;
-use super::fields::Fields;
-use crate::core::Core;
+use super::fields::{Fields, Id, Query};
+use crate::core::{Core, to_the_end};
 use crate::turn::accept::storage;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
+use brain::memory::MemoryId;
 use brain::memory::signals::{self, Signal};
 use brain::messages;
 use chassis::http::Refusal;
@@ -23,6 +25,11 @@ use std::sync::Arc;
 pub const COMMENT_CHARS: usize = 10_000;
 /// Longest correction. (specification 3.8)
 pub const CORRECTED_CHARS: usize = 100_000;
+/// Pieces of feedback in one answer when nobody says.
+const LISTED: u32 = 20;
+/// Most pieces in one answer. With corrections as long as they may be, more would make it tens of megabytes; fewer makes
+/// looking through them slow.
+const LISTED_MAX: i64 = 100;
 /// Characters of an id that an error repeats.
 const SHOWN_CHARS: usize = 64;
 
@@ -51,9 +58,56 @@ impl Sent {
     }
 }
 
+fn shortened(id: &str) -> String {
+    id.chars().take(SHOWN_CHARS).collect()
+}
+
 fn missing(id: &str) -> ApiError {
-    let shown: String = id.chars().take(SHOWN_CHARS).collect();
-    ApiError::new(ErrorCode::NotFound, "there is no such message").with(json!({"message_id": shown}))
+    ApiError::new(ErrorCode::NotFound, "there is no such message").with(json!({"message_id": shortened(id)}))
+}
+
+fn no_such_feedback(id: &str) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, "there is no such feedback").with(json!({"signal_id": shortened(id)}))
+}
+
+fn shown(signal: &Signal) -> Value {
+    json!({
+        "signal_id": signal.signal_id, "message_id": signal.message_id, "turn_id": signal.turn_id,
+        "rating": signal.rating, "comment": signal.comment, "corrected": signal.corrected,
+        "created_at": signal.created_at, "processed_at": signal.processed_at,
+    })
+}
+
+/// Feedback, newest first.
+pub async fn list(State(app): State<Arc<App>>, query: Query) -> Result<Json<Value>, Refusal> {
+    let limit = query.int("limit", 1, LISTED_MAX)?.and_then(|n| u32::try_from(n).ok()).unwrap_or(LISTED);
+    let before = match query.get("before") {
+        None => None,
+        Some(text) => Some(SignalId::parse(text).map_err(|_| {
+            ApiError::invalid_field("before", "the signal_id of feedback", json!(shortened(text)))
+        })?),
+    };
+    let place = before.clone();
+    let read = app.core()?.brain.read("feedback", move |tx| signals::newest(tx, place.as_ref(), limit));
+    let list = read.await.map_err(|e| storage(&e))?.ok_or_else(|| {
+        let id = before.as_ref().map(SignalId::as_str).unwrap_or_default();
+        no_such_feedback(id).with(json!({"signal_id": id, "field": "before"}))
+    })?;
+    let full = list.len() == limit as usize;
+    let next = list.last().filter(|_| full).map(|signal| signal.signal_id.clone());
+    let list: Vec<Value> = list.iter().map(shown).collect();
+    Ok(app.told(json!({"signals": list, "next_cursor": next})))
+}
+
+/// Forgets feedback for good, and the memories that rest on nothing else.
+pub async fn delete(State(app): State<Arc<App>>, Id(id): Id) -> Result<Json<Value>, Refusal> {
+    let core = app.core()?;
+    let id = SignalId::parse(&id).map_err(|_| no_such_feedback(&id))?;
+    let (memory, wanted) = (Arc::clone(&core.memory), id.clone());
+    let erased = to_the_end(async move { memory.erase_feedback(&wanted).await }).await;
+    let also = erased.map_err(|e| storage(&e))?.ok_or_else(|| no_such_feedback(id.as_str()))?;
+    let also: Vec<&str> = also.iter().map(MemoryId::as_str).collect();
+    Ok(Json(json!({"status": "deleted", "signal_id": id, "also_deleted": also})))
 }
 
 /// Writes feedback down.

@@ -12,16 +12,18 @@ pub(super) use read::refused;
 use super::app::App;
 use super::fields::{Fields, InStore, StoreAndId};
 use crate::core::{Core, to_the_end};
-use crate::memory::{End, Item, NodePatch, Origin, Outcome, Patch, Patched, Wanted, shown};
+use crate::memory::{End, Item, NewEpisode, NodePatch, Origin, Outcome, Patch, Patched, Wanted, shown};
 use crate::turn::accept::storage;
 use ::memory::entity::name_norm;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use brain::memory::MemoryId;
+use brain::tasks;
 use chassis::http::Refusal;
 use contract::memory::{NodeKind, Store, Trust};
-use contract::{ApiError, ErrorCode, Timestamp};
+use contract::{ApiError, ErrorCode, TaskId, Timestamp};
+use read::Asked;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -33,7 +35,7 @@ fn missing(id: &str) -> ApiError {
     ApiError::new(ErrorCode::MemoryNotFound, "there is no such memory").with(json!({"id": shown}))
 }
 
-/// Searches one store, best first.
+/// Searches one store, best first; or lists it, newest first.
 pub async fn search(
     State(app): State<Arc<App>>,
     InStore(store): InStore,
@@ -45,8 +47,15 @@ pub async fn search(
 }
 
 async fn found(core: &Core, store: Store, fields: &mut Fields) -> Result<Value, ApiError> {
-    let ask = read::search(store, fields, Timestamp::now())?;
-    let hits = core.memory.search(ask).await.map_err(|e| storage(&e))?;
+    let hits = match read::search(store, fields, Timestamp::now())? {
+        Asked::Find(ask) => core.memory.search(ask).await.map_err(|e| storage(&e))?,
+        Asked::Older { before, limit } => {
+            let older = core.memory.newest(store, Some(before.clone()), limit).await;
+            older.map_err(|e| storage(&e))?.ok_or_else(|| {
+                missing(before.as_str()).with(json!({"id": before.as_str(), "field": "before"}))
+            })?
+        }
+    };
     Ok(hits.iter().map(|hit| shown(&hit.item, Some(hit.score))).collect())
 }
 
@@ -76,6 +85,9 @@ pub async fn create_episode(State(app): State<Arc<App>>, body: Body) -> Result<J
     let core = app.core()?;
     let mut fields = Fields::read(body, app.max_body).await?;
     let (wanted, origin) = read::episode(&mut fields)?;
+    if let Wanted::Episode(NewEpisode { task_id: Some(task), .. }) = &wanted {
+        task_exists(core, task).await?;
+    }
     Ok(app.told(create(core, wanted, origin).await?))
 }
 
@@ -89,6 +101,20 @@ pub async fn create_node(State(app): State<Arc<App>>, body: Body) -> Result<Json
         ends_are_others(core, &own, node.relations.iter().map(|r| &r.to)).await?;
     }
     Ok(app.told(create(core, wanted, origin).await?))
+}
+
+/// An episode of a task that nobody knows would never be found by that task, nor go with it.
+async fn task_exists(core: &Core, task: &TaskId) -> Result<(), ApiError> {
+    let wanted = task.clone();
+    let is_there = core.brain.read("task of an episode", move |tx| {
+        Ok(tasks::get(tx, &wanted)?.is_some() && !tasks::is_being_deleted(tx, &wanted)?)
+    });
+    if is_there.await.map_err(|e| storage(&e))? {
+        return Ok(());
+    }
+    let got: String = task.as_str().chars().take(SHOWN_CHARS).collect();
+    Err(ApiError::new(ErrorCode::ValidationError, "an episode happened in a task that is not there")
+        .with(json!({"field": "task_id", "expected": "the id of a task", "got": got})))
 }
 
 /// The node that relations lead away from.
@@ -182,6 +208,17 @@ async fn create(core: &Core, wanted: Wanted, origin: Origin) -> Result<Value, Ap
 /// The memory that a path names; an id of another store is none of this one.
 fn id_in(store: Store, text: &str) -> Result<MemoryId, ApiError> {
     MemoryId::parse(text).filter(|id| id.store() == store).ok_or_else(|| missing(text))
+}
+
+/// Shows one memory; of a relation the one it leads away from.
+pub async fn get(
+    State(app): State<Arc<App>>,
+    StoreAndId(store, id): StoreAndId,
+) -> Result<Json<Value>, Refusal> {
+    let core = app.core()?;
+    let id = id_in(store, &id)?;
+    let item = core.memory.get(&id).await.map_err(|e| storage(&e))?;
+    Ok(app.told(shown(&item.ok_or_else(|| missing(id.as_str()))?, None)))
 }
 
 /// Edits a memory; what is left out stays.

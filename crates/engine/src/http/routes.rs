@@ -224,8 +224,13 @@ pub const OPERATIONS: &[Operation] = &[
     },
     Operation {
         body: Some("MemorySearch"),
-        codes: &[C::NotFound],
-        ..op("POST", "/memory/{store}/search", "Search one store of long-term memory", "MemoryList")
+        codes: &[C::NotFound, C::MemoryNotFound, C::ValidationError],
+        ..op(
+            "POST",
+            "/memory/{store}/search",
+            "Search one store of long-term memory, or list its newest",
+            "MemoryList",
+        )
     },
     Operation {
         body: Some("FactCreate"),
@@ -246,6 +251,10 @@ pub const OPERATIONS: &[Operation] = &[
             "Keep a person or organization, or add to one that is there",
             "MemoryWritten",
         )
+    },
+    Operation {
+        codes: &[C::NotFound, C::MemoryNotFound],
+        ..op("GET", "/memory/{store}/{id}", "One memory", "MemoryItem")
     },
     Operation {
         body: Some("MemoryChange"),
@@ -270,6 +279,7 @@ pub const OPERATIONS: &[Operation] = &[
         codes: &[C::ValidationError, C::PayloadTooLarge, C::EngineBusy],
         ..op("PUT", "/memory/soul", "Write the soul; fields left out stay", "SoulFull")
     },
+    op("DELETE", "/memory/soul/history", "Forget every earlier version of the soul", "SoulHistoryDeleted"),
     op("GET", "/memory/stats", "How much there is in long-term memory", "MemoryStats"),
     op("GET", "/memory/export", "Everything in long-term memory as one bundle, streamed", "application/json"),
     Operation {
@@ -284,6 +294,19 @@ pub const OPERATIONS: &[Operation] = &[
         ..op("POST", "/memory/import", "Import a bundle; answers when it is complete", "MemoryImported")
     },
     Operation {
+        parameters: &[
+            ("limit", "query", "integer", "1..100, default 20"),
+            (
+                "before",
+                "query",
+                "string",
+                "only what is older than this signal_id: next_cursor of the answer before",
+            ),
+        ],
+        codes: &[C::NotFound],
+        ..op("GET", "/feedback", "Feedback, newest first", "SignalList")
+    },
+    Operation {
         body: Some("FeedbackCreate"),
         codes: &[C::NotFound, C::ValidationError, C::PayloadTooLarge, C::EngineBusy],
         ..op(
@@ -291,6 +314,15 @@ pub const OPERATIONS: &[Operation] = &[
             "/feedback",
             "Say what an answer was worth, or what it should have been",
             "FeedbackRecorded",
+        )
+    },
+    Operation {
+        codes: &[C::NotFound],
+        ..op(
+            "DELETE",
+            "/feedback/{id}",
+            "Forget feedback and the memories that rest on nothing else; what it moved stays moved",
+            "FeedbackDeleted",
         )
     },
     op("GET", "/learning/status", "What was learned, what waits, and when it is due", "LearningStatus"),
@@ -371,15 +403,19 @@ fn handler(operation: &Operation, app: &Arc<App>) -> MethodRouter {
         ("POST", "/memory/knowledge") => with(filter, memory::create_fact, app),
         ("POST", "/memory/episodes") => with(filter, memory::create_episode, app),
         ("POST", "/memory/social") => with(filter, memory::create_node, app),
+        ("GET", "/memory/{store}/{id}") => with(filter, memory::get, app),
         ("PATCH", "/memory/{store}/{id}") => with(filter, memory::change, app),
         ("DELETE", "/memory/{store}/{id}") => with(filter, memory::delete, app),
         ("GET", "/memory/soul") => with(filter, soul::get, app),
         ("GET", "/memory/soul/full") => with(filter, soul::full, app),
         ("PUT", "/memory/soul") => with(filter, soul::put, app),
+        ("DELETE", "/memory/soul/history") => with(filter, soul::forget_history, app),
         ("GET", "/memory/stats") => with(filter, memory::stats, app),
         ("GET", "/memory/export") => with(filter, bundle::export, app),
         ("POST", "/memory/import") => with(filter, bundle::import, app),
         ("POST", "/feedback") => with(filter, feedback::record, app),
+        ("GET", "/feedback") => with(filter, feedback::list, app),
+        ("DELETE", "/feedback/{id}") => with(filter, feedback::delete, app),
         ("GET", "/learning/status") => with(filter, learning::status, app),
         ("POST", "/learning/run") => with(filter, learning::run, app),
         ("GET", "/agents") => with(filter, catalog::agents, app),
@@ -461,7 +497,8 @@ pub fn methods(path: &str) -> Option<&'static str> {
         ["DELETE"] => Some("DELETE"),
         ["GET", "DELETE"] => Some("GET, DELETE"),
         ["GET", "PUT"] => Some("GET, PUT"),
-        ["PATCH", "DELETE"] => Some("PATCH, DELETE"),
+        ["GET", "POST"] => Some("GET, POST"),
+        ["GET", "PATCH", "DELETE"] => Some("GET, PATCH, DELETE"),
         ["GET", "PUT", "DELETE"] => Some("GET, PUT, DELETE"),
         other => unreachable!("the route list has no path with {other:?}"),
     }
@@ -493,7 +530,7 @@ mod tests {
         assert_eq!(methods("/nowhere"), None);
         assert_eq!(methods("/memory/soul"), Some("GET, PUT"));
         assert_eq!(methods("/memory/knowledge/search"), Some("POST"));
-        assert_eq!(methods("/memory/knowledge/fact-1"), Some("PATCH, DELETE"));
+        assert_eq!(methods("/memory/knowledge/fact-1"), Some("GET, PATCH, DELETE"));
         let open: Vec<&str> = OPERATIONS.iter().filter(|o| o.keyless).map(|o| o.path).collect();
         assert_eq!(
             open,

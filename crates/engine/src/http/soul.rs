@@ -1,7 +1,8 @@
 //! /memory/soul: who the assistant is, in every version. (specification 3.6, 10.7)
 //!
 //! What a person writes here is theirs: the catalog's template does not come back over it, and the Learning Centre only
-//! adds. The invariant: a version that was shown once stays readable under its number.
+//! adds. The invariant: a version that was shown once stays readable under its number until the person has it forgotten,
+//! and no other ever has that number.
 
 use super::app::App;
 use super::fields::Fields;
@@ -99,6 +100,13 @@ fn list(fields: &mut Fields, name: &'static str) -> Result<Option<Vec<String>>, 
 
 fn refused(refused: &Refused) -> ApiError {
     super::memory::refused(refused)
+}
+
+/// Forgets for good every version but the present one.
+pub async fn forget_history(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal> {
+    let forgotten =
+        app.core()?.brain.write("forget soul history", |tx| soul::forget_before(tx, i64::MAX)).await;
+    Ok(Json(json!({"status": "deleted", "versions": forgotten.map_err(|e| storage(&e))?})))
 }
 
 /// Writes the soul. Sent again, it is the same version.

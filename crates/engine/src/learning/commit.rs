@@ -18,7 +18,7 @@ use brain::memory::signals::{self, Signal};
 use brain::memory::{Change, MemoryId, episodes, knowledge, standing, trajectories};
 use brain::{Tx, messages, turns};
 use contract::memory::{ParentKind, Rating, Store, Trust};
-use contract::{BatchId, Timestamp, TurnId};
+use contract::{BatchId, SignalId, Timestamp, TurnId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -132,6 +132,9 @@ fn write(
 ) -> brain::Result<()> {
     let turn = Parent { kind: ParentKind::Trajectory, id: material.turn.turn_id.as_str().to_owned() };
     for Lesson { wanted, origin } in items {
+        if rests_on_erased_feedback(tx, &origin.lineage)? {
+            continue;
+        }
         if is_from_this_turn(tx, wanted, origin.trust, &turn)? {
             progress.duplicates += 1;
             continue;
@@ -153,6 +156,18 @@ fn count(written: &mut Written, store: Store) {
         Store::Knowledge => written.knowledge += 1,
         Store::Social => written.social += 1,
     }
+}
+
+/// Whether feedback that it cites was erased while it was read.
+fn rests_on_erased_feedback(tx: &Tx<'_>, lineage: &[Parent]) -> brain::Result<bool> {
+    for parent in lineage.iter().filter(|parent| parent.kind == ParentKind::Signal) {
+        let id = SignalId::parse(&parent.id)
+            .map_err(|_| brain::Error::bad_data("lineage.parent_id", &parent.id))?;
+        if signals::get(tx, &id)?.is_none() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether the same words were written from this turn before, with no less trust: a turn is no second source for itself.

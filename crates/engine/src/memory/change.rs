@@ -32,7 +32,7 @@ use contract::memory::{NodeKind, Store, Trust};
 use contract::{EdgeId, EpisodeId, FactId, NodeId, Timestamp};
 use std::collections::BTreeSet;
 
-/// Why a relation is kept that comes with an edit, when nobody says.
+/// Why an edited memory is kept, and a relation that comes with an edit, when nobody says.
 const EDITED: &str = "edited over the API";
 
 impl Patch {
@@ -283,7 +283,8 @@ impl Edit<'_> {
         p.trust = Trust::User;
         "user:api".clone_into(&mut p.source);
         set(&mut p.confidence, confidence);
-        set(&mut p.rationale, rationale);
+        // the reason before was that of other words
+        p.rationale = rationale.filter(|why| !why.is_empty()).unwrap_or_else(|| EDITED.to_owned());
         p.last_confirmed_at = p.last_confirmed_at.max(self.now);
         p.updated_at = self.now;
     }

@@ -20,7 +20,7 @@ use ::memory::vector::{Code, cosine_to_blob};
 use brain::Tx;
 use brain::memory::standing::{self, Standing};
 use brain::memory::vectors::{self, Model};
-use brain::memory::{MemoryId, Stored, edges, episodes, knowledge, nodes, search};
+use brain::memory::{Age, MemoryId, Stored, edges, episodes, knowledge, nodes, search};
 use contract::Timestamp;
 use contract::memory::Store;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -95,15 +95,34 @@ pub(super) fn find(tx: &Tx<'_>, stores: &[Store], asked: &Asked, limit: usize) -
     hits.filter_map(Result::transpose).collect()
 }
 
-/// The newest memories of a store, without a score: nothing was asked.
-pub(super) fn newest(tx: &Tx<'_>, store: Store, limit: usize) -> brain::Result<Vec<Hit>> {
+/// The newest memories of a store, without a score: nothing was asked. Those that are older than `before`, if it is named;
+/// `None` when it is not there.
+pub(super) fn newest(
+    tx: &Tx<'_>,
+    store: Store,
+    before: Option<&MemoryId>,
+    limit: usize,
+) -> brain::Result<Option<Vec<Hit>>> {
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-    let items: Vec<Item> = match store {
-        Store::Episodes => episodes::newest(tx, limit)?.into_iter().map(Item::Episode).collect(),
-        Store::Knowledge => knowledge::newest(tx, limit)?.into_iter().map(Item::Fact).collect(),
-        Store::Social => nodes::newest(tx, limit)?.into_iter().map(|n| Item::Node(n, Vec::new())).collect(),
+    let age = match before {
+        None => None,
+        Some(id) => match Age::of(tx, id)? {
+            None => return Ok(None),
+            age @ Some(_) => age,
+        },
     };
-    items.into_iter().map(|item| Ok(Hit { item: whole(tx, item)?, score: 0.0 })).collect()
+    let items: Vec<Item> = match store {
+        Store::Episodes => episodes::newest(tx, age, limit)?.into_iter().map(Item::Episode).collect(),
+        Store::Knowledge => knowledge::newest(tx, age, limit)?.into_iter().map(Item::Fact).collect(),
+        Store::Social => {
+            nodes::newest(tx, age, limit)?.into_iter().map(|n| Item::Node(n, Vec::new())).collect()
+        }
+    };
+    items
+        .into_iter()
+        .map(|item| Ok(Hit { item: whole(tx, item)?, score: 0.0 }))
+        .collect::<Result<_, _>>()
+        .map(Some)
 }
 
 /// One memory; of a relation the node it leads away from.

@@ -37,10 +37,10 @@ pub use vectors::Prepared;
 
 use crate::config::{Config, EmbeddingProvider};
 use ::memory::{confidence, search_text};
-use brain::memory::{MemoryId, search, stats, vectors as stored};
+use brain::memory::{MemoryId, erase, search, stats, vectors as stored};
 use brain::{Brain, Tx};
-use contract::Timestamp;
 use contract::memory::Store;
+use contract::{SignalId, Timestamp};
 use embed::{Watched, Worker};
 use find::Asked;
 use futures::future::join_all;
@@ -143,9 +143,21 @@ impl Memory {
     pub async fn search_by(&self, ask: Search, by: By) -> brain::Result<Vec<Hit>> {
         let Search { store, query, limit, now } = ask;
         if query.trim().is_empty() {
-            return self.brain.read("memory.newest", move |tx| find::newest(tx, store, limit)).await;
+            return Ok(self.newest(store, None, limit).await?.unwrap_or_default());
         }
         self.find(vec![store], query, limit, now, by).await
+    }
+
+    /// The newest memories of a store, or the newest of those older than `before`: the way through all of it in pages,
+    /// that nobody who writes meanwhile can shift. `None` when `before` is not there.
+    pub async fn newest(
+        &self,
+        store: Store,
+        before: Option<MemoryId>,
+        limit: usize,
+    ) -> brain::Result<Option<Vec<Hit>>> {
+        let read = move |tx: &Tx<'_>| find::newest(tx, store, before.as_ref(), limit);
+        self.brain.read("memory.newest", read).await
     }
 
     /// The best memories of all stores together, best first; closed facts are among them. Nothing for an empty query.
@@ -228,6 +240,20 @@ impl Memory {
         self.commit("memory.erase", move |tx| {
             let erased = change::erase(tx, &id, &prepared, Timestamp::now())?;
             Ok(erased.map_or((None, Touched::default()), |(also, touched)| (Some(also), touched)))
+        })
+        .await
+    }
+
+    /// Forgets feedback for good, and the memories that rest on nothing else: the ids of the latter. `None` when there is
+    /// none. What it moved stays moved.
+    pub async fn erase_feedback(&self, id: &SignalId) -> brain::Result<Option<Vec<MemoryId>>> {
+        let id = id.clone();
+        self.commit("memory.erase_feedback", move |tx| {
+            let erased = erase::of_signal(tx, &id, &node_text)?;
+            Ok(erased.map_or((None, Touched::default()), |erased| {
+                let touched = Touched::erased(&erased);
+                (Some(erased.gone.into_iter().map(|gone| gone.item).collect()), touched)
+            }))
         })
         .await
     }

@@ -59,6 +59,7 @@ async fn fill(engine: &Engine) {
     }
     let episode = json!({"key": "deploy", "description": "The deployment failed", "value": "A variable was missing",
                          "occurred_at": "2026-01-02T03:04:05Z", "task_id": "t-1"});
+    engine.turn("t-1", "hello").await;
     engine.post("/memory/episodes", episode).await.ok().await;
     let node = json!({"name": "Asha", "aliases": ["A."], "attributes": {"team": {"name": "Ops", "floor": 3}},
                       "relationships": [{"relation": "manager_of", "to": "Ben"}, {"relation": "sister_of", "to": "Mia"}]});

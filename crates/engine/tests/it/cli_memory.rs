@@ -46,6 +46,47 @@ fn memories_are_imported_found_forgotten_and_exported_without_an_engine() {
 }
 
 #[test]
+fn a_list_goes_on_after_a_memory_and_through_everything() {
+    let place = Place::new().with_brain();
+    // more than two pages of 100
+    std::fs::write(place.path("in.json"), bundle((0..230).map(fact).collect()).to_string()).expect("written");
+    place.run(&["memory", "import", "in.json"]).expect(0);
+    let ids = |list: &serde_json::Value| -> Vec<String> {
+        let items = list.as_array().expect("an array").iter();
+        items.map(|item| item["id"].as_str().expect("an id").to_owned()).collect()
+    };
+    let all = ids(&place.run(&["memory", "list", "--all", "--json"]).expect(0).json());
+    let mut once = all.clone();
+    once.sort();
+    once.dedup();
+    assert_eq!((all.len(), once.len()), (230, 230));
+    assert_eq!(place.run(&["memory", "list", "--all"]).expect(0).out.lines().count(), 230);
+    let newest = ids(&place.run(&["memory", "list", "--limit", "3", "--json"]).expect(0).json());
+    assert_eq!(newest, all[..3]);
+    let older =
+        place.run(&["memory", "list", "--before", &all[2], "--limit", "3", "--json"]).expect(0).json();
+    assert_eq!(ids(&older), all[3..6]);
+    let rest = place.run(&["memory", "list", "--all", "--before", &all[199], "--json"]).expect(0).json();
+    assert_eq!(ids(&rest), all[200..]);
+    let last = all.last().expect("some");
+    assert_eq!(
+        place.run(&["memory", "list", "--all", "--before", last, "--json"]).expect(0).json(),
+        json!([])
+    );
+    assert_eq!(place.run(&["memory", "list", "--store", "social", "--all"]).expect(0).out, "nothing\n");
+
+    let wrong = place.run(&["memory", "list", "--before", last, "--store", "social"]).expect(2);
+    assert!(wrong.err.contains("is of knowledge, not of social"), "{}", wrong.err);
+    assert!(place.run(&["memory", "list", "--before", "x y"]).expect(2).err.contains("no id"));
+    assert!(place.run(&["memory", "list", "--before", "rel-1"]).expect(2).err.contains("a relation"));
+    for all in [&[][..], &["--all"]] {
+        let none = place.run(&[&["memory", "list", "--before", "fact-1"], all].concat()).expect(1);
+        assert!(none.err.contains("no memory fact-1"), "{}", none.err);
+    }
+    place.run(&["memory", "list", "--all", "--limit", "3"]).expect(2);
+}
+
+#[test]
 fn a_memory_can_be_moved_to_a_machine_that_has_none_yet() {
     let place = Place::new();
     assert!(place.run(&["memory", "list"]).expect(1).err.contains("there is no brain"));

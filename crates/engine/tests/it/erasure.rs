@@ -285,3 +285,45 @@ async fn a_deletion_that_was_cut_short_is_completed_and_takes_no_message_meanwhi
         .expect("a count");
     assert_eq!(marks, 0);
 }
+
+#[tokio::test]
+async fn erased_feedback_leaves_no_byte_of_its_words() {
+    let setup = Setup::offline();
+    let engine = setup.start().await;
+    let turn = engine.turn("a", "hello").await;
+    let message = turn.last().data["message_id"].clone();
+    let long = format!("{MARKER} {}", "and so on ".repeat(3000));
+    let given = json!({"message_id": message, "comment": MARKER, "corrected": long});
+    let given = engine.post("/feedback", given).await.ok().await["signal_id"].clone();
+    let id = given.as_str().expect("an id");
+    delete(&engine, &format!("/feedback/{id}")).await;
+    until_no_byte(&setup).await;
+    stop(engine).await;
+    assert_eq!(holds(&setup), [""; 0], "{:?}", tables(&setup));
+}
+
+#[tokio::test]
+async fn a_forgotten_history_of_the_soul_leaves_no_byte_and_no_number_is_given_twice() {
+    let setup = Setup::offline();
+    let engine = setup.start().await;
+    let put = async |identity: String| {
+        let body = json!({"identity": identity, "patterns": ["short answers"]}).to_string();
+        engine.send(Ask::new("PUT", "/memory/soul").body(body)).await.ok().await
+    };
+    put(format!("I am {MARKER}.")).await;
+    let present = put("I am somebody else.".to_owned()).await;
+    let versions = present["history"].as_array().map(Vec::len).expect("a history");
+    assert!(versions >= 2, "{present}");
+    let forgotten = engine.send(Ask::delete("/memory/soul/history")).await.ok().await;
+    assert_eq!(forgotten, json!({"status": "deleted", "versions": versions - 1}));
+    let left = engine.json("/memory/soul/full").await;
+    assert_eq!(left["history"], json!([present["history"][0]]), "the present version stays");
+    assert_eq!((&left["identity"], &left["version"]), (&present["identity"], &present["version"]));
+    until_no_byte(&setup).await;
+    let again = engine.send(Ask::delete("/memory/soul/history")).await.ok().await;
+    assert_eq!(again["versions"], 0);
+    let next = put("I am a third.".to_owned()).await;
+    assert_eq!(next["version"].as_i64(), present["version"].as_i64().map(|n| n + 1));
+    stop(engine).await;
+    assert_eq!(holds(&setup), [""; 0], "{:?}", tables(&setup));
+}

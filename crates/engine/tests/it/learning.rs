@@ -4,6 +4,7 @@
 mod deaths;
 mod endpoints;
 mod experience;
+mod feedback;
 mod replaced;
 mod taken_back;
 mod trust;

@@ -1,5 +1,6 @@
 //! Long-term memory for callers: what /memory/* takes and answers, byte for byte where the specification shows it.
 
+mod pages;
 mod refused;
 mod tools;
 
@@ -77,6 +78,7 @@ async fn a_fact_is_kept_found_confirmed_edited_and_forgotten() {
     assert_eq!(edited["status"], "updated");
     assert_eq!(edited["item"]["content"], "Run the tests before each merge");
     assert_eq!(edited["item"]["subject"], "testing", "what is left out stays");
+    assert_eq!(edited["item"]["rationale"], "edited over the API", "the reason was that of other words");
     assert_eq!(found(&engine, "knowledge", "merge").await.len(), 1, "the new text is found");
     assert_eq!(found(&engine, "knowledge", "suite push").await, Vec::<Value>::new(), "the old one is not");
     engine.kill();
@@ -117,6 +119,7 @@ async fn a_preference_closes_the_one_before_it_and_a_null_opens_it_again() {
 #[tokio::test]
 async fn an_episode_is_a_note_with_its_time_and_is_found_by_it() {
     let engine = Setup::offline().start().await;
+    engine.turn("demo-1", "hello").await;
     let body = json!({"key": "deploy-friday", "description": "Deployment failed on a missing variable",
         "value": "LLM_API_KEY", "occurred_at": "2026-04-24T16:00:00Z", "task_id": "demo-1"});
     let made = engine.post("/memory/episodes", body.clone()).await.ok().await;
@@ -141,8 +144,11 @@ async fn an_episode_is_a_note_with_its_time_and_is_found_by_it() {
     let target = format!("/memory/episodes/{}", id(item));
     let edited = patch(&engine, &target, json!({"value": null, "confidence": 0.5})).await.ok().await;
     assert_eq!((&edited["item"]["value"], &edited["item"]["confidence"]), (&Value::Null, &json!(0.5)));
+    assert_eq!(edited["item"]["rationale"], "edited over the API");
+    let why = patch(&engine, &target, json!({"rationale": "Ben was there"})).await.ok().await;
+    assert_eq!(why["item"]["rationale"], "Ben was there");
     let newest = found(&engine, "episodes", "").await;
-    let keys: Vec<&Value> = newest.iter().map(|e| &e["key"]).collect();
+    let keys: Vec<&Value> = newest.iter().filter(|e| e["kind"] == "note").map(|e| &e["key"]).collect();
     assert_eq!(keys, ["lunch", "deploy-friday"], "an empty query lists the newest first");
     let one = engine.post("/memory/episodes/search", json!({"query": "", "limit": 1})).await.ok().await;
     assert_eq!(one.as_array().expect("a list").len(), 1);

@@ -20,6 +20,8 @@ use serde_json::{Map, Value, json};
 const FOUND: usize = 20;
 /// Most items of one answer. More makes one answer as large as a page of a book; fewer makes browsing slow.
 const FOUND_MAX: i64 = 100;
+/// Longest text read as an id. Longer would only make errors longer; shorter than an id would refuse every page.
+const ID_CHARS: usize = 64;
 /// Why a memory is kept when nobody says.
 const WRITTEN: &str = "written over the API";
 
@@ -56,12 +58,43 @@ fn clean(of: Field, text: &str) -> Result<String, ApiError> {
     field::text(of, text).map_err(|e| refused(&e))
 }
 
+/// What is asked of a store.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// What fits best, or the newest.
+    Find(Search),
+    /// The newest of what is older than a memory: the next page.
+    Older { before: MemoryId, limit: usize },
+}
+
 /// A question to a store.
-pub(super) fn search(store: Store, fields: &mut Fields, now: Timestamp) -> Result<Search, ApiError> {
+pub(super) fn search(store: Store, fields: &mut Fields, now: Timestamp) -> Result<Asked, ApiError> {
     let query = fields.text("query", 0, QUERY_CHARS)?;
     let limit = fields.opt_int("limit", 1, FOUND_MAX)?;
     let limit = limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(FOUND);
-    Ok(Search { store, query, limit, now })
+    let Some(before) = before(store, fields)? else {
+        return Ok(Asked::Find(Search { store, query, limit, now }));
+    };
+    if !query.trim().is_empty() {
+        let text = "what fits a question has no order of age: before goes with an empty query only";
+        return Err(ApiError::new(ErrorCode::ValidationError, text)
+            .with(json!({"field": "before", "expected": "none beside a query", "got": before.as_str()})));
+    }
+    Ok(Asked::Older { before, limit })
+}
+
+/// The last memory of the page before. A relation is shown with its node and has no page of its own.
+fn before(store: Store, fields: &mut Fields) -> Result<Option<MemoryId>, ApiError> {
+    let Some(text) = fields.opt_text("before", 1, ID_CHARS)? else { return Ok(None) };
+    let id = MemoryId::parse(&text).filter(|id| id.store() == store && !matches!(id, MemoryId::Edge(_)));
+    id.map(Some).ok_or_else(|| {
+        let expected = match store {
+            Store::Episodes => "the ep- id of an episode",
+            Store::Knowledge => "the fact- id of a fact",
+            Store::Social => "the soc- id of somebody",
+        };
+        ApiError::invalid_field("before", expected, json!(text))
+    })
 }
 
 fn origin(fields: &mut Fields, confidence: f64) -> Result<Origin, ApiError> {

@@ -1,6 +1,6 @@
 //! Schemas of /feedback and /learning.
 
-use super::object;
+use super::{list_of, object};
 use crate::http::feedback::{COMMENT_CHARS, CORRECTED_CHARS};
 use contract::memory::Rating;
 use serde_json::{Map, Value, json};
@@ -48,6 +48,35 @@ pub(super) fn schemas() -> Map<String, Value> {
     all.insert(
         "FeedbackRecorded".into(),
         object(json!({"status": {"const": "recorded"}, "signal_id": text}), &["status", "signal_id"]),
+    );
+    let signal = object(
+        json!({
+            "signal_id": text, "message_id": text, "turn_id": text,
+            "rating": maybe(&json!({"type": "string", "enum": Rating::ALL})), "comment": maybe(&text),
+            "corrected": maybe(&text), "created_at": time,
+            "processed_at": {"anyOf": [time, {"type": "null"}], "description": "when it was learned from"},
+        }),
+        &[
+            "signal_id",
+            "message_id",
+            "turn_id",
+            "rating",
+            "comment",
+            "corrected",
+            "created_at",
+            "processed_at",
+        ],
+    );
+    all.insert("SignalList".into(), list_of("signals", signal));
+    all.insert(
+        "FeedbackDeleted".into(),
+        object(
+            json!({
+                "status": {"const": "deleted"}, "signal_id": text,
+                "also_deleted": {"type": "array", "items": text},
+            }),
+            &["status", "signal_id", "also_deleted"],
+        ),
     );
     all.insert(
         "LearningStatus".into(),

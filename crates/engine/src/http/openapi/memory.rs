@@ -126,8 +126,12 @@ fn bodies() -> [(&'static str, Value); 6] {
     let lines = json!({"type": "array", "items": limited(Field::SoulLine), "maxItems": LINES});
     let query = json!({"type": "string", "maxLength": QUERY_CHARS, "description": "empty lists the newest"});
     let limit = json!({"type": "integer", "minimum": 1, "maximum": 100, "default": 20});
+    let before = json!({
+        "type": "string",
+        "description": "with an empty query: only what is older than this memory of the store, the last one of the page before",
+    });
     [
-        ("MemorySearch", object(json!({"query": query, "limit": limit}), &["query"])),
+        ("MemorySearch", object(json!({"query": query, "limit": limit, "before": before}), &["query"])),
         ("FactCreate", object(fact, &["subject", "content"])),
         ("EpisodeCreate", object(episode, &["key", "description"])),
         ("NodeCreate", object(node, &["name"])),
@@ -139,7 +143,7 @@ fn bodies() -> [(&'static str, Value); 6] {
     ]
 }
 
-fn answers() -> [(&'static str, Value); 9] {
+fn answers() -> [(&'static str, Value); 10] {
     let text = json!({"type": "string"});
     let number = json!({"type": "integer", "minimum": 0});
     let item = reference("MemoryItem");
@@ -182,6 +186,10 @@ fn answers() -> [(&'static str, Value); 9] {
         ),
         ("Soul", object(soul, &parts[..3])),
         ("SoulFull", object(full, &[&parts[..], &["updated_at", "history"]].concat())),
+        (
+            "SoulHistoryDeleted",
+            object(json!({"status": {"const": "deleted"}, "versions": number}), &["status", "versions"]),
+        ),
         ("MemoryBundle", bundle()),
         ("MemoryImported", imported()),
         ("MemoryStats", object(json!({"stores": stores, "embedding": embedding}), &["stores", "embedding"])),

@@ -83,6 +83,10 @@ async fn every_wrong_field_is_named_and_nothing_is_kept() {
         ("knowledge/search", json!({"query": "x", "limit": 0}), "limit"),
         ("knowledge/search", json!({"query": "x", "limit": 101}), "limit"),
         ("knowledge/search", json!({"query": "x", "limit": 1.5}), "limit"),
+        ("knowledge/search", json!({"query": "", "before": 5}), "before"),
+        ("knowledge/search", json!({"query": "", "before": "x"}), "before"),
+        ("knowledge/search", json!({"query": "", "before": "ep-0123456789abcdef0123456789abcdef"}), "before"),
+        ("social/search", json!({"query": "", "before": "rel-0123456789abcdef0123456789abcdef"}), "before"),
     ];
     for (path, body, field) in cases {
         let error = engine.post(&format!("/memory/{path}"), body).await.error(400, "INVALID_REQUEST").await;
@@ -94,6 +98,14 @@ async fn every_wrong_field_is_named_and_nothing_is_kept() {
     never.as_object_mut().expect("an object").extend(backwards.as_object().expect("an object").clone());
     let error = engine.post("/memory/knowledge", never).await.error(422, "VALIDATION_ERROR").await;
     assert_eq!(error["details"]["field"], "valid_until", "{error}");
+    for nowhere in ["nowhere", "../a", "msg-1"] {
+        let of_no_task = with(&episode, "task_id", json!(nowhere));
+        let error = engine.post("/memory/episodes", of_no_task).await.error(422, "VALIDATION_ERROR").await;
+        assert_eq!(
+            error["details"],
+            json!({"field": "task_id", "expected": "the id of a task", "got": nowhere})
+        );
+    }
     let nobody = relation(json!({"relation": "x", "to": "soc-0123456789abcdef0123456789abcdef"}));
     let error = engine.post("/memory/social", nobody).await.error(404, "MEMORY_NOT_FOUND").await;
     assert_eq!(error["details"]["field"], "relationships.1.to", "{error}");
@@ -124,6 +136,7 @@ async fn ids_and_stores_that_are_not_there_are_not_found_and_a_wrong_method_is_t
         "/memory/knowledge/%20".to_owned(),
         "/memory/social/rel-0123456789abcdef0123456789abcdef".to_owned(),
     ] {
+        engine.get(&target).await.error(404, "MEMORY_NOT_FOUND").await;
         engine.send(Ask::delete(&target)).await.error(404, "MEMORY_NOT_FOUND").await;
         patch(&engine, &target, json!({"content": "x", "key": "x", "name": "x", "relation": "x"}))
             .await
@@ -136,14 +149,18 @@ async fn ids_and_stores_that_are_not_there_are_not_found_and_a_wrong_method_is_t
             .await
             .error(404, "NOT_FOUND")
             .await;
+        engine.get(&format!("/memory/{store}/{fact}")).await.error(404, "NOT_FOUND").await;
         engine.send(Ask::delete(&format!("/memory/{store}/{fact}"))).await.error(404, "NOT_FOUND").await;
     }
     for (method, path, allowed) in [
         ("GET", "/memory/knowledge/search", "POST"),
         ("GET", "/memory/knowledge", "POST"),
         ("POST", "/memory/soul", "GET, PUT"),
-        ("GET", "/memory/knowledge/x", "PATCH, DELETE"),
+        ("POST", "/memory/knowledge/x", "GET, PATCH, DELETE"),
         ("DELETE", "/memory/soul/full", "GET"),
+        ("GET", "/memory/soul/history", "DELETE"),
+        ("DELETE", "/feedback", "GET, POST"),
+        ("GET", "/feedback/sig-1", "DELETE"),
     ] {
         let answer = engine.send(Ask::new(method, path)).await;
         assert_eq!(answer.header("allow"), Some(allowed), "{method} {path}");
@@ -214,10 +231,14 @@ async fn a_body_above_the_limit_and_a_missing_key_are_refused_as_everywhere() {
     for (method, target) in [
         ("POST", "/memory/knowledge/search"),
         ("POST", "/memory/knowledge"),
+        ("GET", "/memory/knowledge/fact-1"),
         ("PATCH", "/memory/knowledge/fact-1"),
         ("DELETE", "/memory/knowledge/fact-1"),
         ("GET", "/memory/soul"),
         ("PUT", "/memory/soul"),
+        ("DELETE", "/memory/soul/history"),
+        ("GET", "/feedback"),
+        ("DELETE", "/feedback/sig-1"),
         ("GET", "/memory/stats"),
     ] {
         engine.send(Ask::new(method, target).without_key()).await.error(401, "INVALID_KEY").await;
