@@ -5,6 +5,7 @@
 //! `memory`; it hands over normalised texts and hashes and gets rows back. The invariant: a row, its full-text
 //! entry, its vector and its lineage are one; whatever changes the row changes them in the same transaction.
 
+mod columns;
 mod id;
 mod age;
 

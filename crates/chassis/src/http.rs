@@ -12,6 +12,7 @@
 mod crowd;
 mod guard;
 mod keys;
+pub mod openapi;
 mod origin;
 mod server;
 mod stall;

@@ -1,5 +1,6 @@
 //! How nodes are related: the edges of the social graph. Both ends' searched texts change with an edge.
 
+use super::columns::Columns;
 use super::nodes::{self, Render};
 use super::{PROVENANCE, Provenance, Stored, all, first, provenance, time, time_or_none};
 use crate::{Error, Result, Tx};
@@ -71,62 +72,27 @@ fn ends(edge: &Edge) -> BTreeSet<NodeId> {
     [edge.from.clone(), edge.to.clone()].into()
 }
 
+fn columns(edge: &Edge) -> Columns<'_> {
+    Columns::of("edge_id", edge.edge_id.as_str(), &edge.provenance)
+        .and("from_node", edge.from.as_str())
+        .and("to_node", edge.to.as_str())
+        .and("relation", &edge.relation)
+        .and("valid_from", edge.valid_from.millis())
+        .and("valid_until", edge.valid_until.map(Timestamp::millis))
+}
+
 /// Stores a new edge; returns the nodes' rows whose text changed (their vectors are gone).
 /// `Error::Constraint` when an end does not exist.
 pub fn insert(tx: &Tx<'_>, edge: &Edge, render: &Render<'_>) -> Result<Vec<i64>> {
-    let p = &edge.provenance;
-    tx.conn()
-        .prepare_cached(
-            "INSERT INTO social_graph_edges (edge_id, from_node, to_node, relation, valid_from, valid_until,
-                                             confidence, trust, source, rationale, last_confirmed_at, created_at,
-                                             updated_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-        )?
-        .execute(params![
-            edge.edge_id.as_str(),
-            edge.from.as_str(),
-            edge.to.as_str(),
-            edge.relation,
-            edge.valid_from.millis(),
-            edge.valid_until.map(Timestamp::millis),
-            p.confidence,
-            p.trust.as_str(),
-            p.source,
-            p.rationale,
-            p.last_confirmed_at.millis(),
-            p.created_at.millis(),
-            p.updated_at.millis(),
-        ])?;
+    columns(edge).insert(tx, "social_graph_edges")?;
     nodes::rewrite(tx, &ends(edge), render)
 }
 
 /// Writes everything of an edge but its id, and the texts of the nodes at its ends, at the old ones and the new ones.
 /// Returns the nodes' rows whose text changed; `None` when there is no such edge.
 pub fn replace(tx: &Tx<'_>, edge: &Edge, render: &Render<'_>) -> Result<Option<Vec<i64>>> {
-    let p = &edge.provenance;
     let Some(old) = get(tx, &edge.edge_id)? else { return Ok(None) };
-    tx.conn()
-        .prepare_cached(
-            "UPDATE social_graph_edges SET relation = ?2, valid_from = ?3, valid_until = ?4, confidence = ?5,
-                    trust = ?6, source = ?7, rationale = ?8, last_confirmed_at = ?9, updated_at = ?10,
-                    created_at = ?11, from_node = ?12, to_node = ?13
-             WHERE edge_id = ?1",
-        )?
-        .execute(params![
-            edge.edge_id.as_str(),
-            edge.relation,
-            edge.valid_from.millis(),
-            edge.valid_until.map(Timestamp::millis),
-            p.confidence,
-            p.trust.as_str(),
-            p.source,
-            p.rationale,
-            p.last_confirmed_at.millis(),
-            p.updated_at.millis(),
-            p.created_at.millis(),
-            edge.from.as_str(),
-            edge.to.as_str(),
-        ])?;
+    columns(edge).replace(tx, "social_graph_edges")?;
     let touched = ends(&old.item).into_iter().chain(ends(edge)).collect();
     nodes::rewrite(tx, &touched, render).map(Some)
 }

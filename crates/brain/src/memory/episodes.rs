@@ -1,6 +1,7 @@
 //! Episodes: what happened, one row each, in the order of their task.
 
 use super::age::{self, Age};
+use super::columns::Columns;
 use super::{Change, PROVENANCE, Provenance, Stored, all, each, first, provenance, time};
 use crate::{Error, Result, Tx};
 use contract::memory::EpisodeKind;
@@ -66,72 +67,28 @@ fn select(rest: &str) -> String {
     format!("SELECT {COLUMNS}, {PROVENANCE} FROM episodes {rest}")
 }
 
+fn columns<'e>(episode: &'e Episode, search_text: &'e str) -> Columns<'e> {
+    Columns::of("episode_id", episode.episode_id.as_str(), &episode.provenance)
+        .and("kind", episode.kind.as_str())
+        .and("key", &episode.key)
+        .and("description", &episode.description)
+        .and("value", &episode.value)
+        .and("task_id", episode.task_id.as_ref().map(TaskId::as_str))
+        .and("turn_id", episode.turn_id.as_ref().map(TurnId::as_str))
+        .and("position", episode.position)
+        .and("occurred_at", episode.occurred_at.millis())
+        .and("content_hash", &episode.content_hash)
+        .and("search_text", search_text)
+}
+
 /// Stores a new episode and returns its row.
 pub fn insert(tx: &Tx<'_>, episode: &Episode, search_text: &str) -> Result<i64> {
-    let p = &episode.provenance;
-    tx.conn()
-        .prepare_cached(
-            "INSERT INTO episodes (episode_id, kind, key, description, value, task_id, turn_id, position,
-                                   occurred_at, content_hash, confidence, trust, source, rationale,
-                                   last_confirmed_at, created_at, updated_at, search_text)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
-        )?
-        .execute(params![
-            episode.episode_id.as_str(),
-            episode.kind.as_str(),
-            episode.key,
-            episode.description,
-            episode.value,
-            episode.task_id.as_ref().map(TaskId::as_str),
-            episode.turn_id.as_ref().map(TurnId::as_str),
-            episode.position,
-            episode.occurred_at.millis(),
-            episode.content_hash,
-            p.confidence,
-            p.trust.as_str(),
-            p.source,
-            p.rationale,
-            p.last_confirmed_at.millis(),
-            p.created_at.millis(),
-            p.updated_at.millis(),
-            search_text,
-        ])?;
-    Ok(tx.conn().last_insert_rowid())
+    columns(episode, search_text).insert(tx, "episodes")
 }
 
 /// Writes everything of an episode but its id. Another `search_text` drops the vector.
 pub fn replace(tx: &Tx<'_>, episode: &Episode, search_text: &str) -> Result<Change> {
-    let p = &episode.provenance;
-    let rows = tx
-        .conn()
-        .prepare_cached(
-            "UPDATE episodes SET kind = ?2, key = ?3, description = ?4, value = ?5, occurred_at = ?6,
-                    content_hash = ?7, confidence = ?8, trust = ?9, source = ?10, rationale = ?11,
-                    last_confirmed_at = ?12, updated_at = ?13, search_text = ?14, created_at = ?15,
-                    task_id = ?16, turn_id = ?17, position = ?18
-             WHERE episode_id = ?1",
-        )?
-        .execute(params![
-            episode.episode_id.as_str(),
-            episode.kind.as_str(),
-            episode.key,
-            episode.description,
-            episode.value,
-            episode.occurred_at.millis(),
-            episode.content_hash,
-            p.confidence,
-            p.trust.as_str(),
-            p.source,
-            p.rationale,
-            p.last_confirmed_at.millis(),
-            p.updated_at.millis(),
-            search_text,
-            p.created_at.millis(),
-            episode.task_id.as_ref().map(TaskId::as_str),
-            episode.turn_id.as_ref().map(TurnId::as_str),
-            episode.position,
-        ])?;
-    Ok(Change::of(rows))
+    columns(episode, search_text).replace(tx, "episodes").map(Change::of)
 }
 
 /// One episode.

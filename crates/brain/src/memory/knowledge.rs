@@ -1,6 +1,7 @@
 //! Knowledge: what holds, since when, and until when. A fact that stopped holding is closed, not deleted.
 
 use super::age::{self, Age};
+use super::columns::Columns;
 use super::{Change, PROVENANCE, Provenance, Stored, all, each, first, provenance, time, time_or_none};
 use crate::{Error, Result, Tx};
 use contract::memory::FactType;
@@ -69,70 +70,27 @@ fn select(rest: &str) -> String {
     format!("SELECT {COLUMNS}, {PROVENANCE} FROM knowledge_store {rest}")
 }
 
+fn columns<'f>(fact: &'f Fact, search_text: &'f str) -> Columns<'f> {
+    Columns::of("fact_id", fact.fact_id.as_str(), &fact.provenance)
+        .and("subject", &fact.subject)
+        .and("subject_norm", &fact.subject_norm)
+        .and("content", &fact.content)
+        .and("type", fact.kind.as_str())
+        .and("valid_from", fact.valid_from.millis())
+        .and("valid_until", fact.valid_until.map(Timestamp::millis))
+        .and("superseded_by", fact.superseded_by.as_ref().map(FactId::as_str))
+        .and("content_hash", &fact.content_hash)
+        .and("search_text", search_text)
+}
+
 /// Stores a new fact and returns its row.
 pub fn insert(tx: &Tx<'_>, fact: &Fact, search_text: &str) -> Result<i64> {
-    let p = &fact.provenance;
-    tx.conn()
-        .prepare_cached(
-            "INSERT INTO knowledge_store (fact_id, subject, subject_norm, content, type, valid_from, valid_until,
-                                          superseded_by, content_hash, confidence, trust, source, rationale,
-                                          last_confirmed_at, created_at, updated_at, search_text)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
-        )?
-        .execute(params![
-            fact.fact_id.as_str(),
-            fact.subject,
-            fact.subject_norm,
-            fact.content,
-            fact.kind.as_str(),
-            fact.valid_from.millis(),
-            fact.valid_until.map(Timestamp::millis),
-            fact.superseded_by.as_ref().map(FactId::as_str),
-            fact.content_hash,
-            p.confidence,
-            p.trust.as_str(),
-            p.source,
-            p.rationale,
-            p.last_confirmed_at.millis(),
-            p.created_at.millis(),
-            p.updated_at.millis(),
-            search_text,
-        ])?;
-    Ok(tx.conn().last_insert_rowid())
+    columns(fact, search_text).insert(tx, "knowledge_store")
 }
 
 /// Writes everything of a fact but its id. Another `search_text` drops the vector.
 pub fn replace(tx: &Tx<'_>, fact: &Fact, search_text: &str) -> Result<Change> {
-    let p = &fact.provenance;
-    let rows = tx
-        .conn()
-        .prepare_cached(
-            "UPDATE knowledge_store SET subject = ?2, subject_norm = ?3, content = ?4, type = ?5, valid_from = ?6,
-                    valid_until = ?7, superseded_by = ?8, content_hash = ?9, confidence = ?10, trust = ?11,
-                    source = ?12, rationale = ?13, last_confirmed_at = ?14, updated_at = ?15, search_text = ?16,
-                    created_at = ?17
-             WHERE fact_id = ?1",
-        )?
-        .execute(params![
-            fact.fact_id.as_str(),
-            fact.subject,
-            fact.subject_norm,
-            fact.content,
-            fact.kind.as_str(),
-            fact.valid_from.millis(),
-            fact.valid_until.map(Timestamp::millis),
-            fact.superseded_by.as_ref().map(FactId::as_str),
-            fact.content_hash,
-            p.confidence,
-            p.trust.as_str(),
-            p.source,
-            p.rationale,
-            p.last_confirmed_at.millis(),
-            p.updated_at.millis(),
-            search_text,
-            p.created_at.millis(),
-        ])?;
-    Ok(Change::of(rows))
+    columns(fact, search_text).replace(tx, "knowledge_store").map(Change::of)
 }
 
 /// Ends the validity of a fact. [`Change::Missing`] also when it has ended by then already.

@@ -4,6 +4,7 @@
 //! from what is stored, in the transaction that changes the node or a relation, so it cannot name what is gone.
 
 use super::age::{self, Age};
+use super::columns::Columns;
 use super::edges::{self, Relation};
 use super::{PROVENANCE, Provenance, Stored, all, each, first, provenance};
 use crate::{Error, Result, Tx};
@@ -73,64 +74,25 @@ fn json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("texts and JSON values always serialise")
 }
 
+fn columns(node: &Node) -> Columns<'_> {
+    Columns::of("node_id", node.node_id.as_str(), &node.provenance)
+        .and("name", &node.name)
+        .and("name_norm", &node.name_norm)
+        .and("kind", node.kind.as_str())
+        .and("aliases", json(&node.aliases))
+        .and("aliases_norm", json(&node.aliases_norm))
+        .and("attributes", json(&node.attributes))
+}
+
 /// Stores a new node, which has no relations yet, and returns its row.
 pub fn insert(tx: &Tx<'_>, node: &Node, render: &Render<'_>) -> Result<i64> {
-    let p = &node.provenance;
-    tx.conn()
-        .prepare_cached(
-            "INSERT INTO social_graph_nodes (node_id, name, name_norm, kind, aliases, aliases_norm, attributes,
-                                             confidence, trust, source, rationale, last_confirmed_at, created_at,
-                                             updated_at, search_text)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
-        )?
-        .execute(params![
-            node.node_id.as_str(),
-            node.name,
-            node.name_norm,
-            node.kind.as_str(),
-            json(&node.aliases),
-            json(&node.aliases_norm),
-            json(&node.attributes),
-            p.confidence,
-            p.trust.as_str(),
-            p.source,
-            p.rationale,
-            p.last_confirmed_at.millis(),
-            p.created_at.millis(),
-            p.updated_at.millis(),
-            render(node, &[]),
-        ])?;
-    Ok(tx.conn().last_insert_rowid())
+    columns(node).and("search_text", render(node, &[])).insert(tx, "social_graph_nodes")
 }
 
 /// Writes everything of a node but its id, and the texts of its neighbours, which name it.
 /// Returns the rows whose text changed (their vectors are gone); `None` when there is no such node.
 pub fn replace(tx: &Tx<'_>, node: &Node, render: &Render<'_>) -> Result<Option<Vec<i64>>> {
-    let p = &node.provenance;
-    let rows = tx
-        .conn()
-        .prepare_cached(
-            "UPDATE social_graph_nodes SET name = ?2, name_norm = ?3, kind = ?4, aliases = ?5, aliases_norm = ?6,
-                    attributes = ?7, confidence = ?8, trust = ?9, source = ?10, rationale = ?11,
-                    last_confirmed_at = ?12, updated_at = ?13, created_at = ?14
-             WHERE node_id = ?1",
-        )?
-        .execute(params![
-            node.node_id.as_str(),
-            node.name,
-            node.name_norm,
-            node.kind.as_str(),
-            json(&node.aliases),
-            json(&node.aliases_norm),
-            json(&node.attributes),
-            p.confidence,
-            p.trust.as_str(),
-            p.source,
-            p.rationale,
-            p.last_confirmed_at.millis(),
-            p.updated_at.millis(),
-            p.created_at.millis(),
-        ])?;
+    let rows = columns(node).replace(tx, "social_graph_nodes")?;
     if rows == 0 {
         return Ok(None);
     }

@@ -15,15 +15,13 @@ use crate::config::Provider;
 use crate::tools::registry::Registry;
 use crate::tools::{own, search, shell};
 use serde_json::{Value, json};
-use std::sync::Arc;
 use std::time::Duration;
 
 fn platform() -> Registry {
     let mut tools = Registry::default();
-    tools.add(Arc::new(shell::Bash::new(Duration::from_secs(5)))).expect("a good tool");
-    tools.add(Arc::new(search::Grep::new())).expect("a good tool");
-    for tool in own::OwnTool::all() {
-        tools.add(Arc::new(tool)).expect("a good tool");
+    let all = [vec![shell::bash(Duration::from_secs(5))], search::tools(), own::tools()];
+    for tool in all.into_iter().flatten() {
+        tools.add(tool).expect("a good tool");
     }
     tools
 }

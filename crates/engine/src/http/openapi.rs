@@ -4,8 +4,8 @@ mod memory;
 mod learning;
 
 use super::routes::OPERATIONS;
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use chassis::http::openapi::{self, operation_id, reference};
 use contract::engine_api::{
     Activity, ExecuteRequest, Health, HealthStatus, RotateKeyRequest, RotateKeyResponse, SandboxReport,
     SubsystemState, Subsystems,
@@ -17,17 +17,13 @@ use utoipa::{PartialSchema, ToSchema};
 
 /// The whole document, pretty-printed JSON with a line end. Built once: anyone may ask for it, without a key.
 pub fn document() -> &'static str {
-    static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
-        let mut text = serde_json::to_string_pretty(&build()).expect("a JSON value always serialises");
-        text.push('\n');
-        text
-    });
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| openapi::text(&build()));
     &DOCUMENT
 }
 
 /// The handler. Every answer shares the same bytes.
 pub async fn serve() -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], document()).into_response()
+    openapi::answer(document())
 }
 
 fn build() -> Value {
@@ -85,15 +81,6 @@ fn build() -> Value {
             "schemas": all_schemas(),
         },
     })
-}
-
-fn operation_id(method: &str, path: &str) -> String {
-    let words: Vec<&str> = path.split(['/', '-', '.', '{', '}']).filter(|w| !w.is_empty()).collect();
-    format!("{}_{}", method.to_ascii_lowercase(), words.join("_"))
-}
-
-fn reference(name: &str) -> Value {
-    json!({"$ref": format!("#/components/schemas/{name}")})
 }
 
 fn responses(answer: &str, codes: &[ErrorCode], keyless: bool) -> Value {

@@ -60,27 +60,16 @@ pub fn trajectory(
     if trajectories::processed(tx, turn, now)? == Change::Missing {
         return Ok(Done::default());
     }
-    let mut done = Done { learned: true, ..Done::default() };
-    let mut progress = Progress { trajectories: 1, ..Progress::default() };
-    // taken back while it was read
-    if stands(tx, material)? {
-        write(tx, material, &lessons.items, vectors, now, &mut progress, &mut done)?;
-        let shown = Shown {
-            patterns: lessons.patterns.clone(),
-            procedures: lessons.procedures.clone(),
-            skills: Vec::new(),
-        };
-        if shown != Shown::default() {
-            trajectories::note_shown(
-                tx,
-                turn,
-                &serde_json::to_value(shown).expect("texts always serialise"),
-            )?;
-        }
+    let shown = Shown {
+        patterns: lessons.patterns.clone(),
+        procedures: lessons.procedures.clone(),
+        skills: Vec::new(),
+    };
+    if shown != Shown::default() && stands(tx, material)? {
+        trajectories::note_shown(tx, turn, &serde_json::to_value(shown).expect("texts always serialise"))?;
     }
-    feedback(tx, turn, &material.signals, now, &mut done)?;
-    batches::advance(tx, batch, progress)?;
-    Ok(done)
+    let progress = Progress { trajectories: 1, ..Progress::default() };
+    learned(tx, batch, material, lessons, vectors, now, progress)
 }
 
 /// Ends feedback that came after its turn had been learned from.
@@ -92,14 +81,26 @@ pub fn late_feedback(
     vectors: &Prepared,
     now: Timestamp,
 ) -> brain::Result<Done> {
-    let mut done = Done::default();
     for signal in &material.signals {
         if signals::get(tx, &signal.signal_id)?.is_none_or(|s| s.processed_at.is_some()) {
-            return Ok(done);
+            return Ok(Done::default());
         }
     }
-    done.learned = true;
-    let mut progress = Progress::default();
+    learned(tx, batch, material, lessons, vectors, now, Progress::default())
+}
+
+/// Keeps the lessons of a turn and moves what its feedback was about.
+fn learned(
+    tx: &Tx<'_>,
+    batch: &BatchId,
+    material: &Material,
+    lessons: &Lessons,
+    vectors: &Prepared,
+    now: Timestamp,
+    mut progress: Progress,
+) -> brain::Result<Done> {
+    let mut done = Done { learned: true, ..Done::default() };
+    // unless it was taken back while it was read
     if stands(tx, material)? {
         write(tx, material, &lessons.items, vectors, now, &mut progress, &mut done)?;
     }

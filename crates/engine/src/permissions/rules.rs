@@ -4,6 +4,7 @@ use super::ground::{RealGround, policy};
 use super::{PermissionContext, Verdict};
 use ::permissions::rules::{self, Facts};
 pub use ::permissions::rules::{ActionFacts, FetchFacts, Pin, ToolFacts, reason};
+use serde_json::Value;
 
 fn ask(context: &PermissionContext<'_>, rule: impl FnOnce(&Facts<'_>) -> Verdict) -> Verdict {
     let policy = policy(context.workspace, context.network);
@@ -13,6 +14,11 @@ fn ask(context: &PermissionContext<'_>, rule: impl FnOnce(&Facts<'_>) -> Verdict
 /// A file tool that reads `path`.
 pub fn read_path(path: &str, context: &PermissionContext<'_>) -> Verdict {
     ask(context, |facts| rules::read_path(path, facts))
+}
+
+/// The same for a property of an input that may be absent, and then stands for the workspace.
+pub fn read_optional(path: &Value, context: &PermissionContext<'_>) -> Verdict {
+    path.as_str().map_or_else(Verdict::allow, |path| read_path(path, context))
 }
 
 /// A file tool that writes `path`.

@@ -11,7 +11,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-/// `data/{brain.sqlite,backups,work,catalog,tmp/t1}` and `srv/old`, with `data/work` as the only root.
+/// `state/{brain.sqlite,backups,scratch/t1,root/catalog}` and `srv/old`, with `state/root` as the only root.
 struct World {
     _dir: tempfile::TempDir,
     base: PathBuf,
@@ -24,29 +24,29 @@ fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
     let base = dir.path().canonicalize().unwrap();
     for sub in [
-        "data/work/sub",
-        "data/work/repo/.git",
-        "data/backups",
-        "data/tmp/t1",
+        "state/root/sub",
+        "state/root/repo/.git",
+        "state/backups",
+        "state/scratch/t1",
         "srv/old",
-        "data/work/catalog",
+        "state/root/catalog",
     ] {
         fs::create_dir_all(base.join(sub)).unwrap();
     }
-    fs::write(base.join("data/brain.sqlite"), "brain").unwrap();
-    fs::write(base.join("data/work/small"), "x").unwrap();
-    fs::write(base.join("data/work/big"), vec![b'x'; 5000]).unwrap();
+    fs::write(base.join("state/brain.sqlite"), "brain").unwrap();
+    fs::write(base.join("state/root/small"), "x").unwrap();
+    fs::write(base.join("state/root/big"), vec![b'x'; 5000]).unwrap();
     fs::write(base.join("srv/old/f"), "x").unwrap();
-    symlink(base.join("data/brain.sqlite"), base.join("data/work/link")).unwrap();
-    symlink(base.join("srv"), base.join("data/work/out")).unwrap();
-    fs::hard_link(base.join("data/brain.sqlite"), base.join("data/work/hard")).unwrap();
-    let workspace = Workspace::new([base.join("data/work")])
+    symlink(base.join("state/brain.sqlite"), base.join("state/root/link")).unwrap();
+    symlink(base.join("srv"), base.join("state/root/out")).unwrap();
+    fs::hard_link(base.join("state/brain.sqlite"), base.join("state/root/hard")).unwrap();
+    let workspace = Workspace::new([base.join("state/root")])
         .unwrap()
-        .seal_brain(&base.join("data/brain.sqlite"))
-        .seal(&base.join("data/backups"))
-        .seal(&base.join("data/hooks.json"))
-        .read_only(&base.join("data/work/catalog"))
-        .for_task(&base.join("data/tmp/t1"))
+        .seal_brain(&base.join("state/brain.sqlite"))
+        .seal(&base.join("state/backups"))
+        .seal(&base.join("state/hooks.json"))
+        .read_only(&base.join("state/root/catalog"))
+        .for_task(&base.join("state/scratch/t1"))
         .unwrap();
     World { _dir: dir, base, workspace, remembered: Remembered::default(), agreed: HashSet::new() }
 }
@@ -175,7 +175,7 @@ fn every_command_has_its_verdict() {
         ("tar xf a.tar -C /srv", "ask"),
         // never
         ("cat ../brain.sqlite", "deny"),
-        ("sqlite3 B/data/brain.sqlite .dump", "deny"),
+        ("sqlite3 B/state/brain.sqlite .dump", "deny"),
         ("cat link", "deny"),
         ("cat hard", "deny"),
         ("cat < ../brain.sqlite-wal", "deny"),
@@ -194,7 +194,7 @@ fn every_command_has_its_verdict() {
         ("ls /proc/1/root/etc", "deny"),
         ("sh -c 'cat ../brain.sqlite'", "deny"),
         ("echo $(cat ../brain.sqlite)", "deny"),
-        ("python3 -c 'open(\"B/data/brain.sqlite\")'", "deny"),
+        ("python3 -c 'open(\"B/state/brain.sqlite\")'", "deny"),
         ("echo x > catalog/agent.json", "deny"),
         ("rm -rf catalog/tools", "deny"),
         ("rm -rf B/srv/old; cat ../brain.sqlite", "deny"),
@@ -224,7 +224,7 @@ fn a_prompt_says_what_would_be_remembered_and_what_a_yes_opens() {
     };
     assert_eq!(
         elsewhere.rule,
-        format!("bash:cd {} && git reset --hard", w.base.join("data/work/sub").display())
+        format!("bash:cd {} && git reset --hard", w.base.join("state/root/sub").display())
     );
 }
 
@@ -243,7 +243,7 @@ fn remembered_rules_allow_but_never_what_is_denied() {
     let grants = Grants::paths(vec![target]);
     let rule = Some(format!("write:{}", w.base.join("srv/new").display()));
     assert_eq!(check(&*tool("write_file"), &input, &w.context()), Verdict::Allow { rule, grants });
-    let brain = w.base.join("data/brain.sqlite");
+    let brain = w.base.join("state/brain.sqlite");
     w.remembered.insert(format!("write:{}", brain.display()), Scope::default());
     for name in ["read_file", "write_file", "edit_file"] {
         for path in [

@@ -28,6 +28,9 @@ use std::time::{Duration, Instant};
 const PLACES: [&str; 3] = ["/usr/bin/bwrap", "/bin/bwrap", "/usr/local/bin/bwrap"];
 /// How long the trial may take; a machine on which it takes longer goes without.
 const TRIAL_MAX: Duration = Duration::from_secs(5);
+/// Seconds of a processor for the trial, which has nobody to end it when its Engine is killed. It takes milliseconds;
+/// fewer than a slow machine needs would call a working sandbox broken.
+const TRIAL_CPU_S: u64 = 5;
 /// How much of bubblewrap's complaint is passed on.
 const COMPLAINT_MAX: u64 = 512;
 /// Every namespace but that of time, which no tool needs to be apart. The network's, too, when a command may use
@@ -46,6 +49,8 @@ const BIND: &str = "--bind-fd";
 const BIND_READ_ONLY: &str = "--ro-bind-fd";
 /// The name of the machine inside.
 const HOST_NAME: &str = "sandbox";
+/// Ends what is inside with the Engine. Bubblewrap's own word, because the parent of process 1 is bubblewrap.
+const DIE_WITH_PARENT: &str = "--die-with-parent";
 /// A program that cannot exist: getting as far as not finding it shows that everything before works.
 const NO_PROGRAM: &str = "/proc/self/no-such-program";
 
@@ -59,8 +64,18 @@ pub struct Bubblewrap {
     inside: File,
 }
 
+/// What ends a launch whose Engine is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The kernel, at once.
+    WithTheEngine,
+    /// Itself, for a launch that is over in a moment.
+    ByItself,
+}
+
 /// A command to be run inside.
 pub(super) struct Order<'a> {
+    pub end: End,
     pub grants: &'a [Grant],
     /// The task's scratch directory, which is also `/tmp` inside.
     pub scratch: Option<&'a Path>,
@@ -85,8 +100,7 @@ pub(super) struct Wrapped {
 
 impl Bubblewrap {
     /// Finds it and tries it. `inside` is the program that answers to [`super::inside::ASKED`]. The trial carries
-    /// `mark`: the process inside waits for bubblewrap before it can know that its parent has died, and would wait for
-    /// ever if both are killed then.
+    /// `mark`, so that the next Engine finds what is left of one.
     pub fn detect(inside: &Path, mark: Option<Mark>) -> Result<Self, Unachievable> {
         let missing = |cause: String| Unachievable { layer: "bubblewrap", cause };
         let program = PLACES.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
@@ -142,6 +156,9 @@ impl Bubblewrap {
         Ok(Wrapped { command, handed_over, words, door: ours })
     }
 
+    /// Nothing kills the trial when the Engine is killed: its processes wait for each other and for nobody else, so all
+    /// of them end by themselves. A bubblewrap that is killed before process 1 inside has been told of its user
+    /// namespace leaves that one waiting for ever.
     fn try_out(&self, mark: Option<Mark>) -> io::Result<()> {
         let mut system: Vec<Grant> = view::system();
         // One of them by descriptor, to see whether that is understood.
@@ -151,6 +168,7 @@ impl Bubblewrap {
             first.held = Some(Arc::new(OwnedFd::from(File::open(&first.path)?)));
         }
         let order = Order {
+            end: End::ByItself,
             grants: &system,
             scratch: None,
             cwd: Path::new("/"),
@@ -162,9 +180,10 @@ impl Bubblewrap {
         };
         let Wrapped { mut command, handed_over, words, door: _ } = self.wrap(order)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let carried = mark.map(|mark| (libc::RLIMIT_RTTIME, mark.value()));
         let confinement = Confinement {
-            parent: std::process::id(),
-            limits: mark.map(|mark| (libc::RLIMIT_RTTIME, mark.value())).into_iter().collect(),
+            parent: None,
+            limits: carried.into_iter().chain([(libc::RLIMIT_CPU, TRIAL_CPU_S)]).collect(),
             capabilities: Some(MAKE_NAMESPACES),
             group: None,
             ruleset: None,
@@ -177,8 +196,8 @@ impl Bubblewrap {
         // With it goes our copy of the writing end.
         drop(command);
         let outcome = first_word(&words);
-        // Ended by itself or hanging: either way nothing of it may stay.
-        let _ = child.kill();
+        // Ended by itself or hanging: either way nothing of it may stay, and bubblewrap is not all of it.
+        groups::kill_group(child.id().cast_signed());
         let complaint = child.stderr.take().map(complaint).unwrap_or_default();
         child.wait()?;
         match outcome? {
@@ -295,8 +314,12 @@ impl Bubblewrap {
         let mut out: Vec<OsString> = NAMESPACES.iter().map(Into::into).collect();
         let mut say = |words: &[&Path]| out.extend(words.iter().map(|w| w.as_os_str().to_owned()));
         let flag = |text: &'static str| Path::new(text);
-        for word in ["--hostname", HOST_NAME, "--as-pid-1", "--die-with-parent", "--cap-drop", "ALL"] {
+        for word in ["--hostname", HOST_NAME, "--as-pid-1", "--cap-drop", "ALL"] {
             say(&[flag(word)]);
+        }
+        match order.end {
+            End::WithTheEngine => say(&[flag(DIE_WITH_PARENT)]),
+            End::ByItself => {}
         }
         for &Mount { name, path, rights, held } in &mounts {
             // Bubblewrap closes each when it has used it, so every mount gets one of its own.
@@ -356,6 +379,7 @@ mod tests {
 
     fn words(grants: &[Grant], rules: bool) -> String {
         let order = Order {
+            end: End::WithTheEngine,
             grants,
             scratch: Some(Path::new("/data/tmp/t1")),
             cwd: Path::new("/data/work"),

@@ -31,8 +31,9 @@ const OUT_OF_MEMORY_SCORE: &[u8] = b"500";
 
 /// Everything a child does to itself before `exec`.
 pub(super) struct Confinement {
-    /// The process that must still be the parent, or the child ends.
-    pub parent: u32,
+    /// The process that must still be the parent, or the child ends, and with which it is killed; `None` for a child
+    /// that ends by itself.
+    pub parent: Option<u32>,
     /// `(resource, limit)`, soft and hard alike.
     pub limits: Vec<(libc::__rlimit_resource_t, u64)>,
     /// no_new_privs, and at most these capabilities; `None` changes neither.
@@ -91,10 +92,12 @@ impl Confinement {
                 drop_capabilities(kept)?;
                 check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
             }
-            // After the capabilities: changing credentials may clear it.
-            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong, 0, 0, 0))?;
-            if libc::getppid().cast_unsigned() != self.parent {
-                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            if let Some(parent) = self.parent {
+                // After the capabilities: changing credentials may clear it.
+                check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong, 0, 0, 0))?;
+                if libc::getppid().cast_unsigned() != parent {
+                    return Err(io::Error::from_raw_os_error(libc::ESRCH));
+                }
             }
             close_others_on_exec()?;
             for fd in &self.handed_over {

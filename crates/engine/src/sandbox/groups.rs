@@ -368,7 +368,7 @@ fn is_our_zombie(pid: i32) -> bool {
     fields.is_some_and(|(state, parent, _)| state == "Z" && parent == own)
 }
 
-fn kill_group(pgid: i32) {
+pub(super) fn kill_group(pgid: i32) {
     // 0 and 1 would mean our own group and everybody.
     if pgid > 1
         && let Some(pid) = rustix::process::Pid::from_raw(pgid)

@@ -8,7 +8,7 @@
 
 pub use super::command::{Command, Confine, LaunchError, LauncherConfig, Network};
 
-use super::bubblewrap::{self, Bubblewrap, Order, Wrapped};
+use super::bubblewrap::{self, Bubblewrap, End, Order, Wrapped};
 use super::cgroups::{Cgroup, Cgroups};
 use super::child::{Confinement, FILE_WORK, MAKE_NAMESPACES};
 use super::gate::{Door, Kind};
@@ -397,7 +397,7 @@ impl Launcher {
             Some(_) | None => None,
         };
         let mut confinement = Confinement {
-            parent: std::process::id(),
+            parent: Some(std::process::id()),
             limits,
             capabilities: fully.then_some(FILE_WORK),
             group: cgroup.as_ref().map(Cgroup::members).transpose().map_err(LaunchError::Sandbox)?,
@@ -422,6 +422,7 @@ impl Launcher {
             };
             if let Ok(wrap) = self.wrap.get() {
                 let order = Order {
+                    end: End::WithTheEngine,
                     grants: &grants,
                     scratch: workspace.scratch(),
                     cwd: &cwd,

@@ -24,7 +24,7 @@ pub(super) fn can_ask(programs: &[BpfProgram]) -> bool {
 fn loads(programs: &[BpfProgram], asks: Option<(BpfProgram, OwnedFd)>) -> bool {
     let mut probe = std::process::Command::new(PROBE);
     let confinement = Confinement {
-        parent: std::process::id(),
+        parent: Some(std::process::id()),
         limits: Vec::new(),
         capabilities: Some(FILE_WORK),
         group: None,

@@ -93,17 +93,16 @@ pub(super) fn core_of(
 /// Every tool of the program.
 pub fn platform_tools(config: &Config) -> Result<Registry, BadTool> {
     let mut tools = Registry::default();
-    let mut all: Vec<Arc<dyn Tool>> = vec![Arc::new(shell::Bash::new(config.bash_timeout_s))];
+    let mut all: Vec<Arc<dyn Tool>> = vec![shell::bash(config.bash_timeout_s)];
     all.extend(files::tools(config.media_max_bytes as u64));
-    all.push(Arc::new(search::Grep::new()));
-    all.push(Arc::new(search::Find::new()));
+    all.extend(search::tools());
     all.extend(git::tools());
     all.extend(web::tools(config));
     all.extend(memory::tools());
     if config.content_ingestion_enabled {
-        all.push(Arc::new(media_read::MediaRead::default()));
+        all.push(media_read::media_read());
     }
-    all.extend(own::OwnTool::all().into_iter().map(|t| Arc::new(t) as Arc<dyn Tool>));
+    all.extend(own::tools());
     for tool in all {
         tools.add(tool)?;
     }

@@ -7,18 +7,19 @@
 
 mod rank;
 
-use super::input::{Stop, blocking, parse};
+use super::function::{Card, Function, path_property, tool};
+use super::input::{Stop, blocking};
 use super::search::{LINE_MAX_CHARS, Skip, start_of, walk};
 use super::tool::{CallContext, Effect, Failure, Output, Tool};
 use crate::permissions::{PermissionContext, Verdict, rules};
 use crate::sandbox::open;
 use contract::ToolReason;
-use futures::future::BoxFuture;
 use rank::{Hit, Query, Ranking};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Files looked into. (specification 7.1)
@@ -36,10 +37,11 @@ const CHUNK_LINES: usize = 30;
 const SNIPPET_LINES: usize = 5;
 
 /// The tool.
-#[derive(Debug)]
-pub struct FileSearch {
-    schema: Value,
+pub fn file_search() -> Arc<dyn Tool> {
+    tool(FileSearch)
 }
+
+struct FileSearch;
 
 #[derive(Deserialize)]
 struct Input {
@@ -48,67 +50,41 @@ struct Input {
     limit: Option<usize>,
 }
 
-impl Default for FileSearch {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+impl Function for FileSearch {
+    type Input = Input;
 
-impl FileSearch {
-    /// The tool with its schema.
-    pub fn new() -> Self {
-        let schema = json!({
-            "type": "object",
-            "additionalProperties": false,
-            "required": ["query"],
-            "properties": {
+    fn card(&self) -> Card {
+        Card {
+            name: "file_search",
+            description: "Finds the places of the workspace's text files that fit a query best, ranked by its words. \
+                Input: `query`, optional `path`, `limit`. Output: results (path, line, snippet, score from \
+                0 to 1), the best first. At most 5000 files; binary files and .git are skipped. Use it \
+                when you do not know the exact words; for an exact word or pattern use grep, for names of \
+                files use find.",
+            effect: Effect::ReadOnly,
+            required: &["query"],
+            properties: json!({
                 "query": {"type": "string", "minLength": 1, "maxLength": 1000,
                     "description": "What the text is about, in words; their order does not matter."},
-                "path": {"type": "string", "minLength": 1, "maxLength": 4096,
-                    "description": "Directory or file to search, absolute or relative to the workspace; the workspace when absent."},
+                "path": path_property("Directory or file to search, absolute or relative to the workspace; the workspace when absent."),
                 "limit": {"type": "integer", "minimum": 1, "maximum": 20, "default": 10,
                     "description": "Most results to return."}
-            }
-        });
-        Self { schema }
-    }
-}
-
-impl Tool for FileSearch {
-    fn name(&self) -> &str {
-        "file_search"
-    }
-
-    fn description(&self) -> &str {
-        "Finds the places of the workspace's text files that fit a query best, ranked by its words. Input: `query`, \
-         optional `path`, `limit`. Output: results (path, line, snippet, score from 0 to 1), the best first. At most \
-         5000 files; binary files and .git are skipped. Use it when you do not know the exact words; for an exact \
-         word or pattern use grep, for names of files use find."
-    }
-
-    fn input_schema(&self) -> &Value {
-        &self.schema
-    }
-
-    fn effect(&self, _input: &Value) -> Effect {
-        Effect::ReadOnly
+            }),
+        }
     }
 
     fn check(&self, input: &Value, context: &PermissionContext<'_>) -> Verdict {
-        input["path"].as_str().map_or_else(Verdict::allow, |path| rules::read_path(path, context))
+        rules::read_optional(&input["path"], context)
     }
 
-    fn run<'a>(&'a self, call: CallContext, input: Value) -> BoxFuture<'a, Result<Output, Failure>> {
-        Box::pin(async move {
-            let input: Input = parse(input)?;
-            let query = Query::new(&input.query);
-            if query.is_empty() {
-                let text = "the query has no words to search for";
-                return Err(Failure::new(ToolReason::InvalidInput, text));
-            }
-            let cancel = call.cancel.clone();
-            blocking(&cancel, TIME_MAX, move |stop| search(&call, &input, query, &stop)).await
-        })
+    async fn run(&self, call: CallContext, input: Input) -> Result<Output, Failure> {
+        let query = Query::new(&input.query);
+        if query.is_empty() {
+            let text = "the query has no words to search for";
+            return Err(Failure::new(ToolReason::InvalidInput, text));
+        }
+        let cancel = call.cancel.clone();
+        blocking(&cancel, TIME_MAX, move |stop| search(&call, &input, query, &stop)).await
     }
 }
 

@@ -1,12 +1,12 @@
 //! The tools `read_file`, `write_file` and `edit_file`. They run in the Engine's own process, so every path
 //! is resolved, checked and then opened without following links (`sandbox::open`).
 
-use super::input::{blocking, io_failure, parse, readable, writable};
+use super::function::{Card, Function, path_property, tool};
+use super::input::{blocking, io_failure, readable, writable};
 use super::tool::{CallContext, Effect, Failure, Media, Output, Tool};
 use crate::permissions::{PermissionContext, Verdict, rules};
 use crate::sandbox::{Workspace, open};
 use contract::ToolReason;
-use futures::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -35,9 +35,9 @@ const EDIT_LOCKS: usize = 64;
 pub fn tools(image_max: u64) -> Vec<Arc<dyn Tool>> {
     let locks = Arc::new(EditLocks::default());
     vec![
-        Arc::new(ReadFile { schema: read_schema(), image_max }),
-        Arc::new(WriteFile { schema: write_schema(), locks: Arc::clone(&locks) }),
-        Arc::new(EditFile { schema: edit_schema(), locks }),
+        tool(ReadFile { image_max }),
+        tool(WriteFile { locks: Arc::clone(&locks) }),
+        tool(EditFile { locks }),
     ]
 }
 
@@ -62,7 +62,6 @@ impl EditLocks {
 }
 
 struct ReadFile {
-    schema: Value,
     image_max: u64,
 }
 
@@ -83,81 +82,65 @@ fn default_limit() -> u64 {
     2000
 }
 
-fn read_schema() -> Value {
-    json!({
-        "type": "object",
-        "additionalProperties": false,
-        "required": ["path"],
-        "properties": {
-            "path": {"type": "string", "minLength": 1, "maxLength": 4096,
-                "description": "File to read, absolute or relative to the workspace."},
-            "offset": {"type": "integer", "minimum": 1, "default": 1,
-                "description": "First line to return, counted from 1."},
-            "limit": {"type": "integer", "minimum": 1, "maximum": 5000, "default": 2000,
-                "description": "How many lines to return at most."}
+impl Function for ReadFile {
+    type Input = ReadInput;
+
+    fn card(&self) -> Card {
+        Card {
+            name: "read_file",
+            description: "Reads a text file, or looks at a PNG, JPEG, WebP or GIF image. Input: `path`, optional \
+                first line `offset` and number of lines `limit`. Output: content, path, start_line, \
+                end_line, total_lines, next_offset (call again with it while it is not null; one call \
+                returns at most 50 KB). Use it before editing a file. Not for directories (find), not for \
+                searching (grep), not for other binary files.",
+            effect: Effect::ReadOnly,
+            required: &["path"],
+            properties: json!({
+                "path": path_property("File to read, absolute or relative to the workspace."),
+                "offset": {"type": "integer", "minimum": 1, "default": 1,
+                    "description": "First line to return, counted from 1."},
+                "limit": {"type": "integer", "minimum": 1, "maximum": 5000, "default": 2000,
+                    "description": "How many lines to return at most."}
+            }),
         }
-    })
-}
-
-impl Tool for ReadFile {
-    fn name(&self) -> &str {
-        "read_file"
-    }
-
-    fn description(&self) -> &str {
-        "Reads a text file, or looks at a PNG, JPEG, WebP or GIF image. Input: `path`, optional first line \
-         `offset` and number of lines `limit`. Output: content, path, start_line, end_line, total_lines, \
-         next_offset (call again with it while it is not null; one call returns at most 50 KB). Use it before \
-         editing a file. Not for directories (find), not for searching (grep), not for other binary files."
-    }
-
-    fn input_schema(&self) -> &Value {
-        &self.schema
-    }
-
-    fn effect(&self, _input: &Value) -> Effect {
-        Effect::ReadOnly
     }
 
     fn check(&self, input: &Value, context: &PermissionContext<'_>) -> Verdict {
         rules::read_path(input["path"].as_str().unwrap_or(""), context)
     }
 
-    fn run<'a>(&'a self, call: CallContext, input: Value) -> BoxFuture<'a, Result<Output, Failure>> {
+    async fn run(&self, call: CallContext, input: ReadInput) -> Result<Output, Failure> {
         let image_max = self.image_max;
-        Box::pin(async move {
-            let input: ReadInput = parse(input)?;
-            let cancel = call.cancel.clone();
-            blocking(&cancel, TIME_MAX, move |stop| {
-                let path = readable(&call, &input.path)?;
-                let file = open::read(&call.workspace, &path).map_err(|e| io_failure(&path, &e))?;
-                let size = file.metadata().map_err(|e| io_failure(&path, &e))?.len();
-                let mut reader = BufReader::with_capacity(SNIFF_BYTES, file);
-                let start = reader.fill_buf().map_err(|e| io_failure(&path, &e))?;
-                if let Some(media_type) = image_type(start) {
-                    return read_image(reader, &path, media_type, size, image_max);
-                }
-                if start.contains(&0) {
-                    let text = format!("{} is a binary file of {size} bytes", path.display());
-                    return Err(Failure::new(ToolReason::Failed, text));
-                }
-                if size > SCAN_MAX_BYTES {
-                    let text = format!("{} has {size} bytes; read parts of it with bash", path.display());
-                    return Err(Failure::new(ToolReason::TooLarge, text));
-                }
-                let page = read_page(reader, &input, || stop.now()).map_err(|e| io_failure(&path, &e))?;
-                let Page { content, lines, total, next } = page;
-                Ok(Output::json(json!({
-                    "content": content,
-                    "path": path.display().to_string(),
-                    "start_line": input.offset,
-                    "end_line": input.offset + lines.saturating_sub(1),
-                    "total_lines": total,
-                    "next_offset": next,
-                })))
-            })
-            .await
+        let cancel = call.cancel.clone();
+        blocking(&cancel, TIME_MAX, move |stop| {
+            let path = readable(&call, &input.path)?;
+            let file = open::read(&call.workspace, &path).map_err(|e| io_failure(&path, &e))?;
+            let size = file.metadata().map_err(|e| io_failure(&path, &e))?.len();
+            let mut reader = BufReader::with_capacity(SNIFF_BYTES, file);
+            let start = reader.fill_buf().map_err(|e| io_failure(&path, &e))?;
+            if let Some(media_type) = image_type(start) {
+                return read_image(reader, &path, media_type, size, image_max);
+            }
+            if start.contains(&0) {
+                let text = format!("{} is a binary file of {size} bytes", path.display());
+                return Err(Failure::new(ToolReason::Failed, text));
+            }
+            if size > SCAN_MAX_BYTES {
+                let text = format!("{} has {size} bytes; read parts of it with bash", path.display());
+                return Err(Failure::new(ToolReason::TooLarge, text));
+            }
+            let page = read_page(reader, &input, || stop.now()).map_err(|e| io_failure(&path, &e))?;
+            let Page { content, lines, total, next } = page;
+            Ok(Output::json(json!({
+                "content": content,
+                "path": path.display().to_string(),
+                "start_line": input.offset,
+                "end_line": input.offset + lines.saturating_sub(1),
+                "total_lines": total,
+                "next_offset": next,
+            })))
         })
+        .await
     }
 }
 
@@ -252,7 +235,6 @@ fn read_image(
 }
 
 struct WriteFile {
-    schema: Value,
     locks: Arc<EditLocks>,
 }
 
@@ -264,67 +246,52 @@ struct WriteInput {
     append: bool,
 }
 
-fn write_schema() -> Value {
-    json!({
-        "type": "object",
-        "additionalProperties": false,
-        "required": ["path", "content"],
-        "properties": {
-            "path": {"type": "string", "minLength": 1, "maxLength": 4096,
-                "description": "File to write, absolute or relative to the workspace; missing directories are made."},
-            "content": {"type": "string", "maxLength": WRITE_MAX_BYTES,
-                "description": "The whole new content, or what to add with `append`; at most 5 MiB."},
-            "append": {"type": "boolean", "default": false,
-                "description": "Add to the end instead of replacing the content."}
+impl Function for WriteFile {
+    type Input = WriteInput;
+
+    fn card(&self) -> Card {
+        Card {
+            name: "write_file",
+            description: "Writes a whole text file, making missing directories; an existing file is replaced in one \
+                step. Input: `path`, `content`, optional `append`. Output: path, bytes (length of the \
+                content given), created. Use it for new files and complete rewrites. To change a part of a \
+                file use edit_file. Outside the workspace a person is asked first.",
+            effect: Effect::Idempotent,
+            required: &["path", "content"],
+            properties: json!({
+                "path": path_property("File to write, absolute or relative to the workspace; missing directories are made."),
+                "content": {"type": "string", "maxLength": WRITE_MAX_BYTES,
+                    "description": "The whole new content, or what to add with `append`; at most 5 MiB."},
+                "append": {"type": "boolean", "default": false,
+                    "description": "Add to the end instead of replacing the content."}
+            }),
         }
-    })
-}
-
-impl Tool for WriteFile {
-    fn name(&self) -> &str {
-        "write_file"
     }
 
-    fn description(&self) -> &str {
-        "Writes a whole text file, making missing directories; an existing file is replaced in one step. \
-         Input: `path`, `content`, optional `append`. Output: path, bytes (length of the content given), \
-         created. Use it for new files and complete rewrites. To change a part of a file use edit_file. \
-         Outside the workspace a person is asked first."
-    }
-
-    fn input_schema(&self) -> &Value {
-        &self.schema
-    }
-
-    fn effect(&self, input: &Value) -> Effect {
-        if input["append"].as_bool().unwrap_or(false) { Effect::Once } else { Effect::Idempotent }
+    fn effect(&self, usual: Effect, input: &Value) -> Effect {
+        if input["append"].as_bool().unwrap_or(false) { Effect::Once } else { usual }
     }
 
     fn check(&self, input: &Value, context: &PermissionContext<'_>) -> Verdict {
         rules::write_path(input["path"].as_str().unwrap_or(""), context)
     }
 
-    fn run<'a>(&'a self, call: CallContext, input: Value) -> BoxFuture<'a, Result<Output, Failure>> {
+    async fn run(&self, call: CallContext, input: WriteInput) -> Result<Output, Failure> {
         let locks = Arc::clone(&self.locks);
-        Box::pin(async move {
-            let input: WriteInput = parse(input)?;
-            let bytes = input.content.len();
-            if bytes > WRITE_MAX_BYTES {
-                let text =
-                    format!("content has {bytes} bytes; at most {WRITE_MAX_BYTES} are written by one call");
-                return Err(Failure::new(ToolReason::TooLarge, text));
-            }
-            let cancel = call.cancel.clone();
-            blocking(&cancel, TIME_MAX, move |_| {
-                let path = writable(&call, &input.path)?;
-                let _lock = locks.lock(&path);
-                let created = write(&call.workspace, &path, &input).map_err(|e| io_failure(&path, &e))?;
-                Ok(Output::json(
-                    json!({"path": path.display().to_string(), "bytes": bytes, "created": created}),
-                ))
-            })
-            .await
+        let bytes = input.content.len();
+        if bytes > WRITE_MAX_BYTES {
+            let text =
+                format!("content has {bytes} bytes; at most {WRITE_MAX_BYTES} are written by one call");
+            return Err(Failure::new(ToolReason::TooLarge, text));
+        }
+        let cancel = call.cancel.clone();
+        blocking(&cancel, TIME_MAX, move |_| {
+            let path = writable(&call, &input.path)?;
+            let _lock = locks.lock(&path);
+            let created = write(&call.workspace, &path, &input).map_err(|e| io_failure(&path, &e))?;
+            Ok(Output::json(json!({"path": path.display().to_string(), "bytes": bytes, "created": created})))
         })
+        .await
     }
 }
 
@@ -339,7 +306,6 @@ fn write(workspace: &Workspace, path: &Path, input: &WriteInput) -> io::Result<b
 }
 
 struct EditFile {
-    schema: Value,
     locks: Arc<EditLocks>,
 }
 
@@ -352,76 +318,58 @@ struct EditInput {
     replace_all: bool,
 }
 
-fn edit_schema() -> Value {
-    json!({
-        "type": "object",
-        "additionalProperties": false,
-        "required": ["path", "old_text", "new_text"],
-        "properties": {
-            "path": {"type": "string", "minLength": 1, "maxLength": 4096,
-                "description": "File to change, absolute or relative to the workspace."},
-            "old_text": {"type": "string", "minLength": 1, "maxLength": WRITE_MAX_BYTES,
-                "description": "The exact text to replace, blanks and line ends included; with enough around it to occur only once."},
-            "new_text": {"type": "string", "maxLength": WRITE_MAX_BYTES,
-                "description": "What stands there afterwards; empty to delete."},
-            "replace_all": {"type": "boolean", "default": false,
-                "description": "Replace every occurrence instead of demanding that there is only one."}
+impl Function for EditFile {
+    type Input = EditInput;
+
+    fn card(&self) -> Card {
+        Card {
+            name: "edit_file",
+            description: "Replaces an exact piece of text in a file. Input: `path`, `old_text`, `new_text`, optional \
+                `replace_all`. Output: path, replacements (0 when the change was already there). Fails \
+                when old_text does not occur, or occurs several times without replace_all. Use it for \
+                changes of a part of a file, after read_file. For new files and rewrites use write_file.",
+            effect: Effect::Idempotent,
+            required: &["path", "old_text", "new_text"],
+            properties: json!({
+                "path": path_property("File to change, absolute or relative to the workspace."),
+                "old_text": {"type": "string", "minLength": 1, "maxLength": WRITE_MAX_BYTES,
+                    "description": "The exact text to replace, blanks and line ends included; with enough around it to occur only once."},
+                "new_text": {"type": "string", "maxLength": WRITE_MAX_BYTES,
+                    "description": "What stands there afterwards; empty to delete."},
+                "replace_all": {"type": "boolean", "default": false,
+                    "description": "Replace every occurrence instead of demanding that there is only one."}
+            }),
         }
-    })
-}
-
-impl Tool for EditFile {
-    fn name(&self) -> &str {
-        "edit_file"
-    }
-
-    fn description(&self) -> &str {
-        "Replaces an exact piece of text in a file. Input: `path`, `old_text`, `new_text`, optional \
-         `replace_all`. Output: path, replacements (0 when the change was already there). Fails when old_text \
-         does not occur, or occurs several times without replace_all. Use it for changes of a part of a file, \
-         after read_file. For new files and rewrites use write_file."
-    }
-
-    fn input_schema(&self) -> &Value {
-        &self.schema
-    }
-
-    fn effect(&self, _input: &Value) -> Effect {
-        Effect::Idempotent
     }
 
     fn check(&self, input: &Value, context: &PermissionContext<'_>) -> Verdict {
         rules::write_path(input["path"].as_str().unwrap_or(""), context)
     }
 
-    fn run<'a>(&'a self, call: CallContext, input: Value) -> BoxFuture<'a, Result<Output, Failure>> {
+    async fn run(&self, call: CallContext, input: EditInput) -> Result<Output, Failure> {
         let locks = Arc::clone(&self.locks);
-        Box::pin(async move {
-            let input: EditInput = parse(input)?;
-            let cancel = call.cancel.clone();
-            blocking(&cancel, TIME_MAX, move |_| {
-                let path = writable(&call, &input.path)?;
-                let _lock = locks.lock(&path);
-                let mut before = Vec::new();
-                let file = open::read(&call.workspace, &path).map_err(|e| io_failure(&path, &e))?;
-                file.take(EDIT_MAX_BYTES + 1).read_to_end(&mut before).map_err(|e| io_failure(&path, &e))?;
-                if before.len() as u64 > EDIT_MAX_BYTES {
-                    let text = format!("{} is larger than {EDIT_MAX_BYTES} bytes", path.display());
-                    return Err(Failure::new(ToolReason::TooLarge, text));
-                }
-                let Ok(before) = String::from_utf8(before) else {
-                    let text = format!("{} is not UTF-8 text", path.display());
-                    return Err(Failure::new(ToolReason::Failed, text));
-                };
-                let (after, replacements) = edit(&before, &input)?;
-                if replacements > 0 {
-                    open::replace(&call.workspace, &path, after.as_bytes())
-                        .map_err(|e| io_failure(&path, &e))?;
-                }
-                Ok(Output::json(json!({"path": path.display().to_string(), "replacements": replacements})))
-            })
-            .await
+        let cancel = call.cancel.clone();
+        blocking(&cancel, TIME_MAX, move |_| {
+            let path = writable(&call, &input.path)?;
+            let _lock = locks.lock(&path);
+            let mut before = Vec::new();
+            let file = open::read(&call.workspace, &path).map_err(|e| io_failure(&path, &e))?;
+            file.take(EDIT_MAX_BYTES + 1).read_to_end(&mut before).map_err(|e| io_failure(&path, &e))?;
+            if before.len() as u64 > EDIT_MAX_BYTES {
+                let text = format!("{} is larger than {EDIT_MAX_BYTES} bytes", path.display());
+                return Err(Failure::new(ToolReason::TooLarge, text));
+            }
+            let Ok(before) = String::from_utf8(before) else {
+                let text = format!("{} is not UTF-8 text", path.display());
+                return Err(Failure::new(ToolReason::Failed, text));
+            };
+            let (after, replacements) = edit(&before, &input)?;
+            if replacements > 0 {
+                open::replace(&call.workspace, &path, after.as_bytes()).map_err(|e| io_failure(&path, &e))?;
+            }
+            Ok(Output::json(json!({"path": path.display().to_string(), "replacements": replacements})))
         })
+        .await
     }
 }
 

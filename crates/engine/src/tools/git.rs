@@ -9,13 +9,13 @@
 
 mod parse;
 
-use super::input::{not_found, parse as read_input, readable};
+use super::function::{Card, Function, path_property, tool};
+use super::input::{not_found, readable};
 use super::shell::launch_failure;
 use super::tool::{CallContext, Effect, Failure, Output, Tool};
 use crate::permissions::{PermissionContext, Verdict, rules};
 use crate::sandbox::{Command, Finished, LaunchError};
 use contract::ToolReason;
-use futures::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -76,85 +76,63 @@ const VARIABLES: [(&str, &str); 11] = [
 
 /// Both tools.
 pub fn tools() -> Vec<Arc<dyn Tool>> {
-    vec![Arc::new(GitStatus::new()), Arc::new(GitLog::new())]
+    vec![tool(GitStatus), tool(GitLog)]
 }
 
 fn repo_property() -> Value {
-    json!({"type": "string", "minLength": 1, "maxLength": 4096,
-        "description": "Directory of the repository, or one inside it, absolute or relative to the workspace; the workspace when absent."})
+    path_property(
+        "Directory of the repository, or one inside it, absolute or relative to the workspace; the workspace when absent.",
+    )
 }
 
 /// The tool `git_status`.
-#[derive(Debug)]
-struct GitStatus {
-    schema: Value,
-}
+struct GitStatus;
 
 #[derive(Deserialize)]
 struct StatusInput {
     repo: Option<String>,
 }
 
-impl GitStatus {
-    fn new() -> Self {
-        let schema = json!({
-            "type": "object",
-            "additionalProperties": false,
-            "properties": {"repo": repo_property()}
-        });
-        Self { schema }
-    }
-}
+impl Function for GitStatus {
+    type Input = StatusInput;
 
-impl Tool for GitStatus {
-    fn name(&self) -> &str {
-        "git_status"
-    }
-
-    fn description(&self) -> &str {
-        "Tells which branch a git repository is on and which files differ from its last commit. Input: optional \
-         `repo`. Output: branch (null when detached), ahead and behind of its upstream (null without one), files \
-         (path below the top of the repository, state: modified, added, deleted, renamed, copied, type_changed, \
-         untracked, conflicted; staged) and truncated; at most 1000 files. Use it before and after changing files. \
-         For what was committed use git_log; for what exactly differs use bash with git diff."
-    }
-
-    fn input_schema(&self) -> &Value {
-        &self.schema
-    }
-
-    fn effect(&self, _input: &Value) -> Effect {
-        Effect::ReadOnly
+    fn card(&self) -> Card {
+        Card {
+            name: "git_status",
+            description: "Tells which branch a git repository is on and which files differ from its last commit. \
+                Input: optional `repo`. Output: branch (null when detached), ahead and behind of its \
+                upstream (null without one), files (path below the top of the repository, state: modified, \
+                added, deleted, renamed, copied, type_changed, untracked, conflicted; staged) and \
+                truncated; at most 1000 files. Use it before and after changing files. For what was \
+                committed use git_log; for what exactly differs use bash with git diff.",
+            effect: Effect::ReadOnly,
+            required: &[],
+            properties: json!({"repo": repo_property()}),
+        }
     }
 
     fn check(&self, input: &Value, context: &PermissionContext<'_>) -> Verdict {
-        check(input, context)
+        rules::read_optional(&input["repo"], context)
     }
 
-    fn run<'a>(&'a self, call: CallContext, input: Value) -> BoxFuture<'a, Result<Output, Failure>> {
-        Box::pin(async move {
-            let input: StatusInput = read_input(input)?;
-            let git = Git::at(&call, input.repo.as_deref())?;
-            let args = [
-                "status",
-                "--porcelain=v2",
-                "--branch",
-                "-z",
-                "--untracked-files=normal",
-                // to look into a submodule, git would run there, under that one's configuration
-                "--ignore-submodules=dirty",
-            ];
-            let said = git.ask(&args, &git.settings().await?).await?;
-            Ok(Output::json(parse::status(&said)))
-        })
+    async fn run(&self, call: CallContext, input: StatusInput) -> Result<Output, Failure> {
+        let git = Git::at(&call, input.repo.as_deref())?;
+        let args = [
+            "status",
+            "--porcelain=v2",
+            "--branch",
+            "-z",
+            "--untracked-files=normal",
+            // to look into a submodule, git would run there, under that one's configuration
+            "--ignore-submodules=dirty",
+        ];
+        let said = git.ask(&args, &git.settings().await?).await?;
+        Ok(Output::json(parse::status(&said)))
     }
 }
 
 /// The tool `git_log`.
-#[derive(Debug)]
-struct GitLog {
-    schema: Value,
-}
+struct GitLog;
 
 #[derive(Deserialize)]
 struct LogInput {
@@ -163,83 +141,61 @@ struct LogInput {
     path: Option<String>,
 }
 
-impl GitLog {
-    fn new() -> Self {
-        let schema = json!({
-            "type": "object",
-            "additionalProperties": false,
-            "properties": {
+impl Function for GitLog {
+    type Input = LogInput;
+
+    fn card(&self) -> Card {
+        Card {
+            name: "git_log",
+            description: "Lists the newest commits of a git repository. Input: optional `repo`, `limit` (20), \
+                `path`. Output: commits (hash, author, date, subject), the newest first. Use it to find \
+                out what was done lately, by whom, or when a file changed. For changes that are not \
+                committed use git_status; for a commit's content use bash with git show.",
+            effect: Effect::ReadOnly,
+            required: &[],
+            properties: json!({
                 "repo": repo_property(),
                 "limit": {"type": "integer", "minimum": 1, "maximum": COMMITS_MAX, "default": COMMITS,
                     "description": "How many commits to return, the newest first."},
-                "path": {"type": "string", "minLength": 1, "maxLength": 4096,
-                    "description": "Only commits that changed this file or directory, absolute, relative to the workspace, or relative to `repo`."}
-            }
-        });
-        Self { schema }
-    }
-}
-
-impl Tool for GitLog {
-    fn name(&self) -> &str {
-        "git_log"
-    }
-
-    fn description(&self) -> &str {
-        "Lists the newest commits of a git repository. Input: optional `repo`, `limit` (20), `path`. Output: commits \
-         (hash, author, date, subject), the newest first. Use it to find out what was done lately, by whom, or when a \
-         file changed. For changes that are not committed use git_status; for a commit's content use bash with git show."
-    }
-
-    fn input_schema(&self) -> &Value {
-        &self.schema
-    }
-
-    fn effect(&self, _input: &Value) -> Effect {
-        Effect::ReadOnly
+                "path": path_property("Only commits that changed this file or directory, absolute, relative to the workspace, or relative to `repo`.")
+            }),
+        }
     }
 
     fn check(&self, input: &Value, context: &PermissionContext<'_>) -> Verdict {
-        check(input, context)
+        rules::read_optional(&input["repo"], context)
     }
 
-    fn run<'a>(&'a self, call: CallContext, input: Value) -> BoxFuture<'a, Result<Output, Failure>> {
-        Box::pin(async move {
-            let input: LogInput = read_input(input)?;
-            let git = Git::at(&call, input.repo.as_deref())?;
-            let path = input.path.as_deref().map(|path| git.path(path)).transpose()?;
-            let count = format!("-n{}", input.limit.unwrap_or(COMMITS).min(COMMITS_MAX));
-            let mut args = vec![
-                "log",
-                "-z",
-                "--format=%H%x00%an%x00%aI%x00%s",
-                "--encoding=UTF-8",
-                "--no-show-signature",
-                "--no-ext-diff",
-                "--no-textconv",
-                "--no-patch",
-                "--no-mailmap",
-                "--no-notes",
-                "--no-decorate",
-                "--no-graph",
-                &count,
-                "--",
-            ];
-            args.extend(path.as_deref());
-            match git.ask(&args, &git.settings().await?).await {
-                Ok(said) => Ok(Output::json(parse::log(&said))),
-                // a repository without a commit has a log, it is empty
-                Err(failure) if failure.text.contains("does not have any commits yet") => {
-                    Ok(Output::json(parse::log("")))
-                }
-                Err(failure) => Err(failure),
+    async fn run(&self, call: CallContext, input: LogInput) -> Result<Output, Failure> {
+        let git = Git::at(&call, input.repo.as_deref())?;
+        let path = input.path.as_deref().map(|path| git.path(path)).transpose()?;
+        let count = format!("-n{}", input.limit.unwrap_or(COMMITS).min(COMMITS_MAX));
+        let mut args = vec![
+            "log",
+            "-z",
+            "--format=%H%x00%an%x00%aI%x00%s",
+            "--encoding=UTF-8",
+            "--no-show-signature",
+            "--no-ext-diff",
+            "--no-textconv",
+            "--no-patch",
+            "--no-mailmap",
+            "--no-notes",
+            "--no-decorate",
+            "--no-graph",
+            &count,
+            "--",
+        ];
+        args.extend(path.as_deref());
+        match git.ask(&args, &git.settings().await?).await {
+            Ok(said) => Ok(Output::json(parse::log(&said))),
+            // a repository without a commit has a log, it is empty
+            Err(failure) if failure.text.contains("does not have any commits yet") => {
+                Ok(Output::json(parse::log("")))
             }
-        })
+            Err(failure) => Err(failure),
+        }
     }
-}
-
-fn check(input: &Value, context: &PermissionContext<'_>) -> Verdict {
-    input["repo"].as_str().map_or_else(Verdict::allow, |path| rules::read_path(path, context))
 }
 
 type Setting = (String, String);

@@ -1,19 +1,12 @@
-//! Reading a tool's input: the schema has been checked, so this is about types, defaults and paths.
+//! What inputs name: paths of the workspace and durations; and file work that ends with its call.
 
 use super::tool::{CallContext, Failure};
 use crate::sandbox::Place;
 use contract::ToolReason;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
-
-/// The input as a type. A mismatch that the schema let through is answered like one it did not.
-pub fn parse<T: DeserializeOwned>(input: Value) -> Result<T, Failure> {
-    serde_json::from_value(input).map_err(|e| Failure::new(ToolReason::InvalidInput, e.to_string()))
-}
 
 /// A path that may be read. What lies outside the workspace does not exist, as far as tools can tell.
 pub fn readable(call: &CallContext, path: &str) -> Result<PathBuf, Failure> {

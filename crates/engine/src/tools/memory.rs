@@ -7,14 +7,14 @@
 //! The invariant: an output with an untrusted item says so ([`Tool::holds_untrusted`]), so that the turn that reads it
 //! counts as tainted.
 
-use super::input::parse;
+use super::function::{Card, Function, tool};
+use super::shorten::fitting;
 use super::tool::{CallContext, Effect, Failure, LongTerm, Output, Tool};
 use crate::memory::{NewEpisode, NewFact, Outcome, Wanted, Written, shown};
 use ::memory::confidence::{NOTE, STATED};
 use ::memory::field::Field;
 use contract::ToolReason;
 use contract::memory::{EpisodeKind, FactType, Store, Trust};
-use futures::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -29,16 +29,13 @@ pub const QUERY_CHARS: usize = Field::Content.max_chars();
 
 /// The five tools.
 pub fn tools() -> Vec<Arc<dyn Tool>> {
-    let searches = [
-        Search::new(Store::Knowledge, "knowledge_search", KNOWLEDGE),
-        Search::new(Store::Episodes, "episode_search", EPISODES),
-        Search::new(Store::Social, "social_search", SOCIAL),
-    ];
-    let mut all: Vec<Arc<dyn Tool>> =
-        searches.into_iter().map(|search| Arc::new(search) as Arc<dyn Tool>).collect();
-    all.push(Arc::new(KnowledgeWrite { schema: fact_schema() }));
-    all.push(Arc::new(EpisodeWrite { schema: episode_schema() }));
-    all
+    vec![
+        tool(Search { store: Store::Knowledge, name: "knowledge_search", description: KNOWLEDGE }),
+        tool(Search { store: Store::Episodes, name: "episode_search", description: EPISODES }),
+        tool(Search { store: Store::Social, name: "social_search", description: SOCIAL }),
+        tool(KnowledgeWrite),
+        tool(EpisodeWrite),
+    ]
 }
 
 const KNOWLEDGE: &str = "Searches what is known: facts, rules, preferences and procedures of earlier conversations. \
@@ -74,7 +71,6 @@ struct Search {
     store: Store,
     name: &'static str,
     description: &'static str,
-    schema: Value,
 }
 
 #[derive(Deserialize)]
@@ -83,38 +79,22 @@ struct Query {
     limit: Option<usize>,
 }
 
-impl Search {
-    fn new(store: Store, name: &'static str, description: &'static str) -> Self {
-        let schema = json!({
-            "type": "object",
-            "additionalProperties": false,
-            "required": ["query"],
-            "properties": {
+impl Function for Search {
+    type Input = Query;
+
+    fn card(&self) -> Card {
+        Card {
+            name: self.name,
+            description: self.description,
+            effect: Effect::ReadOnly,
+            required: &["query"],
+            properties: json!({
                 "query": {"type": "string", "maxLength": QUERY_CHARS,
                     "description": "What to look for, in any words; empty lists the newest."},
                 "limit": {"type": "integer", "minimum": 1, "maximum": FOUND_MAX, "default": FOUND,
                     "description": "Most items to return."}
-            }
-        });
-        Self { store, name, description, schema }
-    }
-}
-
-impl Tool for Search {
-    fn name(&self) -> &str {
-        self.name
-    }
-
-    fn description(&self) -> &str {
-        self.description
-    }
-
-    fn input_schema(&self) -> &Value {
-        &self.schema
-    }
-
-    fn effect(&self, _input: &Value) -> Effect {
-        Effect::ReadOnly
+            }),
+        }
     }
 
     fn holds_untrusted(&self, output: &Value) -> bool {
@@ -122,36 +102,16 @@ impl Tool for Search {
         output.as_array().into_iter().flatten().any(|item| item["trust"] == untrusted)
     }
 
-    fn run<'a>(&'a self, call: CallContext, input: Value) -> BoxFuture<'a, Result<Output, Failure>> {
-        Box::pin(async move {
-            let Query { query, limit } = parse(input)?;
-            let found = call.memory.find(self.store, query, limit.unwrap_or(FOUND));
-            let found = tokio::select! {
-                biased;
-                () = call.cancel.cancelled() => return Err(Failure::cancelled()),
-                found = found => found?,
-            };
-            let items = found.iter().map(|hit| shown(&hit.item, Some(hit.score))).collect();
-            Ok(Output::json(Value::Array(fitting(items, call.output_max))))
-        })
+    async fn run(&self, call: CallContext, Query { query, limit }: Query) -> Result<Output, Failure> {
+        let found = call.memory.find(self.store, query, limit.unwrap_or(FOUND));
+        let found = call.unless_cancelled(found).await?;
+        let mut items: Vec<Value> = found.iter().map(|hit| shown(&hit.item, Some(hit.score))).collect();
+        items.truncate(fitting(&items, call.output_max));
+        Ok(Output::json(Value::Array(items)))
     }
 }
 
-/// The best items that fit into one output, each whole: half a list is no list. The first is always there.
-fn fitting(mut items: Vec<Value>, output_max: usize) -> Vec<Value> {
-    let mut bytes = 0_usize;
-    let fit = items.iter().take_while(|item| {
-        bytes = bytes.saturating_add(item.to_string().len() + 1);
-        bytes <= output_max
-    });
-    let count = fit.count().max(1);
-    items.truncate(count);
-    items
-}
-
-struct KnowledgeWrite {
-    schema: Value,
-}
+struct KnowledgeWrite;
 
 #[derive(Deserialize)]
 struct Statement {
@@ -170,71 +130,43 @@ fn text_schema(field: Field, description: &str) -> Value {
     })
 }
 
-fn fact_schema() -> Value {
-    json!({
-        "type": "object",
-        "additionalProperties": false,
-        "required": ["subject", "content"],
-        "properties": {
-            "subject": text_schema(Field::Subject, "What the statement is about, in a few words."),
-            "content": text_schema(Field::Content, "The statement, complete in itself."),
-            "type": {"type": "string", "enum": FactType::ALL, "default": FactType::Fact,
-                "description": "fact: it is so; rule: to be kept to; preference: liked better; procedure: how it is done."},
-            "confidence": {"type": "number", "minimum": 0, "maximum": 1, "default": STATED,
-                "description": "How sure it is, from 0 to 1."},
-            "rationale": text_schema(Field::Rationale, "Why it is worth keeping.")
+impl Function for KnowledgeWrite {
+    type Input = Statement;
+
+    fn card(&self) -> Card {
+        Card {
+            name: "knowledge_write",
+            description: KNOWLEDGE_WRITE,
+            effect: Effect::Idempotent,
+            required: &["subject", "content"],
+            properties: json!({
+                "subject": text_schema(Field::Subject, "What the statement is about, in a few words."),
+                "content": text_schema(Field::Content, "The statement, complete in itself."),
+                "type": {"type": "string", "enum": FactType::ALL, "default": FactType::Fact,
+                    "description": "fact: it is so; rule: to be kept to; preference: liked better; procedure: how it is done."},
+                "confidence": {"type": "number", "minimum": 0, "maximum": 1, "default": STATED,
+                    "description": "How sure it is, from 0 to 1."},
+                "rationale": text_schema(Field::Rationale, "Why it is worth keeping.")
+            }),
         }
-    })
-}
-
-fn episode_schema() -> Value {
-    json!({
-        "type": "object",
-        "additionalProperties": false,
-        "required": ["key", "description"],
-        "properties": {
-            "key": text_schema(Field::Key, "A short name to find it by."),
-            "description": text_schema(Field::Description, "What happened, complete in itself."),
-            "value": text_schema(Field::Value, "Details, if there are any.")
-        }
-    })
-}
-
-impl Tool for KnowledgeWrite {
-    fn name(&self) -> &str {
-        "knowledge_write"
     }
 
-    fn description(&self) -> &str {
-        KNOWLEDGE_WRITE
-    }
-
-    fn input_schema(&self) -> &Value {
-        &self.schema
-    }
-
-    fn effect(&self, _input: &Value) -> Effect {
-        Effect::Idempotent
-    }
-
-    fn run<'a>(&'a self, call: CallContext, input: Value) -> BoxFuture<'a, Result<Output, Failure>> {
-        Box::pin(async move {
-            let Statement { subject, content, kind, confidence, rationale } = parse(input)?;
-            let kind = kind.unwrap_or(FactType::Fact);
-            let wanted =
-                Wanted::Fact(NewFact { subject, content, kind, valid_from: None, valid_until: None });
-            let rationale = rationale.unwrap_or_default();
-            let written = keep(&*call.memory, wanted, rationale, confidence.unwrap_or(STATED)).await?;
-            let mut output = answer(&written);
-            output["closed"] = written.closed.iter().map(|id| json!(id.as_str())).collect();
-            Ok(Output::json(output))
-        })
+    async fn run(
+        &self,
+        call: CallContext,
+        Statement { subject, content, kind, confidence, rationale }: Statement,
+    ) -> Result<Output, Failure> {
+        let kind = kind.unwrap_or(FactType::Fact);
+        let wanted = Wanted::Fact(NewFact { subject, content, kind, valid_from: None, valid_until: None });
+        let rationale = rationale.unwrap_or_default();
+        let written = keep(&*call.memory, wanted, rationale, confidence.unwrap_or(STATED)).await?;
+        let mut output = answer(&written);
+        output["closed"] = written.closed.iter().map(|id| json!(id.as_str())).collect();
+        Ok(Output::json(output))
     }
 }
 
-struct EpisodeWrite {
-    schema: Value,
-}
+struct EpisodeWrite;
 
 #[derive(Deserialize)]
 struct Note {
@@ -243,39 +175,40 @@ struct Note {
     value: Option<String>,
 }
 
-impl Tool for EpisodeWrite {
-    fn name(&self) -> &str {
-        "memory_episode_write"
+impl Function for EpisodeWrite {
+    type Input = Note;
+
+    fn card(&self) -> Card {
+        Card {
+            name: "memory_episode_write",
+            description: EPISODE_WRITE,
+            effect: Effect::Idempotent,
+            required: &["key", "description"],
+            properties: json!({
+                "key": text_schema(Field::Key, "A short name to find it by."),
+                "description": text_schema(Field::Description, "What happened, complete in itself."),
+                "value": text_schema(Field::Value, "Details, if there are any.")
+            }),
+        }
     }
 
-    fn description(&self) -> &str {
-        EPISODE_WRITE
-    }
-
-    fn input_schema(&self) -> &Value {
-        &self.schema
-    }
-
-    fn effect(&self, _input: &Value) -> Effect {
-        Effect::Idempotent
-    }
-
-    fn run<'a>(&'a self, call: CallContext, input: Value) -> BoxFuture<'a, Result<Output, Failure>> {
-        Box::pin(async move {
-            let Note { key, description, value } = parse(input)?;
-            let wanted = Wanted::Episode(NewEpisode {
-                kind: EpisodeKind::Note,
-                key,
-                description,
-                value,
-                occurred_at: None,
-                task_id: None,
-                turn_id: None,
-                position: None,
-            });
-            let written = keep(&*call.memory, wanted, String::new(), NOTE).await?;
-            Ok(Output::json(answer(&written)))
-        })
+    async fn run(
+        &self,
+        call: CallContext,
+        Note { key, description, value }: Note,
+    ) -> Result<Output, Failure> {
+        let wanted = Wanted::Episode(NewEpisode {
+            kind: EpisodeKind::Note,
+            key,
+            description,
+            value,
+            occurred_at: None,
+            task_id: None,
+            turn_id: None,
+            position: None,
+        });
+        let written = keep(&*call.memory, wanted, String::new(), NOTE).await?;
+        Ok(Output::json(answer(&written)))
     }
 }
 
@@ -313,18 +246,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_that_does_not_fit_loses_its_last_items_and_never_its_first() {
-        let items: Vec<Value> = ["a", "b", "c"].iter().map(|text| json!(text.repeat(10))).collect();
-        assert_eq!(fitting(items.clone(), 1000), items);
-        assert_eq!(fitting(items.clone(), 26), items[..2]);
-        assert_eq!(fitting(items.clone(), 25), items[..1]);
-        assert_eq!(fitting(items.clone(), 1), items[..1]);
-        assert_eq!(fitting(Vec::new(), 1), Vec::<Value>::new());
-    }
-
-    #[test]
     fn only_an_output_with_an_untrusted_item_holds_somebody_else_s_words() {
-        let search = Search::new(Store::Knowledge, "knowledge_search", KNOWLEDGE);
+        let search = Search { store: Store::Knowledge, name: "", description: "" };
         let of = |trusts: &[&str]| trusts.iter().map(|trust| json!({"trust": trust})).collect::<Value>();
         assert!(!search.holds_untrusted(&of(&["user", "tool"])));
         assert!(!search.holds_untrusted(&json!([])));

@@ -1,9 +1,10 @@
 //! Everything a model can call, and the one guarded path for every call.
 //!
-//! [`tool`] what a tool is; [`registry`] which there are; then the tools themselves, each beside its own
-//! schema. Tools refuse to know turns, journals and streams.
+//! [`tool`] what a tool is; [`function`] what those of this program have in common; [`registry`] which there are;
+//! then the tools themselves, each beside its own schema. Tools refuse to know turns, journals and streams.
 
 pub mod tool;
+pub mod function;
 pub mod registry;
 pub mod input;
 pub mod shorten;

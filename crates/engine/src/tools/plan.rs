@@ -141,26 +141,22 @@ fn statuses() -> Value {
 }
 
 /// What the tool takes. That it is one of the two is said by [`complaints`]: providers refuse a choice at the top.
-pub fn input_schema() -> Value {
+pub fn input_properties() -> Value {
     json!({
-        "type": "object",
-        "properties": {
-            "goal": {"type": "string", "minLength": 1, "maxLength": GOAL_CHARS, "description": "What is to be reached; makes a new plan"},
-            "steps": {
-                "type": "array", "minItems": 1, "maxItems": STEPS_MAX,
-                "description": "Steps of the present plan whose status has changed",
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        "id": {"type": "string", "minLength": 1, "maxLength": ID_CHARS, "description": "Id of the step"},
-                        "status": {"type": "string", "enum": statuses(), "description": "How far the step is now"}
-                    },
-                    "required": ["id", "status"],
-                    "additionalProperties": false
-                }
+        "goal": {"type": "string", "minLength": 1, "maxLength": GOAL_CHARS, "description": "What is to be reached; makes a new plan"},
+        "steps": {
+            "type": "array", "minItems": 1, "maxItems": STEPS_MAX,
+            "description": "Steps of the present plan whose status has changed",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "id": {"type": "string", "minLength": 1, "maxLength": ID_CHARS, "description": "Id of the step"},
+                    "status": {"type": "string", "enum": statuses(), "description": "How far the step is now"}
+                },
+                "required": ["id", "status"],
+                "additionalProperties": false
             }
-        },
-        "additionalProperties": false
+        }
     })
 }
 

@@ -166,20 +166,13 @@ mod tests {
 
     fn platform() -> Registry {
         let mut registry = Registry::default();
-        registry.add(Arc::new(shell::Bash::new(Duration::from_secs(5)))).unwrap();
-        registry.add(Arc::new(search::Grep::new())).unwrap();
-        registry.add(Arc::new(search::Find::new())).unwrap();
-        for tool in files::tools(1 << 20) {
-            registry.add(tool).unwrap();
+        let mut all = vec![shell::bash(Duration::from_secs(5))];
+        all.extend(files::tools(1 << 20));
+        for more in [search::tools(), git::tools(), memory::tools(), own::tools()] {
+            all.extend(more);
         }
-        for tool in git::tools() {
+        for tool in all {
             registry.add(tool).unwrap();
-        }
-        for tool in memory::tools() {
-            registry.add(tool).unwrap();
-        }
-        for tool in own::OwnTool::all() {
-            registry.add(Arc::new(tool)).unwrap();
         }
         registry
     }

@@ -1,12 +1,12 @@
 //! The tools `grep` and `find`: walking the workspace in the Engine's own process. Links are listed, never
 //! followed; sealed files are passed over; every list has a limit and says when it was reached.
 
-use super::input::{Stop, blocking, duration, not_found, parse, readable};
+use super::function::{Card, Function, path_property, tool};
+use super::input::{Stop, blocking, duration, not_found, readable};
 use super::tool::{CallContext, Effect, Failure, Output, Tool};
 use crate::permissions::{PermissionContext, Verdict, rules};
 use crate::sandbox::open;
 use contract::{Timestamp, ToolReason};
-use futures::future::BoxFuture;
 use globset::{GlobBuilder, GlobMatcher};
 use grep_regex::{RegexMatcher, RegexMatcherBuilder};
 use grep_searcher::{
@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// Matches one grep returns. More rarely helps the model, which should narrow the pattern instead.
@@ -32,11 +33,16 @@ const PATTERN_MEMORY_MAX: usize = 10 * 1024 * 1024;
 /// Longest line held in memory; a file with a longer one is skipped.
 const LINE_MEMORY_MAX: usize = 16 * 1024 * 1024;
 
-/// The tool `grep`.
-#[derive(Debug)]
-pub struct Grep {
-    schema: Value,
+/// A time ago, as an input says it.
+const AGE: &str = "^[0-9]{1,9}(ms|s|m|h|d)?$";
+
+/// Both tools.
+pub fn tools() -> Vec<Arc<dyn Tool>> {
+    vec![tool(Grep), tool(Find)]
 }
+
+/// The tool `grep`.
+struct Grep;
 
 #[derive(Deserialize)]
 struct GrepInput {
@@ -49,66 +55,40 @@ struct GrepInput {
     context: usize,
 }
 
-impl Default for Grep {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+impl Function for Grep {
+    type Input = GrepInput;
 
-impl Grep {
-    /// The tool with its schema.
-    pub fn new() -> Self {
-        let schema = json!({
-            "type": "object",
-            "additionalProperties": false,
-            "required": ["pattern"],
-            "properties": {
+    fn card(&self) -> Card {
+        Card {
+            name: "grep",
+            description: "Searches the content of files by regular expression. Input: `pattern`, optional `path`, \
+                `glob`, `ignore_case`, `context`. Output: matches (path, line, text; with context also \
+                before and after) and truncated; at most 100 matches, long lines are cut. Binary files and \
+                .git are skipped. Use it to find where something is written. To find files by name or age \
+                use find; to read on use read_file.",
+            effect: Effect::ReadOnly,
+            required: &["pattern"],
+            properties: json!({
                 "pattern": {"type": "string", "minLength": 1, "maxLength": 2000,
                     "description": "Regular expression in Rust syntax, matched line by line; no look-around, no back-references."},
-                "path": {"type": "string", "minLength": 1, "maxLength": 4096,
-                    "description": "File or directory to search, absolute or relative to the workspace; the workspace when absent."},
+                "path": path_property("File or directory to search, absolute or relative to the workspace; the workspace when absent."),
                 "glob": {"type": "string", "minLength": 1, "maxLength": 500,
                     "description": "Only files that match, such as `*.rs` (any directory) or `src/**/*.ts`."},
                 "ignore_case": {"type": "boolean", "default": false,
                     "description": "Match upper and lower case alike."},
                 "context": {"type": "integer", "minimum": 0, "maximum": 10, "default": 0,
                     "description": "Lines to return before and after each match."}
-            }
-        });
-        Self { schema }
-    }
-}
-
-impl Tool for Grep {
-    fn name(&self) -> &str {
-        "grep"
-    }
-
-    fn description(&self) -> &str {
-        "Searches the content of files by regular expression. Input: `pattern`, optional `path`, `glob`, \
-         `ignore_case`, `context`. Output: matches (path, line, text; with context also before and after) and \
-         truncated; at most 100 matches, long lines are cut. Binary files and .git are skipped. Use it to find \
-         where something is written. To find files by name or age use find; to read on use read_file."
-    }
-
-    fn input_schema(&self) -> &Value {
-        &self.schema
-    }
-
-    fn effect(&self, _input: &Value) -> Effect {
-        Effect::ReadOnly
+            }),
+        }
     }
 
     fn check(&self, input: &Value, context: &PermissionContext<'_>) -> Verdict {
-        input["path"].as_str().map_or_else(Verdict::allow, |path| rules::read_path(path, context))
+        rules::read_optional(&input["path"], context)
     }
 
-    fn run<'a>(&'a self, call: CallContext, input: Value) -> BoxFuture<'a, Result<Output, Failure>> {
-        Box::pin(async move {
-            let input: GrepInput = parse(input)?;
-            let cancel = call.cancel.clone();
-            blocking(&cancel, TIME_MAX, move |stop| grep(&call, &input, &stop)).await
-        })
+    async fn run(&self, call: CallContext, input: GrepInput) -> Result<Output, Failure> {
+        let cancel = call.cancel.clone();
+        blocking(&cancel, TIME_MAX, move |stop| grep(&call, &input, &stop)).await
     }
 }
 
@@ -247,10 +227,7 @@ impl PathGlob {
 }
 
 /// The tool `find`.
-#[derive(Debug)]
-pub struct Find {
-    schema: Value,
-}
+struct Find;
 
 #[derive(Deserialize)]
 struct FindInput {
@@ -264,70 +241,44 @@ struct FindInput {
     max_depth: Option<usize>,
 }
 
-impl Default for Find {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+impl Function for Find {
+    type Input = FindInput;
 
-impl Find {
-    /// The tool with its schema.
-    pub fn new() -> Self {
-        let age = "^[0-9]{1,9}(ms|s|m|h|d)?$";
-        let schema = json!({
-            "type": "object",
-            "additionalProperties": false,
-            "properties": {
-                "path": {"type": "string", "minLength": 1, "maxLength": 4096,
-                    "description": "Directory to look in, absolute or relative to the workspace; the workspace when absent."},
+    fn card(&self) -> Card {
+        Card {
+            name: "find",
+            description: "Lists files and directories by name, type, age and size. Input: all optional: `path`, \
+                `name`, `type`, `newer_than`, `older_than`, `min_size`, `max_size`, `max_depth`. Output: \
+                entries (path, type, size, modified) in order of path, and truncated; at most 1000 \
+                entries. Use it to see what is there and to find files by name. To search in their content \
+                use grep.",
+            effect: Effect::ReadOnly,
+            required: &[],
+            properties: json!({
+                "path": path_property("Directory to look in, absolute or relative to the workspace; the workspace when absent."),
                 "name": {"type": "string", "minLength": 1, "maxLength": 500,
                     "description": "Glob for the name, such as `*.toml`; with a slash for the path below `path`."},
                 "type": {"type": "string", "enum": ["file", "dir", "link"],
                     "description": "Only entries of this type; links are not followed."},
-                "newer_than": {"type": "string", "pattern": age,
+                "newer_than": {"type": "string", "pattern": AGE,
                     "description": "Changed within this time, such as `30m`, `12h`, `7d`."},
-                "older_than": {"type": "string", "pattern": age,
+                "older_than": {"type": "string", "pattern": AGE,
                     "description": "Not changed within this time, such as `30d`."},
                 "min_size": {"type": "integer", "minimum": 0, "description": "Smallest size in bytes."},
                 "max_size": {"type": "integer", "minimum": 0, "description": "Largest size in bytes."},
                 "max_depth": {"type": "integer", "minimum": 1, "maximum": 100,
                     "description": "How many levels of directories to go down; 1 lists `path` only."}
-            }
-        });
-        Self { schema }
-    }
-}
-
-impl Tool for Find {
-    fn name(&self) -> &str {
-        "find"
-    }
-
-    fn description(&self) -> &str {
-        "Lists files and directories by name, type, age and size. Input: all optional: `path`, `name`, `type`, \
-         `newer_than`, `older_than`, `min_size`, `max_size`, `max_depth`. Output: entries (path, type, size, \
-         modified) in order of path, and truncated; at most 1000 entries. Use it to see what is there and to \
-         find files by name. To search in their content use grep."
-    }
-
-    fn input_schema(&self) -> &Value {
-        &self.schema
-    }
-
-    fn effect(&self, _input: &Value) -> Effect {
-        Effect::ReadOnly
+            }),
+        }
     }
 
     fn check(&self, input: &Value, context: &PermissionContext<'_>) -> Verdict {
-        input["path"].as_str().map_or_else(Verdict::allow, |path| rules::read_path(path, context))
+        rules::read_optional(&input["path"], context)
     }
 
-    fn run<'a>(&'a self, call: CallContext, input: Value) -> BoxFuture<'a, Result<Output, Failure>> {
-        Box::pin(async move {
-            let input: FindInput = parse(input)?;
-            let cancel = call.cancel.clone();
-            blocking(&cancel, TIME_MAX, move |stop| find(&call, &input, &stop)).await
-        })
+    async fn run(&self, call: CallContext, input: FindInput) -> Result<Output, Failure> {
+        let cancel = call.cancel.clone();
+        blocking(&cancel, TIME_MAX, move |stop| find(&call, &input, &stop)).await
     }
 }
 

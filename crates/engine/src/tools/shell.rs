@@ -1,17 +1,18 @@
 //! The tool `bash`: one shell per call, inside the sandbox.
 
-use super::input::{not_found, parse, readable};
+use super::function::{Card, Function, tool};
+use super::input::{not_found, readable};
 use super::shorten::head_and_tail;
 use super::tool::{CallContext, Effect, Failure, Output, Tool};
 use crate::permissions::{PermissionContext, Verdict, effect, rules};
 use crate::sandbox::{Command, Finished, LaunchError, launcher};
 use crate::secrets::Known;
 use contract::ToolReason;
-use futures::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 const DESCRIPTION: &str = "Runs a shell command in the workspace and waits for it. Input: `command` (bash \
@@ -25,10 +26,12 @@ a person first.";
 /// Grows the part of the cap that the smaller stream leaves to the other.
 const STREAMS: usize = 2;
 
-/// The tool.
-#[derive(Debug)]
-pub struct Bash {
-    schema: Value,
+/// The tool, with BASH_TIMEOUT_S.
+pub fn bash(default_timeout: Duration) -> Arc<dyn Tool> {
+    tool(Bash { default_timeout })
+}
+
+struct Bash {
     default_timeout: Duration,
 }
 
@@ -39,44 +42,31 @@ struct Input {
     cwd: Option<String>,
 }
 
-impl Bash {
-    /// With BASH_TIMEOUT_S.
-    pub fn new(default_timeout: Duration) -> Self {
-        let default_s = default_timeout.as_secs();
-        let schema = json!({
-            "type": "object",
-            "additionalProperties": false,
-            "required": ["command"],
-            "properties": {
+impl Function for Bash {
+    type Input = Input;
+
+    fn card(&self) -> Card {
+        let default_s = self.default_timeout.as_secs();
+        Card {
+            name: "bash",
+            description: DESCRIPTION,
+            effect: Effect::Once,
+            required: &["command"],
+            properties: json!({
                 "command": {"type": "string", "minLength": 1, "maxLength": 100_000,
                     "description": "The command, in bash syntax."},
                 "timeout_s": {"type": "integer", "minimum": 1, "maximum": 3600,
                     "description": format!("Seconds after which the command and its children are killed; {default_s} when absent.")},
                 "cwd": {"type": "string", "minLength": 1,
                     "description": "Directory to run in, absolute or relative to the workspace; the workspace when absent."}
-            }
-        });
-        Self { schema, default_timeout }
-    }
-}
-
-impl Tool for Bash {
-    fn name(&self) -> &str {
-        "bash"
+            }),
+        }
     }
 
-    fn description(&self) -> &str {
-        DESCRIPTION
-    }
-
-    fn input_schema(&self) -> &Value {
-        &self.schema
-    }
-
-    fn effect(&self, input: &Value) -> Effect {
+    fn effect(&self, usual: Effect, input: &Value) -> Effect {
         match input["command"].as_str() {
             Some(command) if effect::is_read_only(command) => Effect::ReadOnly,
-            Some(_) | None => Effect::Once,
+            Some(_) | None => usual,
         }
     }
 
@@ -87,35 +77,32 @@ impl Tool for Bash {
         }
     }
 
-    fn run<'a>(&'a self, call: CallContext, input: Value) -> BoxFuture<'a, Result<Output, Failure>> {
-        Box::pin(async move {
-            let input: Input = parse(input)?;
-            let cwd = match &input.cwd {
-                Some(path) => {
-                    let cwd = readable(&call, path)?;
-                    if !cwd.is_dir() {
-                        return Err(not_found(path));
-                    }
-                    Some(cwd)
+    async fn run(&self, call: CallContext, input: Input) -> Result<Output, Failure> {
+        let cwd = match &input.cwd {
+            Some(path) => {
+                let cwd = readable(&call, path)?;
+                if !cwd.is_dir() {
+                    return Err(not_found(path));
                 }
-                None => None,
-            };
-            let limit = input.timeout_s.map_or(self.default_timeout, Duration::from_secs);
-            let (program, args) = shell(&input.command);
-            let mut command = Command::new(program, args);
-            command.cwd = cwd;
-            command.grants = call.grants.clone();
-            // held to the end of the call: a yes is for this call alone
-            let pass = call.proxy.as_ref().map(|proxy| proxy.pass(&call.grants.hosts));
-            if let Some(pass) = &pass {
-                pass.open_for(&mut command);
+                Some(cwd)
             }
-            let spawned = call.launcher.spawn(command, &call.workspace, &call.groups).await;
-            let running = spawned.map_err(|e| launch_failure(&e))?;
-            (call.on_spawn)(running.pgid()).await;
-            let finished = running.finish(limit, &call.cancel).await;
-            answer(finished, limit, call.output_max, &call.known)
-        })
+            None => None,
+        };
+        let limit = input.timeout_s.map_or(self.default_timeout, Duration::from_secs);
+        let (program, args) = shell(&input.command);
+        let mut command = Command::new(program, args);
+        command.cwd = cwd;
+        command.grants = call.grants.clone();
+        // held to the end of the call: a yes is for this call alone
+        let pass = call.proxy.as_ref().map(|proxy| proxy.pass(&call.grants.hosts));
+        if let Some(pass) = &pass {
+            pass.open_for(&mut command);
+        }
+        let spawned = call.launcher.spawn(command, &call.workspace, &call.groups).await;
+        let running = spawned.map_err(|e| launch_failure(&e))?;
+        (call.on_spawn)(running.pgid()).await;
+        let finished = running.finish(limit, &call.cancel).await;
+        answer(finished, limit, call.output_max, &call.known)
     }
 }
 

@@ -1,4 +1,6 @@
-//! Head and tail of a text that is too long for the model, with a note of what is missing between them.
+//! What is left of an answer that is too long for the model: head and tail of a text, the first items of a list.
+
+use serde_json::Value;
 
 /// Room for the note itself; the result stays within the limit with it.
 const NOTE_MAX: usize = 80;
@@ -28,10 +30,29 @@ fn line_start(text: &str, at: usize) -> usize {
     text[at..].find('\n').filter(|&n| n <= length / 4).map_or(at, |n| at + n + 1)
 }
 
+/// How many items of a list fit into `max` bytes as JSON, each whole: half an item is none. The first always does.
+pub fn fitting(items: &[Value], max: usize) -> usize {
+    let mut bytes = 0_usize;
+    let fit = items.iter().take_while(|item| {
+        bytes = bytes.saturating_add(item.to_string().len() + 1);
+        bytes <= max
+    });
+    fit.count().max(1).min(items.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_list_that_does_not_fit_loses_its_last_items_and_never_its_first() {
+        let items: Vec<Value> = ["a", "b", "c"].iter().map(|text| json!(text.repeat(10))).collect();
+        let table = [(1000, 3), (26, 2), (25, 1), (1, 1)];
+        assert_eq!(table.map(|(max, _)| fitting(&items, max)), table.map(|(_, fit)| fit));
+        assert_eq!(fitting(&[], 1), 0);
+    }
 
     #[test]
     fn short_texts_are_left_alone_and_long_ones_lose_their_middle() {

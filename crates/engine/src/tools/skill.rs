@@ -98,11 +98,7 @@ pub async fn run(
 
 async fn ask(skill: &Skill, system: String, call: &CallContext) -> Result<String, Failure> {
     let ask = ModelAsk { light: skill.category == "light", system };
-    tokio::select! {
-        biased;
-        () = call.cancel.cancelled() => Err(Failure::cancelled()),
-        answer = call.model.ask(ask) => answer,
-    }
+    call.unless_cancelled(call.model.ask(ask)).await
 }
 
 /// The prompt comes first; its scripts are put where `bash` finds them, and both are named in the answer.

@@ -17,6 +17,7 @@ use contract::{CallId, TaskId, ToolReason, TurnId};
 use futures::future::BoxFuture;
 use serde_json::Value;
 use std::fmt;
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -344,6 +345,20 @@ pub struct CallContext {
     pub memory: Arc<dyn LongTerm>,
     /// Documents of the task.
     pub documents: Arc<dyn Documents>,
+}
+
+impl CallContext {
+    /// What `work` gives back, or that the turn was cancelled before. Dropping the work has to be harmless.
+    pub async fn unless_cancelled<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(Failure::cancelled()),
+            done = work => done,
+        }
+    }
 }
 
 #[cfg(test)]

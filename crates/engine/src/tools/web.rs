@@ -1,9 +1,9 @@
 //! The tools that reach the web, from the configuration.
 
-use super::file_search::FileSearch;
+use super::file_search::file_search;
 use super::tool::Tool;
-use super::web_fetch::WebFetch;
-use super::web_search::{self, Service, WebSearch};
+use super::web_fetch::web_fetch;
+use super::web_search::{self, Service, web_search};
 use crate::config::Config;
 use crate::outbound::{AllowList, Guard, SystemResolver};
 use chassis::config::Secret;
@@ -20,10 +20,10 @@ pub fn tools(config: &Config) -> Vec<Arc<dyn Tool>> {
         let key = key.as_ref()?.expose().to_owned();
         Some(Service { base: base.clone().unwrap_or_else(|| usual.to_owned()), key })
     };
-    let search = WebSearch::new(
+    let search = web_search(
         service(&config.brave_api_key, &config.brave_base_url, web_search::BRAVE),
         service(&config.tavily_api_key, &config.tavily_base_url, web_search::TAVILY),
     );
-    let fetch = WebFetch::new(guard(config), config.web_fetch_enabled);
-    vec![Arc::new(search), Arc::new(fetch), Arc::new(FileSearch::new())]
+    let fetch = web_fetch(guard(config), config.web_fetch_enabled);
+    vec![search, fetch, file_search()]
 }

@@ -3,15 +3,15 @@
 //! The endpoints are the operator's configuration, so they are called like the model provider: the guard for
 //! tools is about URLs that models and web pages choose. What comes back is untrusted.
 
-use super::input::parse;
+use super::function::{Card, Function, tool};
 use super::tool::{CallContext, Effect, Failure, Output, Tool};
 use contract::ToolReason;
 use futures::StreamExt;
-use futures::future::BoxFuture;
 use llm::net::LazyClient;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One request to one service. (specification 11.6)
@@ -46,10 +46,13 @@ impl fmt::Debug for Service {
     }
 }
 
-/// The tool.
+/// The tool, with the services there are keys for.
+pub fn web_search(brave: Option<Service>, tavily: Option<Service>) -> Arc<dyn Tool> {
+    tool(WebSearch::new(brave, tavily))
+}
+
 #[derive(Debug)]
-pub struct WebSearch {
-    schema: Value,
+struct WebSearch {
     brave: Option<Service>,
     tavily: Option<Service>,
     client: LazyClient,
@@ -62,20 +65,8 @@ struct Input {
 }
 
 impl WebSearch {
-    /// With the services there are keys for.
-    pub fn new(brave: Option<Service>, tavily: Option<Service>) -> Self {
-        let schema = json!({
-            "type": "object",
-            "additionalProperties": false,
-            "required": ["query"],
-            "properties": {
-                "query": {"type": "string", "minLength": 1, "maxLength": 400,
-                    "description": "What to search for, in a few words."},
-                "count": {"type": "integer", "minimum": 1, "maximum": 20, "default": 10,
-                    "description": "Most results to return."}
-            }
-        });
-        Self { schema, brave, tavily, client: LazyClient::new(TIME_MAX) }
+    fn new(brave: Option<Service>, tavily: Option<Service>) -> Self {
+        Self { brave, tavily, client: LazyClient::new(TIME_MAX) }
     }
 
     async fn search(&self, query: &str, count: usize) -> Result<Vec<Value>, Failure> {
@@ -176,38 +167,31 @@ fn results(list: &Value, count: usize, snippet: &str, dates: &[&str]) -> Vec<Val
     list.as_array().into_iter().flatten().filter_map(result).take(count).collect()
 }
 
-impl Tool for WebSearch {
-    fn name(&self) -> &str {
-        "web_search"
-    }
+impl Function for WebSearch {
+    type Input = Input;
 
-    fn description(&self) -> &str {
-        DESCRIPTION
-    }
-
-    fn input_schema(&self) -> &Value {
-        &self.schema
-    }
-
-    fn effect(&self, _input: &Value) -> Effect {
-        Effect::ReadOnly
+    fn card(&self) -> Card {
+        Card {
+            name: "web_search",
+            description: DESCRIPTION,
+            effect: Effect::ReadOnly,
+            required: &["query"],
+            properties: json!({
+                "query": {"type": "string", "minLength": 1, "maxLength": 400,
+                    "description": "What to search for, in a few words."},
+                "count": {"type": "integer", "minimum": 1, "maximum": 20, "default": 10,
+                    "description": "Most results to return."}
+            }),
+        }
     }
 
     fn reads_untrusted(&self) -> bool {
         true
     }
 
-    fn run<'a>(&'a self, call: CallContext, input: Value) -> BoxFuture<'a, Result<Output, Failure>> {
-        Box::pin(async move {
-            let input: Input = parse(input)?;
-            tokio::select! {
-                biased;
-                () = call.cancel.cancelled() => Err(Failure::cancelled()),
-                found = self.search(&input.query, input.count.unwrap_or(10)) => {
-                    Ok(Output::json(Value::Array(found?)))
-                }
-            }
-        })
+    async fn run(&self, call: CallContext, input: Input) -> Result<Output, Failure> {
+        let found = call.unless_cancelled(self.search(&input.query, input.count.unwrap_or(10))).await?;
+        Ok(Output::json(Value::Array(found)))
     }
 }
 

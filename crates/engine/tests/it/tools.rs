@@ -29,10 +29,8 @@ struct Tools {
 impl Tools {
     fn new() -> Self {
         let mut registry = Registry::default();
-        registry.add(Arc::new(shell::Bash::new(Duration::from_secs(10)))).unwrap();
-        registry.add(Arc::new(search::Grep::new())).unwrap();
-        registry.add(Arc::new(search::Find::new())).unwrap();
-        for tool in files::tools(1 << 20).into_iter().chain(git_tools::tools()) {
+        let bash = vec![shell::bash(Duration::from_secs(10))];
+        for tool in [bash, search::tools(), files::tools(1 << 20), git_tools::tools()].concat() {
             registry.add(tool).unwrap();
         }
         Self {

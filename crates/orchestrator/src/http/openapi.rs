@@ -1,8 +1,8 @@
 //! GET /openapi.json: made from the route list and the wire types, so it cannot drift from what is served.
 
 use super::routes::{Auth, OPERATIONS, Operation};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use chassis::http::openapi::{self, operation_id, reference};
 use contract::FleetCode;
 use contract::fleet_api as wire;
 use serde_json::{Map, Value, json};
@@ -11,17 +11,13 @@ use utoipa::{PartialSchema, ToSchema};
 
 /// The whole document, pretty-printed JSON with a line end.
 pub fn document() -> &'static str {
-    static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
-        let mut text = serde_json::to_string_pretty(&build()).expect("a JSON value always serialises");
-        text.push('\n');
-        text
-    });
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| openapi::text(&build()));
     &DOCUMENT
 }
 
 /// The handler.
 pub async fn serve() -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], document()).into_response()
+    openapi::answer(document())
 }
 
 fn build() -> Value {
@@ -53,7 +49,7 @@ fn build() -> Value {
 
 fn described(operation: &Operation) -> Value {
     let mut value = json!({
-        "operationId": operation_id(operation),
+        "operationId": operation_id(operation.method, operation.path),
         "summary": operation.summary,
         "tags": [tag(operation.path)],
         "security": security(operation.auth),
@@ -82,12 +78,6 @@ fn described(operation: &Operation) -> Value {
     value
 }
 
-fn operation_id(operation: &Operation) -> String {
-    let words: Vec<&str> =
-        operation.path.split(['/', '-', '.', '{', '}']).filter(|w| !w.is_empty()).collect();
-    format!("{}_{}", operation.method.to_ascii_lowercase(), words.join("_"))
-}
-
 fn tag(path: &str) -> &'static str {
     match path.split('/').nth(1) {
         Some("engines") => "engines",
@@ -104,10 +94,6 @@ fn security(auth: Auth) -> Value {
         Auth::Admin => json!([{"adminKey": []}]),
         Auth::ProductOrAdmin => json!([{"platformKey": []}, {"adminKey": []}]),
     }
-}
-
-fn reference(name: &str) -> Value {
-    json!({"$ref": format!("#/components/schemas/{name}")})
 }
 
 /// Codes that every operation of this class may answer, beside its own.
@@ -253,7 +239,8 @@ mod tests {
     fn operation_ids_are_unique() {
         let mut seen = std::collections::BTreeSet::new();
         for operation in OPERATIONS {
-            assert!(seen.insert(operation_id(operation)), "{}", operation_id(operation));
+            let id = operation_id(operation.method, operation.path);
+            assert!(seen.insert(id.clone()), "{id}");
         }
     }
 }

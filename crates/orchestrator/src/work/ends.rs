@@ -52,7 +52,7 @@ impl Work {
         };
         put("operation_id", json!(self.operation.id));
         put("request_id", json!(self.operation.request_id));
-        put("from", self.operation.params["from"].clone());
+        put("from", self.begun_from());
         put("to", json!(to));
         put("superseded", self.operation.params["superseded"].clone());
         if let Some(error) = error {
@@ -73,6 +73,16 @@ impl Work {
             actor: self.operation.actor.clone(),
             metadata: Value::Object(metadata),
             has_duration: true,
+        }
+    }
+
+    /// Where the engine stood before. A key rotation moves nothing, and a crash beside it is written down at once: it
+    /// begins where the row stands that its end is written to, or the log would tell of the crash twice.
+    fn begun_from(&self) -> Value {
+        if self.operation.kind == OperationKind::RotateKey {
+            json!(self.engine().status)
+        } else {
+            self.operation.params["from"].clone()
         }
     }
 
@@ -139,8 +149,8 @@ impl Work {
         }
         let took = crate::core::between(self.operation.started_at, Timestamp::now());
         telemetry::operation_ended(operation.kind, outcome, took);
-        let from = self.operation.params["from"].as_str().and_then(Status::parse);
         if let Some(entry) = finish.audit.first() {
+            let from = entry.metadata["from"].as_str().and_then(Status::parse);
             telemetry::transition(Transition {
                 engine: self.operation.engine_id,
                 product: self.operation.product_id,

@@ -183,7 +183,7 @@ impl Work {
             finish.params = Some(json!({"overlap_s": overlap, "previous_key_valid_until": until}));
             finish.patch = EnginePatch { promote_next_key: true, ..EnginePatch::default() };
             let more = json!({"overlap_s": overlap});
-            finish.audit = vec![work.entry(AuditAction::RotateKey, Some(Status::Running), None, more)];
+            finish.audit = vec![work.entry(AuditAction::RotateKey, Some(work.engine().status), None, more)];
             finish
         })
         .await

@@ -393,6 +393,12 @@ async fn a_crash_beside_a_waiting_rotation_is_noticed_and_mended_at_once() {
     until("it is restarted", async || log().await.contains(&"auto_restart_success".to_owned())).await;
     demo.until_standing("ada", "running-running").await;
     assert_eq!(trial.row(id, "health_failed").await["metadata"]["reason"], "crashed");
+    let broken_off = trial.row(id, "rotate_key").await["metadata"].clone();
+    assert_eq!(
+        (&broken_off["from"], &broken_off["to"]),
+        (&json!("failed"), &json!("failed")),
+        "{broken_off}"
+    );
     assert!(takes(&trial, id, &key_of(&demo, "ada").await).await);
 }
 

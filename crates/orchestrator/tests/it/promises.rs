@@ -153,6 +153,13 @@ async fn p5_quota_is_never_exceeded() {
     assert_eq!(replays.len(), 10);
 }
 
+/// The engines that run by their rows.
+async fn running(sql: &tokio_postgres::Client) -> Vec<EngineId> {
+    let rows = sql.query("SELECT id::text FROM engines WHERE status = 'running'", &[]).await;
+    let ids = rows.expect("the database of the trial is up").into_iter();
+    ids.map(|row| EngineId::parse(row.get(0)).expect("is an id")).collect()
+}
+
 /// Replays the log of every engine and compares it with the rows; the answer is status by engine.
 async fn replay(sql: &tokio_postgres::Client) -> BTreeMap<String, String> {
     let rows = sql
@@ -251,11 +258,13 @@ async fn p6_every_change_has_exactly_one_audit_row() {
     };
     tokio::join!(join_all(drivers), killed);
     trial.world.heal();
-    until("everything has come to rest", async || {
+    until("everything has come to rest, and the last crash is seen", async || {
         trial.hurry(&sql).await;
         let moving = "engines e WHERE status IN ('provisioning', 'destroying') OR (status = 'failed' AND next_restart_at IS NOT NULL) \
                       OR EXISTS (SELECT 1 FROM operations o WHERE o.engine_id = e.id AND o.status = 'open')";
-        count(&sql, moving).await == 0 && count(&sql, "operations WHERE status = 'open'").await == 0
+        count(&sql, moving).await == 0
+            && count(&sql, "operations WHERE status = 'open'").await == 0
+            && running(&sql).await.iter().all(|id| trial.world.truth(*id).word() == "running")
     })
     .await;
     let fleet = replay(&sql).await;

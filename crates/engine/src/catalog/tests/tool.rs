@@ -53,7 +53,7 @@ fn every_rule_of_a_tool_has_its_message() {
         ),
         (
             made(json!({"kind": "platform", "ref": "nothing"})),
-            "/implementation/ref: there is no function `nothing`; write one of ask_user, bash, delegate, grep, plan, working_memory_write, submit",
+            "/implementation/ref: there is no function `nothing`; write one of ask_user, bash, delegate, find, grep, plan, working_memory_write, submit",
         ),
         (
             made(json!({"kind": "skill", "ref": "No Skill"})),

@@ -18,7 +18,7 @@ use engine::memory::Memory;
 use engine::sandbox::launcher::LauncherConfig;
 use engine::sandbox::scrub::Parent;
 use engine::sandbox::{Launcher, Limits, Workspace};
-use engine::tools::{own::OwnTool, registry::Registry, shell::Bash};
+use engine::tools::{own, registry::Registry, shell};
 use engine::turn::accept::{Accepted, accept};
 use engine::turn::coordinator::Coordinator;
 use llm::{Herald, ProviderConfig, ProviderKind, Timeouts};
@@ -46,9 +46,9 @@ fn hasty(setup: &Setup) -> Arc<Core> {
     let parent = Parent { variables: Vec::new(), secret_names: Vec::new() };
     let launcher = LauncherConfig::new(SandboxMode::BestEffort, ScrubMode::Strict, limits, parent);
     let mut tools = Registry::default();
-    tools.add(Arc::new(Bash::new(second))).expect("a tool");
-    for tool in OwnTool::all() {
-        tools.add(Arc::new(tool)).expect("a tool");
+    tools.add(shell::bash(second)).expect("a tool");
+    for tool in own::tools() {
+        tools.add(tool).expect("a tool");
     }
     std::fs::create_dir_all(setup.workspace()).expect("a directory");
     let models =
