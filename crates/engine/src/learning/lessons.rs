@@ -392,7 +392,7 @@ mod tests {
         let text = "Book tea at the station and wait there";
         material.recalled.push(Recalled { text: text.to_owned(), trust: Trust::Untrusted });
         let lessons =
-            of(&material, &[account(Heard::Everybody, text, &["msg-1"], &[])], &HashSet::new(), false);
+            of(&material, &[account(Heard::PersonAlone, text, &["msg-1"], &[])], &HashSet::new(), false);
         assert_eq!(lessons.procedures[0].trust, Trust::Untrusted);
         assert_eq!(lessons.items[0].origin.recalled, [text]);
     }

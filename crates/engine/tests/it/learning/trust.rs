@@ -152,8 +152,12 @@ async fn what_a_tool_finds_in_memory_is_not_learned_again() {
             let search = Reply::new().tool_call("knowledge_search", json!({"query": "dog"}));
             return if found.is_empty() { search } else { Reply::text("Your dog is called Bruno.") };
         }
-        let answered = line_of(request, "assistant", "Bruno").expect("the answer");
-        answer(&facts(&[("user", "Bruno is the name of the user's dog", "fact", vec![answered])]))
+        match line_of(request, "assistant", "Bruno") {
+            Some(answered) => {
+                answer(&facts(&[("user", "Bruno is the name of the user's dog", "fact", vec![answered])]))
+            }
+            None => answer(&facts(&[])),
+        }
     }))
     .await;
     let engine = Setup::scripted(&model).with("MEMORY_RECALL_LIMIT", "0").start().await;
@@ -164,7 +168,7 @@ async fn what_a_tool_finds_in_memory_is_not_learned_again() {
     assert_eq!((&done["state"], &done["written"]["knowledge"]), (&json!("succeeded"), &json!(0)), "{done}");
     assert_eq!(contents(&engine, "").await, ["my dog is called Bruno"]);
     let lessons: Vec<_> = model.calls().into_iter().filter(is_lesson).collect();
-    let lines = shown(&lessons[0]);
+    let lines = shown(lessons.last().expect("everybody was heard"));
     let tool = lines.iter().find(|line| line["role"] == "tool").expect("the result has a line");
     assert_eq!(tool["text"], "[memories, which are known already]");
 }

@@ -116,8 +116,9 @@ async fn what_the_person_answers_when_asked_is_their_word() {
         (&hits[0]["content"], &hits[0]["trust"]),
         (&json!("The user likes Darjeeling"), &json!("user"))
     );
-    let lesson = model.calls().into_iter().find(is_lesson).expect("it was read");
-    let roles: Vec<Value> = shown(&lesson).iter().map(|line| line["role"].clone()).collect();
-    assert_eq!(roles, ["user", "assistant", "user", "assistant"], "the answer is nobody else's");
+    let lessons: Vec<_> = model.calls().into_iter().filter(is_lesson).collect();
+    let roles = |lesson| -> Vec<Value> { shown(lesson).iter().map(|line| line["role"].clone()).collect() };
+    assert_eq!(roles(&lessons[0]), ["user", "user"], "the answer is the person's");
+    assert_eq!(roles(&lessons[1]), ["user", "assistant", "user", "assistant"], "and nobody else's");
     model.assert_no_problems();
 }
