@@ -81,17 +81,17 @@ fn shown(signal: &Signal) -> Value {
 /// Feedback, newest first.
 pub async fn list(State(app): State<Arc<App>>, query: Query) -> Result<Json<Value>, Refusal> {
     let limit = query.int("limit", 1, LISTED_MAX)?.and_then(|n| u32::try_from(n).ok()).unwrap_or(LISTED);
-    let before = match query.get("before") {
+    let before = match query.get("cursor") {
         None => None,
         Some(text) => Some(SignalId::parse(text).map_err(|_| {
-            ApiError::invalid_field("before", "the signal_id of feedback", json!(shortened(text)))
+            ApiError::invalid_field("cursor", "the next_cursor of an earlier answer", json!(shortened(text)))
         })?),
     };
     let place = before.clone();
     let read = app.core()?.brain.read("feedback", move |tx| signals::newest(tx, place.as_ref(), limit));
     let list = read.await.map_err(|e| storage(&e))?.ok_or_else(|| {
         let id = before.as_ref().map(SignalId::as_str).unwrap_or_default();
-        no_such_feedback(id).with(json!({"signal_id": id, "field": "before"}))
+        no_such_feedback(id).with(json!({"signal_id": id, "field": "cursor"}))
     })?;
     let full = list.len() == limit as usize;
     let next = list.last().filter(|_| full).map(|signal| signal.signal_id.clone());

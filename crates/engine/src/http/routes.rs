@@ -296,12 +296,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         parameters: &[
             ("limit", "query", "integer", "1..100, default 20"),
-            (
-                "before",
-                "query",
-                "string",
-                "only what is older than this signal_id: next_cursor of the answer before",
-            ),
+            CURSOR,
         ],
         codes: &[C::NotFound],
         ..op("GET", "/feedback", "Feedback, newest first", "SignalList")

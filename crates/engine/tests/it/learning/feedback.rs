@@ -37,20 +37,20 @@ async fn feedback_is_listed_newest_first_page_by_page() {
     );
     // what comes meanwhile is on no later page
     given(&engine, json!({"message_id": message, "rating": "down"})).await;
-    let second = engine.json(&format!("/feedback?limit=2&before={}", wanted[1])).await;
+    let second = engine.json(&format!("/feedback?limit=2&cursor={}", wanted[1])).await;
     assert_eq!(ids(&second), [&*wanted[2], &*wanted[3]]);
-    let last = engine.json(&format!("/feedback?limit=2&before={}", wanted[3])).await;
+    let last = engine.json(&format!("/feedback?limit=2&cursor={}", wanted[3])).await;
     assert_eq!((ids(&last), &last["next_cursor"]), (vec![&*wanted[4]], &Value::Null));
 
-    for (query, field) in [("limit=101", "limit"), ("limit=0", "limit"), ("before=x", "before")] {
+    for (query, field) in [("limit=101", "limit"), ("limit=0", "limit"), ("cursor=x", "cursor")] {
         let error = engine.get(&format!("/feedback?{query}")).await.error(400, "INVALID_REQUEST").await;
         assert_eq!(error["details"]["field"], field);
     }
     let gone = "sig-0123456789abcdef0123456789abcdef";
-    let error = engine.get(&format!("/feedback?before={gone}")).await.error(404, "NOT_FOUND").await;
+    let error = engine.get(&format!("/feedback?cursor={gone}")).await.error(404, "NOT_FOUND").await;
     assert_eq!(
         (&error["details"]["field"], &error["details"]["signal_id"]),
-        (&json!("before"), &json!(gone))
+        (&json!("cursor"), &json!(gone))
     );
 }
 
