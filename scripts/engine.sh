@@ -74,7 +74,7 @@ fi
 
 prepare_build
 if [ ! -x "$program" ]; then
-    say "Building the Engine (release). About 400 crates the first time, some ten minutes on two cores; later only what changed."
+    say "Building the Engine (release). About 400 crates the first time, some ten minutes on two free cores, the last of them in silence; later only what changed."
 fi
 began=$(date +%s)
 umask 022

@@ -97,6 +97,9 @@ expect "$(cat "$work/answer")" sound "the restore drill"
 documented docs/guides/memory.md 'memory() {' '-X DELETE$'
 expect "$(cat "$work/answer")" '"content":"I am vegan."' "a corrected memory"
 expect "$(cat "$work/answer")" '"status":"deleted"' "a forgotten memory"
+printed_curl "My name is Ada. I prefer tea." | sh > /dev/null 2>"$work/err"
+documented docs/guides/memory.md 'curl -sS -H @.*learning.run' 'learning.status$'
+expect "$(cat "$work/answer")" '"status":"started"' "learning now"
 
 say "a second one beside it only says that it is there"
 sh scripts/engine.sh > "$work/beside" 2>&1 || fail "a second start beside the first failed: $(cat "$work/beside")"

@@ -11,7 +11,7 @@ set -eu
 prepare_build
 # The Engine's own pages say how long a first build takes; people should not wonder.
 [ -x "$target/release/bap-engine" ] ||
-    say "Building the programs (release). About 400 crates the first time, some ten minutes on two cores; later only what changed."
+    say "Building the programs (release). About 400 crates the first time, some ten minutes on two free cores, the last of them in silence; later only what changed."
 began=$(date +%s)
 cargo build --release --locked --workspace --bins
 say "Built in $(($(date +%s) - began)) s."
