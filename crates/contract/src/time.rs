@@ -32,8 +32,10 @@ impl Timestamp {
     /// Reads ISO-8601 with any offset; the result is UTC. An offset that leads out of the years 0000 to 9999 is refused,
     /// because the result could be written but not read again.
     pub fn parse(text: &str) -> Option<Self> {
-        let time = DateTime::parse_from_rfc3339(text).ok()?.to_utc();
-        (0..=9999).contains(&time.year()).then(|| Self(time.timestamp_millis()))
+        // By way of the milliseconds: a leap second at the end of a year is the first one of the next.
+        let time = Self(DateTime::parse_from_rfc3339(text).ok()?.timestamp_millis());
+        let year = DateTime::<Utc>::from_timestamp_millis(time.0)?.year();
+        (0..=9999).contains(&year).then_some(time)
     }
 }
 
