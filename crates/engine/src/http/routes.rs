@@ -294,10 +294,7 @@ pub const OPERATIONS: &[Operation] = &[
         ..op("POST", "/memory/import", "Import a bundle; answers when it is complete", "MemoryImported")
     },
     Operation {
-        parameters: &[
-            ("limit", "query", "integer", "1..100, default 20"),
-            CURSOR,
-        ],
+        parameters: &[("limit", "query", "integer", "1..100, default 20"), CURSOR],
         codes: &[C::NotFound],
         ..op("GET", "/feedback", "Feedback, newest first", "SignalList")
     },
