@@ -3,7 +3,7 @@
 //!
 //! A frame is one line or one event; both carry the same JSON.
 
-use connectors::result::{Answer, IMAGES_MAX};
+use connectors::result::{Answer, IMAGES_MAX, PARTS_MAX};
 use connectors::server::Entry;
 use connectors::tools::{
     ACTION_MAX_CHARS, DESCRIPTION_MAX_BYTES, Definition, SCHEMA_MAX_BYTES, State, TOOLS_MAX, read_listing,
@@ -34,7 +34,11 @@ pub fn holds(data: &[u8]) {
 fn answered(result: ServerResult) {
     match result {
         ServerResult::CallToolResult(result) => {
-            let answer = Answer::read(&result);
+            let few = result.content.len() <= PARTS_MAX;
+            let Ok(answer) = Answer::read(&result) else {
+                return assert!(!few, "only the number of parts is refused");
+            };
+            assert!(few);
             assert!(answer.images.len() <= IMAGES_MAX);
             assert_eq!(answer.failed, result.is_error == Some(true));
             let said = result.content.iter().any(|block| match block {

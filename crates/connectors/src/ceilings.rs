@@ -51,6 +51,7 @@ pub const CALL_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub(crate) const ASKS_TOO_MUCH: &str = "it asks more than it may";
 pub(crate) const READS_TOO_SLOWLY: &str = "it asks and does not take the answers";
 pub(crate) const SAYS_TOO_MUCH: &str = "it sends more than it may";
+pub(crate) const HOLDS_TOO_MUCH: &str = "one of its messages holds more values than it may";
 
 /// So many at once, and so many more each second.
 #[derive(Debug, Clone, Copy)]

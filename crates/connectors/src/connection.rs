@@ -360,7 +360,7 @@ impl Line {
         for _ in 0..ROUNDS_MAX {
             let request = ClientRequest::CallToolRequest(CallToolRequest::new(params.clone()));
             match self.request(&busy.0, request, options).await? {
-                (ServerResult::CallToolResult(result), _) => return Ok(Answer::read(&result)),
+                (ServerResult::CallToolResult(result), _) => return Answer::read(&result),
                 (ServerResult::InputRequiredResult(wanted), call) => {
                     let InputRequiredResult { input_requests, request_state, .. } = wanted;
                     let mut responses = BTreeMap::new();

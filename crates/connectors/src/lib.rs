@@ -20,6 +20,7 @@ pub mod ask;
 // One line to one server.
 pub mod trouble;
 pub mod ceilings;
+pub mod pieces;
 mod passes;
 mod handler;
 pub mod transport;

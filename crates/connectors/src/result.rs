@@ -3,6 +3,7 @@
 //! Text blocks are joined, structured content is passed on as JSON, pictures stay pictures, links become text.
 //! All of it is a stranger's word: the caller must treat it as untrusted.
 
+use crate::trouble::Trouble;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rmcp::model::{CallToolResult, ContentBlock, ResourceContents};
@@ -10,6 +11,9 @@ use serde_json::{Value, json};
 
 /// Most pictures of one result. More would fill the model's context with one call.
 pub const IMAGES_MAX: usize = 16;
+/// Most parts of one result. More would copy each part of an answer that nobody can read; fewer refuses tools that
+/// give every line or row a part of its own.
+pub const PARTS_MAX: usize = 1_000;
 
 /// One picture.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,8 +42,14 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Reads a result of `tools/call`.
-    pub fn read(result: &CallToolResult) -> Self {
+    /// Reads a result of `tools/call`; one of too many parts is refused before any part is copied.
+    pub fn read(result: &CallToolResult) -> Result<Self, Trouble> {
+        if result.content.len() > PARTS_MAX {
+            return Err(Trouble::Garbage(format!(
+                "a result of {} parts, more than {PARTS_MAX}",
+                result.content.len()
+            )));
+        }
         let (mut texts, mut images) = (Vec::new(), Vec::new());
         for block in &result.content {
             match block {
@@ -66,7 +76,7 @@ impl Answer {
             Some(structured) => json!({"text": text, "structured": structured}),
             None => Value::String(text),
         };
-        Self { value, images, failed: result.is_error == Some(true) }
+        Ok(Self { value, images, failed: result.is_error == Some(true) })
     }
 
     /// The answer as text, for a failure.
@@ -98,8 +108,12 @@ fn resource(contents: &ResourceContents) -> String {
 mod tests {
     use super::*;
 
-    fn answer(result: Value) -> Answer {
+    fn read(result: Value) -> Result<Answer, Trouble> {
         Answer::read(&serde_json::from_value(result).expect("is a result"))
+    }
+
+    fn answer(result: Value) -> Answer {
+        read(result).expect("is few enough")
     }
 
     #[test]
@@ -132,6 +146,14 @@ mod tests {
         let both =
             answer(json!({"content": [{"type": "text", "text": "one"}], "structuredContent": structured}));
         assert_eq!(both.value, json!({"text": "one", "structured": {"n": 1}}));
+    }
+
+    #[test]
+    fn a_result_of_too_many_parts_is_refused_with_their_number() {
+        let parts = |count| json!({"content": vec![json!({"type": "text", "text": ""}); count]});
+        assert!(read(parts(PARTS_MAX)).is_ok());
+        let trouble = read(parts(PARTS_MAX + 1)).expect_err("is too many");
+        assert!(trouble.to_string().ends_with("a result of 1001 parts, more than 1000"), "{trouble}");
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //!
 //! The invariant: an answer of ours counts as under way until its sending has ended, however it ended.
 
-use crate::ceilings::{Ledger, READS_TOO_SLOWLY, ROOM_WAIT_MAX, Sent, Verdict};
+use crate::ceilings::{HOLDS_TOO_MUCH, Ledger, READS_TOO_SLOWLY, ROOM_WAIT_MAX, Sent, Verdict};
+use crate::pieces::Pieces;
 use rmcp::RoleClient;
 use rmcp::model::{ClientJsonRpcMessage, ClientNotification, RequestId, ServerJsonRpcMessage};
 use rmcp::transport::Transport;
@@ -123,16 +124,18 @@ impl<T: Transport<RoleClient>> Transport<RoleClient> for Bounded<T> {
     }
 }
 
-/// What a program writes, read no faster than the ledger allows.
+/// What a program writes, read no faster than the ledger allows, and no line of more values than it may hold: a
+/// longer one cuts the line to the program before the rest of it is read.
 pub(crate) struct Metered<R> {
     from: R,
     ledger: Arc<Ledger>,
     pause: Option<Pin<Box<Sleep>>>,
+    pieces: Pieces,
 }
 
 impl<R> Metered<R> {
     pub fn new(from: R, ledger: Arc<Ledger>) -> Self {
-        Self { from, ledger, pause: None }
+        Self { from, ledger, pause: None, pieces: Pieces::default() }
     }
 }
 
@@ -149,6 +152,12 @@ impl<R: AsyncRead + Unpin> AsyncRead for Metered<R> {
         }
         let before = buf.filled().len();
         std::task::ready!(Pin::new(&mut this.from).poll_read(cx, buf))?;
+        if !this.pieces.add_lines(&buf.filled()[before..]) {
+            this.ledger.cut(HOLDS_TOO_MUCH);
+            // the end of what it writes: the beginning of the line is no message
+            buf.set_filled(before);
+            return Poll::Ready(Ok(()));
+        }
         let now = Instant::now();
         let wait = this.ledger.read(buf.filled().len() - before, now);
         this.pause = (!wait.is_zero()).then(|| Box::pin(sleep_until(now + wait)));

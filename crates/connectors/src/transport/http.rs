@@ -8,9 +8,10 @@
 //! credentials.
 
 use crate::ceilings::{
-    CALL_BYTES_MAX, Ledger, READS_TOO_SLOWLY, ROOM_WAIT_MAX, SAYS_TOO_MUCH, Sent, Verdict,
+    CALL_BYTES_MAX, HOLDS_TOO_MUCH, Ledger, READS_TOO_SLOWLY, ROOM_WAIT_MAX, SAYS_TOO_MUCH, Sent, Verdict,
 };
 use crate::passes::{Pass, Passes};
+use crate::pieces::Pieces;
 use crate::trouble::{Trouble, is_scope_challenge};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -86,6 +87,10 @@ impl Watched {
         }
         let now = Instant::now();
         pause(self.ledger.read(bytes, now)).await;
+        if !event.data.as_deref().is_none_or(Pieces::few) {
+            self.ledger.cut(HOLDS_TOO_MUCH);
+            return None;
+        }
         let sent = event.data.as_deref().map_or(Sent::Nothing, Sent::of_text);
         match self.ledger.judge(self.of.as_ref(), &sent, now) {
             Verdict::Pass => {}

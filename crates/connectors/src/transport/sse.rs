@@ -3,8 +3,9 @@
 //!
 //! The invariant: nothing is posted to another origin than the stream's, whatever the server says.
 
-use crate::ceilings::Ledger;
+use crate::ceilings::{HOLDS_TOO_MUCH, Ledger};
 use crate::passes::Passes;
+use crate::pieces::Pieces;
 use crate::trouble::{Trouble, is_scope_challenge, scopes};
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -68,6 +69,7 @@ pub(crate) struct SseTransport {
     passes: Arc<dyn Passes>,
     endpoint: Url,
     events: BoxStream<'static, Result<Sse, sse_stream_rmcp::Error>>,
+    ledger: Arc<Ledger>,
 }
 
 impl SseTransport {
@@ -84,7 +86,7 @@ impl SseTransport {
         if !kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
             return Err(Trouble::Garbage("an answer of the wrong content type".into()));
         }
-        let mut events = events(response.bytes_stream().boxed(), ledger);
+        let mut events = events(response.bytes_stream().boxed(), Arc::clone(&ledger));
         let named = tokio::time::timeout(ENDPOINT_MAX, first_endpoint(&mut events)).await;
         let path = named
             .map_err(|_| Trouble::Garbage("it does not name an address to post to".into()))?
@@ -94,7 +96,7 @@ impl SseTransport {
         if endpoint.origin() != url.origin() {
             return Err(Trouble::Garbage("it wants messages posted to another place".into()));
         }
-        Ok(Self { http: http.clone(), passes, endpoint, events })
+        Ok(Self { http: http.clone(), passes, endpoint, events, ledger })
     }
 }
 
@@ -203,7 +205,12 @@ impl Transport<RoleClient> for SseTransport {
             if event.event.as_deref().unwrap_or("message") != "message" {
                 continue;
             }
-            match serde_json::from_str(event.data.as_deref().unwrap_or_default()) {
+            let data = event.data.as_deref().unwrap_or_default();
+            if !Pieces::few(data) {
+                self.ledger.cut(HOLDS_TOO_MUCH);
+                return None;
+            }
+            match serde_json::from_str(data) {
                 Ok(message) => return Some(message),
                 Err(_) => tracing::debug!("An MCP server sent an event that is no message"),
             }

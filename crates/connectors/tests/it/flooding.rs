@@ -51,6 +51,10 @@ enum Flood {
     SameCursor,
     /// Slices of many megabytes.
     FatSlices,
+    /// Answers in one event of very many empty parts.
+    Crumbs,
+    /// Answers in a plain body of a few parts too many.
+    Parts,
 }
 
 struct Server {
@@ -230,6 +234,11 @@ async fn post(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes
                     );
                     events(&shared, move |_| text.clone(), Some(answer))
                 }
+                Flood::Crumbs => {
+                    let made = Response::builder().header("content-type", "text/event-stream");
+                    made.body(Body::from(crumbs(&id))).expect("an answer")
+                }
+                Flood::Parts => result(json!({"content": vec![json!({"type": "text", "text": ""}); 1_001]})),
                 Flood::Endless => events(&shared, |_| format!("data: {}", "x".repeat(32 << 10)), None),
                 Flood::Bomb => {
                     let made = Response::builder()
@@ -287,15 +296,28 @@ async fn old_message(State(shared): State<Arc<Shared>>, body: Bytes) -> StatusCo
         }
         Some(_) => return StatusCode::ACCEPTED,
     };
-    if body["method"] == "tools/call" && !shared.counts.calm.load(Ordering::SeqCst) {
+    let crumbles = shared.flood == Flood::Crumbs;
+    let storms = body["method"] == "tools/call" && !shared.counts.calm.load(Ordering::SeqCst);
+    if storms && !crumbles {
         shared.counts.begun.store(true, Ordering::SeqCst);
     }
     let answer = json!({"jsonrpc": "2.0", "id": body["id"], "result": result});
     let floods = shared.counts.begun.load(Ordering::SeqCst);
-    let text = if floods { sampling(u64::MAX / 2) } else { format!("data: {answer}\n\n") };
+    let text = match floods {
+        true => sampling(u64::MAX / 2),
+        false if storms && crumbles => crumbs(&body["id"]),
+        false => format!("data: {answer}\n\n"),
+    };
     let old = shared.old.lock().expect("no panic").clone();
     let _ = old.map(|old| old.send(text));
     StatusCode::ACCEPTED
+}
+
+/// An answer of 300,000 empty parts in one event of eight megabytes.
+fn crumbs(id: &Value) -> String {
+    let parts = r#"{"type":"text","text":""},"#.repeat(300_000);
+    let parts = parts.trim_end_matches(',');
+    format!("data: {{\"jsonrpc\":\"2.0\",\"result\":{{\"content\":[{parts}]}},\"id\":{id}}}\n\n")
 }
 
 /// 256 MiB of spaces, compressed.
@@ -440,6 +462,33 @@ async fn an_event_without_an_end_and_a_bomb_are_given_up() {
             written(&server)
         );
     }
+}
+
+#[tokio::test]
+async fn an_answer_of_very_many_parts_is_cut_before_it_is_parsed() {
+    let (_server, _house, done) = flooded(Flood::Crumbs, Duration::from_secs(20)).await;
+    let trouble = done.expect_err("must end");
+    assert!(matches!(trouble, Trouble::Cut(_)) && trouble.counts(), "{trouble:?}");
+    assert!(trouble.to_string().contains("holds more values than it may"), "{trouble}");
+
+    let (server, house) = (serve(Flood::Crumbs).await, house(Duration::from_secs(20)).await);
+    let url = server.url.replace("/mcp", "/sse");
+    let config = json!({"server_name": "s", "transport": "sse", "url": url, "auth_method": "none"});
+    let id = house.connect_with("s", config).await;
+    let before = resident();
+    let trouble = house.say(&id, "x").await.expect_err("must end");
+    assert!(trouble.to_string().contains("holds more values than it may"), "{trouble}");
+    let grown = resident().saturating_sub(before);
+    assert!(grown < GROWTH_MAX, "grew by {} MiB", grown >> 20);
+    server.shared.counts.calm.store(true, Ordering::SeqCst);
+    assert!(house.say(&id, "x").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_result_of_too_many_parts_is_refused_and_the_line_stays() {
+    let (_server, _house, done) = flooded(Flood::Parts, Duration::from_secs(20)).await;
+    let trouble = done.expect_err("is too many");
+    assert!(matches!(&trouble, Trouble::Garbage(why) if why.contains("1001 parts")), "{trouble:?}");
 }
 
 #[tokio::test]

@@ -21,6 +21,8 @@ while IFS= read -r line; do
       *'"noise"'*) say 'Listening on stdio...'; say '{"a":'; say '[]'; say '"x"'; say '{"jsonrpc":"2.0","id":99,"result":{}}'; say "$done";;
       *'"line"'*) head -c 134217728 /dev/zero | tr '\0' x; say ''; say "$done";;
       *'"flood"'*) while :; do n=$((n+1)); say "{\"jsonrpc\":\"2.0\",\"id\":\"q$n\",\"method\":\"ping\"}"; done;;
+      *'"crumbs"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"content":[' "$id"
+        yes '{"type":"text","text":""},' | head -n 300000 | tr -d '\n'; say '{"type":"text","text":""}]}}';;
       *'"deaf"'*) exec sleep 100;;
       *) say "$done";;
     esac;;
@@ -35,6 +37,13 @@ async fn house(call: Duration) -> House {
 
 fn config() -> Value {
     json!({"server_name": "sh", "transport": "stdio", "command": ["sh", "-c", SHELL], "auth_method": "none"})
+}
+
+/// Resident memory of this process.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("Linux tells");
+    let pages: u64 = text.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number");
+    pages * 4096
 }
 
 #[tokio::test]
@@ -58,15 +67,23 @@ async fn noise_between_the_messages_is_passed_over() {
 async fn a_line_without_an_end_is_not_kept() {
     let house = house(Duration::from_secs(60)).await;
     let id = house.connect_with("sh", config()).await;
-    let resident = || {
-        let text = std::fs::read_to_string("/proc/self/statm").expect("Linux tells");
-        let pages: u64 = text.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number");
-        pages * 4096
-    };
     let before = resident();
     assert_eq!(house.say(&id, "line").await.expect("an answer").value, json!("sh"));
     let grown = resident().saturating_sub(before);
     assert!(grown < 64 << 20, "grew by {} MiB of 128", grown >> 20);
+}
+
+#[tokio::test]
+async fn an_answer_of_very_many_parts_is_cut_before_it_is_parsed() {
+    let house = house(Duration::from_secs(60)).await;
+    let id = house.connect_with("sh", config()).await;
+    let before = resident();
+    let trouble = house.say(&id, "crumbs").await.expect_err("must end");
+    assert!(matches!(trouble, Trouble::Cut(_)) && trouble.counts(), "{trouble:?}");
+    assert!(trouble.to_string().contains("holds more values than it may"), "{trouble}");
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 64 << 20, "grew by {} MiB", grown >> 20);
+    assert_eq!(house.say(&id, "x").await.expect("started again").value, json!("sh"));
 }
 
 #[tokio::test]

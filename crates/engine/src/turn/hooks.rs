@@ -8,6 +8,8 @@
 //! The invariant: a hook before a call that fails in any way denies the call; every other hook's failure is
 //! only logged.
 
+mod answer;
+
 use crate::catalog::hooks::Hook;
 use crate::sandbox::{Command, Launcher, ProcessGroups, Workspace};
 use crate::secrets::{Known, leaving};
@@ -16,8 +18,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// Bytes of a hook's answer. More is not one decision.
-const ANSWER_MAX: usize = 1024 * 1024;
 /// Characters of a reason or message that is passed on.
 const TEXT_MAX: usize = 4000;
 /// Characters of text added to a result; more would crowd out the result itself.
@@ -242,7 +242,7 @@ impl Runner<'_> {
             let complaint = short(complaint.trim(), STDERR_SHOWN);
             return Err(failed(format!("exit code {}: {complaint}", finished.exit_code)));
         }
-        read_answer(&finished.stdout.into_text()).map(|answer| without(self.known, answer)).map_err(failed)
+        answer::read(&finished.stdout.into_text()).map(|answer| without(self.known, answer)).map_err(failed)
     }
 }
 
@@ -254,22 +254,6 @@ fn without(known: &Known, answer: Map<String, Value>) -> Map<String, Value> {
         Value::Object(answer) => answer,
         // scrubbing an object gives an object
         _ => Map::new(),
-    }
-}
-
-/// One JSON object; a hook that says nothing says `{}`.
-fn read_answer(stdout: &str) -> Result<Map<String, Value>, String> {
-    let text = stdout.trim();
-    if text.is_empty() {
-        return Ok(Map::new());
-    }
-    if text.len() > ANSWER_MAX {
-        return Err(format!("its answer has more than {ANSWER_MAX} bytes"));
-    }
-    match serde_json::from_str(text) {
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => Err("its answer is no JSON object".to_owned()),
-        Err(error) => Err(format!("its answer is no JSON: {error}")),
     }
 }
 
@@ -311,15 +295,6 @@ mod tests {
         assert_eq!(stop(on), Ok(StopAnswer::Continue("tests fail".into())));
         assert!(matches!(stop(json!({"decision": "continue"})), Ok(StopAnswer::Continue(_))));
         assert!(stop(json!({})).is_err() && stop(json!({"decision": "continue", "message": ""})).is_err());
-    }
-
-    #[test]
-    fn an_answer_is_one_object_or_nothing() {
-        assert_eq!(read_answer(" \n"), Ok(Map::new()));
-        assert_eq!(read_answer("{\"a\":1}\n"), Ok(map(json!({"a": 1}))));
-        for bad in ["[]", "{} {}", "ok", "{"] {
-            assert!(read_answer(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

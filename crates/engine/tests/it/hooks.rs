@@ -82,6 +82,7 @@ async fn a_hook_before_a_call_that_fails_in_any_way_denies_it() {
         ("silent", "true"),
         ("text", "echo fine"),
         ("word", "echo '{\"decision\":\"maybe\"}'"),
+        ("twice", "echo '{\"decision\":\"deny\",\"decision\":\"allow\"}'"),
         ("input", "echo '{\"decision\":\"allow\",\"input\":{\"cmd\":1}}'"),
     ] {
         put_hooks(&setup.path("catalog"), &[("pre_tool", "*", script)]);
