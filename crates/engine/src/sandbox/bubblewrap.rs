@@ -381,8 +381,8 @@ mod tests {
         let order = Order {
             end: End::WithTheEngine,
             grants,
-            scratch: Some(Path::new("/data/tmp/t1")),
-            cwd: Path::new("/data/work"),
+            scratch: Some(Path::new("/data/scratch/t1")),
+            cwd: Path::new("/data/root"),
             environment: Vec::new(),
             ruleset: None,
             proxy: None,
@@ -400,17 +400,17 @@ mod tests {
     #[test]
     fn what_is_sealed_is_not_mounted_and_what_holds_it_is_a_read_only_frame() {
         let grants = [
-            grant("/data/work", Rights::Write),
+            grant("/data/root", Rights::Write),
             grant("/data", Rights::Frame),
             grant("/usr", Rights::Read),
-            grant("/data/work/catalog", Rights::Read),
+            grant("/data/root/catalog", Rights::Read),
             grant("/proc", Rights::Facts),
             grant("/dev/null", Rights::Device),
         ];
         let text = words(&grants, true);
-        let mounts = "--tmpfs /data --bind /data/work /data/work --ro-bind /data/work/catalog \
-                      /data/work/catalog --bind /data/tmp/t1 /tmp --ro-bind /usr /usr --proc /proc \
-                      --remount-ro /proc --dev /dev --remount-ro /dev --remount-ro /data --remount-ro / --chdir /data/work";
+        let mounts = "--tmpfs /data --bind /data/root /data/root --ro-bind /data/root/catalog \
+                      /data/root/catalog --bind /data/scratch/t1 /tmp --ro-bind /usr /usr --proc /proc \
+                      --remount-ro /proc --dev /dev --remount-ro /dev --remount-ro /data --remount-ro / --chdir /data/root";
         assert!(text.ends_with(mounts), "{text}");
         for namespace in NAMESPACES {
             assert!(text.contains(namespace));
@@ -419,9 +419,9 @@ mod tests {
 
     #[test]
     fn tmp_is_the_scratch_directory_unless_something_else_lies_below_it() {
-        assert!(words(&[], true).contains("--bind /data/tmp/t1 /tmp"));
-        let text = words(&[grant("/tmp/work", Rights::Write)], true);
-        assert!(text.contains("--tmpfs /tmp --bind /tmp/work /tmp/work"), "{text}");
+        assert!(words(&[], true).contains("--bind /data/scratch/t1 /tmp"));
+        let text = words(&[grant("/tmp/root", Rights::Write)], true);
+        assert!(text.contains("--tmpfs /tmp --bind /tmp/root /tmp/root"), "{text}");
         assert!(text.contains("--remount-ro /tmp"), "{text}");
     }
 
