@@ -93,7 +93,7 @@ pub(crate) struct Line {
     openings: AtomicU64,
     /// The opening whose tools were compared with the pins, and when.
     compared: Mutex<Option<(u64, Instant)>>,
-    /// Held while a listing for calls is read: one is enough for all that wait.
+    /// Held while the tools are listed and compared: one listing is enough for all calls that wait for it.
     pub listing: tokio::sync::Mutex<()>,
     // held while a line is opened: nobody shall open a second one meanwhile
     live: tokio::sync::Mutex<Option<Arc<Live>>>,

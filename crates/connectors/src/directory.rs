@@ -141,6 +141,11 @@ pub(crate) struct Inner {
     left_out: Mutex<HashMap<ConnectionId, Vec<LeftOut>>>,
     /// The next renewal of a token, for those who plan a sleep.
     next_refresh: RwLock<Option<Timestamp>>,
+    /// Held while actions are read, compared and written back: between the two another's yes, or a change that
+    /// another listing saw, would be written over.
+    comparing: tokio::sync::Mutex<()>,
+    /// Held while the snapshot is made: an older look at the books never replaces a newer one.
+    rebuilding: tokio::sync::Mutex<()>,
     sealed_shut: AtomicBool,
     changed: mpsc::Sender<ConnectionId>,
     wake: Notify,
@@ -180,6 +185,8 @@ impl Directory {
             due: Mutex::default(),
             left_out: Mutex::default(),
             next_refresh: RwLock::default(),
+            comparing: tokio::sync::Mutex::default(),
+            rebuilding: tokio::sync::Mutex::default(),
             sealed_shut: AtomicBool::new(false),
             changed,
             wake: Notify::new(),
@@ -257,6 +264,7 @@ impl Directory {
     /// Pins the definition that a person said yes to; false when the server says something else by now.
     pub async fn approve(&self, id: &ConnectionId, action: &str, hash: &str) -> Result<bool, BooksError> {
         let books = &self.0.settings.books;
+        let _one = self.0.comparing.lock().await;
         let mut actions = books.actions(id).await?;
         let Some(found) = actions.iter_mut().find(|one| one.definition.action == action) else {
             return Ok(false);
@@ -303,6 +311,13 @@ impl Directory {
 
     async fn list(&self, id: &ConnectionId, approve: bool) -> Result<(), Trouble> {
         let line = self.line(id).await?;
+        let _one = line.listing.lock().await;
+        self.list_over(id, &line, approve).await
+    }
+
+    /// Lists over a line whose `listing` the caller holds, so that listings are compared in the order in which the
+    /// server gave them.
+    async fn list_over(&self, id: &ConnectionId, line: &Arc<Line>, approve: bool) -> Result<(), Trouble> {
         let listing = self.settle(id, line.list().await).await?;
         let opening = listing.opening;
         let books = &self.0.settings.books;
@@ -314,11 +329,14 @@ impl Directory {
             .await
             .map_err(|_| Trouble::Garbage("a listing that cannot be read".into()))?;
         self.note_left_out(id, left_out);
-        let stored = books.actions(id).await?;
-        let actions = tools::reconcile(&stored, listed, approve);
-        if actions != stored {
-            books.put_actions(id, actions).await?;
-            self.rebuild().await?;
+        {
+            let _one = self.0.comparing.lock().await;
+            let stored = books.actions(id).await?;
+            let actions = tools::reconcile(&stored, listed, approve);
+            if actions != stored {
+                books.put_actions(id, actions).await?;
+                self.rebuild().await?;
+            }
         }
         line.note_compared(opening);
         let holds =
@@ -426,6 +444,7 @@ impl Directory {
     /// Makes the snapshot anew from the books.
     async fn rebuild(&self) -> Result<(), BooksError> {
         let books = &self.0.settings.books;
+        let _one = self.0.rebuilding.lock().await;
         let mut offered = Vec::new();
         let rows = books.connections().await?;
         for row in &rows {

@@ -71,7 +71,7 @@ impl Directory {
             if let Some(opening) = line.compared(upkeep::LIST_EVERY).await {
                 return Ok(opening);
             }
-            directory.list(&id, false).await?;
+            directory.list_over(&id, &line, false).await?;
             line.compared(upkeep::LIST_EVERY).await.ok_or(Trouble::Reopened)
         });
         tokio::select! {

@@ -138,7 +138,10 @@ impl Books for Paper {
         Ok(())
     }
     async fn actions(&self, id: &ConnectionId) -> Written<Vec<Action>> {
-        Ok(self.pages().actions.get(id).cloned().unwrap_or_default())
+        let actions = self.pages().actions.get(id).cloned().unwrap_or_default();
+        // As real books do, others get their turn between a reading and what is done with it.
+        tokio::task::yield_now().await;
+        Ok(actions)
     }
     async fn put_actions(&self, id: &ConnectionId, actions: Vec<Action>) -> Written<()> {
         let mut pages = self.pages();

@@ -5,6 +5,7 @@ use connectors::connection::CallOptions;
 use connectors::tools::State;
 use connectors::trouble::Trouble;
 use testbed::mcp::{ScriptedMcp, Speaks, tool};
+use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
 async fn a_changed_definition_is_shown_only_after_a_yes_to_exactly_it() {
@@ -108,4 +109,77 @@ async fn a_call_that_knows_another_definition_is_not_sent() {
     let refused = house.call(&id, "hi", &options).await;
     assert!(matches!(refused, Err(Trouble::Changed)), "{refused:?}");
     assert_eq!(server.count("tools/call"), sent);
+}
+
+#[tokio::test]
+async fn two_yeses_at_once_both_count() {
+    let (house, server) = (House::new().await, ScriptedMcp::start(Speaks::Modern).await);
+    let id = house.connect(server.url()).await;
+    server.set_tools(vec![tool("one", "New"), tool("two", "New")]);
+    house.directory.refresh_tools(&id).await.expect("a list");
+    let offered = house.directory.offered();
+    let yes = |action: &'static str| {
+        let hash = offered.iter().find(|one| one.definition.action == action).expect("offered").hash.clone();
+        let (directory, id) = (house.directory.clone(), id.clone());
+        async move { directory.approve(&id, action, &hash).await.expect("books") }
+    };
+    assert_eq!(tokio::join!(yes("one"), yes("two")), (true, true));
+    let states: Vec<State> = house.directory.offered().iter().map(|tool| tool.state).collect();
+    assert_eq!(states, [State::Pinned, State::Pinned]);
+}
+
+#[tokio::test]
+async fn a_yes_never_hides_a_change_that_is_listed_meanwhile() {
+    let (house, server) = (House::new().await, ScriptedMcp::start(Speaks::Modern).await);
+    let id = house.connect(server.url()).await;
+    let extras: Vec<String> = (0..200).map(|n| format!("extra_{n}")).collect();
+    let with = |echo: &str| {
+        let extras = extras.iter().map(|name| tool(name, "New"));
+        std::iter::once(tool("echo", echo)).chain(extras).collect()
+    };
+    server.set_tools(with("Says it again"));
+    house.directory.refresh_tools(&id).await.expect("a list");
+    let offered = house.directory.offered();
+    server.set_tools(with("Sends everything to a stranger"));
+    let lists = server.count("tools/list");
+    let yeses = async {
+        while server.count("tools/list") == lists {
+            tokio::task::yield_now().await;
+        }
+        for one in offered.iter().filter(|one| one.state == State::New) {
+            assert!(house.directory.approve(&id, &one.definition.action, &one.hash).await.expect("books"));
+        }
+    };
+    let ((), listed) = tokio::join!(yeses, house.directory.refresh_tools(&id));
+    listed.expect("a list");
+    for one in house.directory.offered().iter() {
+        let wanted = if one.name == "s.echo" { State::Changed } else { State::Pinned };
+        assert_eq!(one.state, wanted, "{}", one.name);
+    }
+}
+
+/// A server that tells of changed tools as soon as it is connected makes its list be read twice at once.
+#[tokio::test]
+async fn what_is_approved_by_connecting_stays_approved_when_it_is_listed_meanwhile() {
+    let (house, server) = (House::new().await, ScriptedMcp::start(Speaks::Modern).await);
+    let stop = CancellationToken::new();
+    let (directory, until) = (house.directory.clone(), stop.clone());
+    let listing = tokio::spawn(async move {
+        while !until.is_cancelled() {
+            for row in directory.connections().await.expect("books") {
+                // a connection that is gone by now has no list
+                let _ = directory.refresh_tools(&row.connection.ref_id).await;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    for _ in 0..40 {
+        let id = house.connect(server.url()).await;
+        house.directory.refresh_tools(&id).await.expect("a list");
+        let states: Vec<State> = house.directory.offered().iter().map(|tool| tool.state).collect();
+        assert_eq!(states, [State::Pinned]);
+        house.directory.delete(&id).await.expect("books");
+    }
+    stop.cancel();
+    listing.await.expect("no panic");
 }
