@@ -23,9 +23,9 @@ fn a_prompt_says_what_would_be_remembered_what_would_be_touched_and_what_a_yes_o
     assert_eq!(asked.grants, Grants::paths(vec!["/srv/old".into()]));
     let touched: Vec<_> = asked.touches.iter().map(|t| (t.path.to_str().unwrap(), t.how)).collect();
     let how = How::Delete { recursive: true, force: true };
-    assert_eq!(touched, [("/srv/old", how), ("/data/work/sub", how)], "outside first");
+    assert_eq!(touched, [("/srv/old", how), ("/data/root/sub", how)], "outside first");
     let asked = prompt(rules::bash("git reset --hard", Some("sub"), &w.facts()));
-    assert_eq!(asked.rule, "bash:cd /data/work/sub && git reset --hard");
+    assert_eq!(asked.rule, "bash:cd /data/root/sub && git reset --hard");
     let long = format!("rm -rf /srv/{}", "x".repeat(5000));
     let asked = prompt(w.bash(&long));
     assert!(
@@ -302,7 +302,7 @@ fn a_command_that_names_another_port_of_a_listed_host_asks() {
 fn hosts_are_read_wherever_a_command_names_them() {
     let w = world();
     let setting =
-        permissions::Setting { ground: &w.tree, directory: "/data/work".into(), variables: Vec::new() };
+        permissions::Setting { ground: &w.tree, directory: "/data/root".into(), variables: Vec::new() };
     let hosts = |command: &str| analyse(command, &setting).hosts.into_iter().collect::<Vec<_>>();
     assert_eq!(
         hosts("curl -H 'A: b' https://u:p@A.example:8443/x?y=http://b.example/"),
@@ -324,7 +324,7 @@ fn a_remembered_rule_does_not_follow_a_link_that_was_moved() {
         let rule = Some(asked.rule);
         assert_eq!(w.bash(command), Verdict::Allow { rule, grants: asked.grants }, "{command}");
     }
-    w.tree = w.tree.symlink("/data/work/out", "/etc");
+    w.tree = w.tree.symlink("/data/root/out", "/etc");
     for command in ["rm -rf out/old", "echo x > out/old/f", "cd out && rm -rf old", "cp small out/old/new"] {
         let again = prompt(w.bash(command));
         assert!(again.reason.ends_with(reason::MOVED), "{command}: {}", again.reason);
@@ -358,12 +358,12 @@ fn a_target_nobody_knows_is_compared_with_the_large_files_that_are_there() {
     let mut w = world();
     assert_eq!(prompt(w.bash("echo x > \"$X\"")).reason, reason::TRUNCATES);
     assert_eq!(w.bash("echo x > \"$X.md\""), Verdict::allow());
-    w.tree = w.tree.file("/data/work/sub/notes.md", 9000);
+    w.tree = w.tree.file("/data/root/sub/notes.md", 9000);
     assert_eq!(prompt(w.bash("echo x > \"$X.md\"")).reason, reason::TRUNCATES);
     // what is too much to be looked through may hold one
     let mut crowded = world();
     for n in 0..20_001 {
-        crowded.tree = crowded.tree.file(&format!("/data/work/many/{n}"), 1);
+        crowded.tree = crowded.tree.file(&format!("/data/root/many/{n}"), 1);
     }
     assert_eq!(prompt(crowded.bash("echo x > \"$X.md\"")).reason, reason::TRUNCATES);
 }
