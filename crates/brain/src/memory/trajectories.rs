@@ -1,6 +1,7 @@
 //! Finished turns for the Learning Centre: pending, processed, or given up.
 
 use super::{Change, all, first, time, time_or_none, unsigned};
+use crate::turns::Turn;
 use crate::{Error, Result, Tx};
 use contract::memory::Trust;
 use contract::{TaskId, Timestamp, TurnId};
@@ -106,12 +107,19 @@ fn read(row: &Row<'_>) -> Result<Trajectory> {
     })
 }
 
-/// Stores a finished turn as pending; a second time changes nothing.
+/// Outcome of a turn that [`pass_over`] noted and that has not ended yet.
+const UNDER_WAY: &str = "under_way";
+
+/// Stores a finished turn as pending; a second time changes nothing. One that was passed over stays so.
 pub fn insert(tx: &Tx<'_>, new: &New) -> Result<()> {
     tx.conn()
         .prepare_cached(
             "INSERT INTO trajectories (turn_id, task_id, agent, outcome, trace_json, trust, state, created_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'pending', ?7) ON CONFLICT (turn_id) DO NOTHING",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'pending', ?7)
+             ON CONFLICT (turn_id) DO UPDATE
+             SET outcome = excluded.outcome, trace_json = excluded.trace_json, trust = excluded.trust,
+                 created_at = excluded.created_at
+             WHERE outcome = ?8",
         )?
         .execute(params![
             new.turn_id.as_str(),
@@ -121,6 +129,25 @@ pub fn insert(tx: &Tx<'_>, new: &New) -> Result<()> {
             new.trace.to_string(),
             new.trust.as_str(),
             new.at.millis(),
+            UNDER_WAY,
+        ])?;
+    Ok(())
+}
+
+/// Nobody learns from a turn that is still under way, whatever comes of it; a second time changes nothing.
+pub fn pass_over(tx: &Tx<'_>, turn: &Turn, now: Timestamp) -> Result<()> {
+    tx.conn()
+        .prepare_cached(
+            "INSERT INTO trajectories (turn_id, task_id, agent, outcome, trace_json, trust, state, created_at, processed_at)
+             VALUES (?1, ?2, ?3, ?4, '{}', ?5, 'processed', ?6, ?6) ON CONFLICT (turn_id) DO NOTHING",
+        )?
+        .execute(params![
+            turn.turn_id.as_str(),
+            turn.task_id.as_str(),
+            turn.agent,
+            UNDER_WAY,
+            Trust::Untrusted.as_str(),
+            now.millis(),
         ])?;
     Ok(())
 }

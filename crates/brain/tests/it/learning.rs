@@ -9,6 +9,7 @@ use brain::memory::signals::{self, Signal};
 use brain::memory::trajectories::{self, New, State};
 use brain::memory::{Change, MemoryId};
 use brain::retention::{self, Policy};
+use brain::turns;
 use contract::memory::{Rating, Trust};
 use contract::{BatchId, MessageId, SignalId, TurnId};
 use serde_json::json;
@@ -73,6 +74,30 @@ async fn a_trajectory_is_learned_from_once_or_given_up_after_three_attempts() {
     .await;
     assert_eq!(states, [Some(State::Pending), Some(State::Pending), Some(State::Failed), None]);
     assert_eq!(brain.read("test", trajectories::pending_count).await.expect("a read"), 0);
+}
+
+#[tokio::test]
+async fn a_turn_that_was_passed_over_is_written_down_when_it_ends_and_never_waits() {
+    let house = House::new();
+    let brain = house.open();
+    let id = turn(&brain, "a").await;
+    let ended = trajectory(&id, "a", 20);
+    let stored = write(&brain, {
+        let (id, ended) = (id.clone(), ended.clone());
+        move |tx| {
+            let under_way = turns::get(tx, &id)?.expect("it is there");
+            trajectories::pass_over(tx, &under_way, at(10))?;
+            trajectories::pass_over(tx, &under_way, at(11))?;
+            trajectories::insert(tx, &ended)?;
+            // what a second end says is not taken, and a turn that has ended is not under way
+            trajectories::insert(tx, &New { outcome: "another".to_owned(), ..ended })?;
+            trajectories::pass_over(tx, &under_way, at(12))?;
+            trajectories::get(tx, &id)
+        }
+    })
+    .await
+    .expect("a trajectory");
+    assert_eq!((stored.turn, stored.state, stored.processed_at), (ended, State::Processed, Some(at(10))));
 }
 
 #[tokio::test]

@@ -1,11 +1,12 @@
-//! What a person forgets or corrects does not come back by itself: finished turns that said it, and that nobody has
-//! learned from yet, teach nothing.
+//! What a person forgets or corrects does not come back by itself: turns that said it, and that nobody has learned from
+//! yet, teach nothing; nor does a turn under way that had it before it.
 //!
 //! A turn is learned from minutes or hours after it ended, and a model may put what was said there in other words. So
 //! nothing that is learned is compared with what was forgotten, of which nothing may be kept; the turn itself is passed
 //! over, with whatever else it said. What was written down in it before stays.
 //!
-//! The invariant: no pending trajectory is left that the memory came from, or in which it stands.
+//! The invariant: no trajectory is pending, now or when a turn that is under way ends, that the memory came from, or in
+//! which it stands.
 
 use super::write;
 use ::memory::likeness::words_found;
@@ -27,6 +28,7 @@ const TURNS: u32 = 1000;
 
 /// A memory as it was before somebody took it back.
 pub(super) struct TakenBack {
+    id: MemoryId,
     /// Every text of it.
     whole: String,
     /// What a message says that says it.
@@ -39,7 +41,7 @@ impl TakenBack {
     pub(super) fn before(tx: &Tx<'_>, id: &MemoryId) -> brain::Result<Option<Self>> {
         let texts = texts_of(tx, id)?;
         let parents = lineage::parents(tx, id)?;
-        Ok(texts.map(|(whole, says)| Self { whole, says, parents }))
+        Ok(texts.map(|(whole, says)| Self { id: id.clone(), whole, says, parents }))
     }
 
     /// Whether the memory says something else now, or nothing any more.
@@ -52,6 +54,13 @@ impl TakenBack {
         for waiting in trajectories::waiting(tx, TURNS)? {
             if self.is_of(tx, &waiting.turn_id)? {
                 trajectories::processed(tx, &waiting.turn_id, now)?;
+            }
+        }
+        for under_way in turns::open(tx)? {
+            let id = &under_way.turn_id;
+            // what a model that was shown it has said of it is in no message yet
+            if turns::recalled(tx, id)?.contains(&self.id) || self.is_of(tx, id)? {
+                trajectories::pass_over(tx, &under_way, now)?;
             }
         }
         Ok(())

@@ -1,9 +1,9 @@
 //! Before a replacement is applied: nothing is learned from the time before any more.
 //!
 //! A turn or a piece of feedback that waits to be learned from would bring back, after the replacement, what it took
-//! away; so would what several turns have shown, which becomes a pattern of the soul or a skill. All of it is ended
-//! first, a few rows at a time; the marks are taken in the transaction that finds nothing left. A batch of the Learning
-//! Centre that is reading such a turn finds it ended and writes nothing.
+//! away; so would what several turns have shown, which becomes a pattern of the soul or a skill; and so would a turn that
+//! is under way, when it ends. All of it is ended first, a few rows at a time; the marks are taken in the transaction that
+//! finds nothing left. A batch of the Learning Centre that is reading such a turn finds it ended and writes nothing.
 //!
 //! The invariant: at the instant of the marks nothing of the time before waits to be learned from.
 
@@ -11,7 +11,7 @@ use super::apply::STEP;
 use super::progress::{Phase, Progress};
 use brain::memory::{marks, signals, trajectories};
 use brain::soul::{self, Soul};
-use brain::{Tx, skills};
+use brain::{Tx, skills, turns};
 use contract::{Timestamp, TurnId};
 use std::time::Instant;
 
@@ -29,7 +29,12 @@ pub fn step(tx: &Tx<'_>, progress: &mut Progress, template: &Soul, now: Timestam
         let after = progress.shown_to.as_deref().and_then(|id| TurnId::parse(id).ok());
         match trajectories::forget_shown(tx, after.as_ref(), PAGE)? {
             Some(last) => progress.shown_to = Some(last.as_str().to_owned()),
-            None => return set_out(tx, progress, template, now),
+            None => {
+                for under_way in turns::open(tx)? {
+                    trajectories::pass_over(tx, &under_way, now)?;
+                }
+                return set_out(tx, progress, template, now);
+            }
         }
     }
     Ok(())

@@ -107,3 +107,18 @@ async fn a_replacement_keeps_the_feedback_of_its_bundle_as_it_is_there_and_a_mer
     assert_eq!(after["soul"]["identity"], "I help Ada.");
     assert_eq!(after["signals"][0]["processed_at"], Value::Null, "it waits, as in the bundle");
 }
+
+#[tokio::test]
+async fn a_turn_that_waits_through_a_replacement_teaches_nothing() {
+    let model = super::taken_back::asking().await;
+    let engine = Setup::scripted(&model).start().await;
+    let mut stream = engine.execute(json!({"task_id": "a", "message": "I drink tea, ask me which"})).await;
+    stream.until_event("hitl_request").await;
+    engine.post("/memory/import?mode=replace", bundle(Vec::new())).await.ok().await;
+    engine.answer(json!({"task_id": "a", "answer": "the green one"})).await;
+    stream.rest().await;
+    assert_eq!(engine.json("/learning/status").await["pending_trajectories"], 0);
+    engine.turn("b", "I drink tea").await;
+    batch(&engine, json!({})).await;
+    assert_eq!(totals(&engine).await[1], 1, "what is said after it is learned");
+}

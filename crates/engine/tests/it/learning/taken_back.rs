@@ -1,10 +1,12 @@
 //! What a person forgets or corrects before its turn was learned from.
 
-use super::{batch, contents};
+use super::{answer, batch, contents, facts, is_lesson, line_of};
 use crate::memory::found;
 use crate::support::http::Ask;
 use crate::support::{Engine, Setup};
 use serde_json::{Value, json};
+use testbed::model::Script;
+use testbed::{Reply, ScriptedModel};
 
 async fn only(engine: &Engine, store: &str, query: &str, part: &str) -> Value {
     let hits = found(engine, store, query).await;
@@ -62,4 +64,48 @@ async fn a_person_and_a_turn_that_are_forgotten_are_not_learned_again() {
     batch(&engine, json!({})).await;
     assert_eq!(open(&engine, "Ada").await, [""; 0]);
     assert_eq!(found(&engine, "social", "Ada Lovelace").await, [json!(null); 0]);
+}
+
+/// A model that asks something back in turns that name the dog, and remembers nothing by itself.
+pub(super) async fn asking() -> ScriptedModel {
+    ScriptedModel::start(Script::from_fn(|request| {
+        if is_lesson(request) {
+            let said =
+                line_of(request, "user", "Brimble").map(|line| ("dog", "The dog is called Brimble", line));
+            let tea = line_of(request, "user", "tea").map(|line| ("tea", "The user drinks tea", line));
+            let found: Vec<_> = said.into_iter().chain(tea).collect();
+            let listed: Vec<_> =
+                found.into_iter().map(|(about, text, line)| (about, text, "fact", vec![line])).collect();
+            return answer(&facts(&listed));
+        }
+        if request.results().is_empty() && request.last_user_text().contains("ask me") {
+            return Reply::new().tool_call("ask_user", json!({"question": "Which of the two?"}));
+        }
+        Reply::text("Done.")
+    }))
+    .await
+}
+
+#[tokio::test]
+async fn a_turn_that_waits_while_what_it_said_is_forgotten_teaches_nothing_of_it() {
+    let model = asking().await;
+    let engine = Setup::scripted(&model).start().await;
+    engine.turn("a", "My dog is called Brimble").await;
+    batch(&engine, json!({})).await;
+    let fact = only(&engine, "knowledge", "dog", "Brimble").await;
+    let mut stream =
+        engine.execute(json!({"task_id": "b", "message": "Brimble barks, ask me which dog"})).await;
+    stream.until_event("hitl_request").await;
+    let mut other = engine.execute(json!({"task_id": "c", "message": "I drink tea, ask me which"})).await;
+    other.until_event("hitl_request").await;
+    change(&engine, "DELETE", "knowledge", &fact, json!({})).await;
+    for (task, stream) in [("b", stream), ("c", other)] {
+        engine.answer(json!({"task_id": task, "answer": "the first"})).await;
+        stream.rest().await;
+    }
+    let status = engine.json("/learning/status").await;
+    assert_eq!(status["pending_trajectories"], 1, "the turn about tea had nothing to do with it");
+    batch(&engine, json!({})).await;
+    assert_eq!(open(&engine, "Brimble").await, [""; 0]);
+    assert_eq!(open(&engine, "tea").await, ["The user drinks tea"]);
 }
