@@ -1,6 +1,7 @@
 //! Kill the real process at random instants and look at what people would see: the same streams as if
 //! nothing had happened, no effect twice, nothing stuck.
 
+mod importing;
 mod learning;
 
 use contract::engine_api::{IDEMPOTENCY_HEADER, KEY_HEADER, LAST_EVENT_ID_HEADER};
