@@ -205,6 +205,28 @@ async fn a_paused_turn_does_not_send_again_what_was_erased_while_it_waited() {
 }
 
 #[tokio::test]
+async fn a_paused_turn_does_not_send_again_what_a_replacement_rewrote_while_it_waited() {
+    let model = calls("ask_user", json!({"question": "Which colour?", "options": ["red", "blue"]})).await;
+    let setup = Setup::scripted(&model);
+    let engine = setup.start().await;
+    let fact = json!({"subject": "the lake", "content": format!("The lake has the colour {MARKER}.")});
+    created(&engine, "knowledge", fact).await;
+    let mut bundle = engine.json("/memory/export").await;
+    bundle["knowledge"][0]["content"] = json!("The lake has no colour.");
+    let mut stream =
+        engine.execute(json!({"task_id": "a", "message": "tell me of the colour of the lake"})).await;
+    stream.until_event("hitl_request").await;
+    assert!(model.calls()[0].body.to_string().contains(MARKER), "it was never recalled");
+    engine.post("/memory/import?mode=replace", bundle).await.ok().await;
+    let before = model.calls().len();
+    engine.answer(json!({"task_id": "a", "answer": "red"})).await;
+    stream.rest().await;
+    let after = &model.calls()[before..];
+    assert!(!after.is_empty() && after.iter().all(|c| !c.body.to_string().contains(MARKER)));
+    until_no_byte(&setup).await;
+}
+
+#[tokio::test]
 async fn a_running_turn_does_not_write_back_what_was_erased_under_it() {
     let gate = Gate::new();
     let held = gate.clone();

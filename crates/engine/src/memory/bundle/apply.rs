@@ -82,6 +82,10 @@ pub fn step(
             break;
         }
     }
+    if progress.mode == Mode::Replace {
+        // nobody may read in the log what rows said that were rewritten in place
+        tx.forget();
+    }
     Ok(done)
 }
 

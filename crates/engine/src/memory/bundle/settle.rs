@@ -9,10 +9,11 @@
 
 use super::apply::STEP;
 use super::progress::{Phase, Progress};
-use brain::memory::{marks, signals, trajectories};
+use brain::memory::{MemoryId, marks, signals, trajectories};
 use brain::soul::{self, Soul};
-use brain::{Tx, skills, turns};
+use brain::{Tx, skills, snapshots, turns};
 use contract::{Timestamp, TurnId};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 /// Rows that are ended at once. More reads traces for longer than a step may take; fewer asks more often.
@@ -30,14 +31,23 @@ pub fn step(tx: &Tx<'_>, progress: &mut Progress, template: &Soul, now: Timestam
         match trajectories::forget_shown(tx, after.as_ref(), PAGE)? {
             Some(last) => progress.shown_to = Some(last.as_str().to_owned()),
             None => {
-                for under_way in turns::open(tx)? {
-                    trajectories::pass_over(tx, &under_way, now)?;
-                }
+                leave_under_way(tx, now)?;
                 return set_out(tx, progress, template, now);
             }
         }
     }
     Ok(())
+}
+
+/// Nothing is learned from the turns that are under way, and their next calls are sent without what they recalled: rows
+/// may be rewritten in place, with other words.
+fn leave_under_way(tx: &Tx<'_>, now: Timestamp) -> brain::Result<()> {
+    let mut recalled = BTreeSet::new();
+    for turn in turns::open(tx)? {
+        trajectories::pass_over(tx, &turn, now)?;
+        recalled.extend(turns::recalled(tx, &turn.turn_id)?);
+    }
+    snapshots::forget_recalled(tx, &recalled.iter().map(MemoryId::as_str).collect())
 }
 
 /// Notes what there is now, which is what there was before the import.
