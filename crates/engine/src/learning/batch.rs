@@ -7,7 +7,7 @@
 //! The invariant: at every instant a trajectory is either pending or learned from, with all that belongs to it.
 
 use super::Learning;
-use super::commit::{self, Done, Shown};
+use super::commit::{self, Commit, Done, Shown};
 use super::lessons::{self, Lessons};
 use super::material::{self, Material};
 use super::reading::{self, Read, Unread};
@@ -320,7 +320,8 @@ async fn trajectory(core: &Arc<Core>, job: &Job, turn: TurnId, course: &mut Cour
     let prepared = core.memory.prepare(&wanted_of(&lessons)).await;
     let (batch, now) = (job.batch.clone(), Timestamp::now());
     let done = write(core, "learn from a turn", move |tx| {
-        commit::trajectory(tx, &batch, &material, &lessons, &prepared, now)
+        let (batch, material, lessons, vectors) = (&batch, &material, &lessons, &prepared);
+        Commit { tx, batch, material, lessons, vectors, now }.trajectory()
     })
     .await?;
     course.learned += u64::from(done);
@@ -455,7 +456,8 @@ async fn late_feedback(
     let prepared = core.memory.prepare(&wanted_of(&lessons)).await;
     let (batch, now) = (job.batch.clone(), Timestamp::now());
     write(core, "learn from feedback", move |tx| {
-        commit::late_feedback(tx, &batch, &material, &lessons, &prepared, now)
+        let (batch, material, lessons, vectors) = (&batch, &material, &lessons, &prepared);
+        Commit { tx, batch, material, lessons, vectors, now }.late_feedback()
     })
     .await?;
     Ok(())

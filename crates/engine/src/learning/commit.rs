@@ -47,66 +47,86 @@ pub struct Done {
     pub skills: bool,
 }
 
-/// Ends a pending trajectory with what it taught.
-pub fn trajectory(
-    tx: &Tx<'_>,
-    batch: &BatchId,
-    material: &Material,
-    lessons: &Lessons,
-    vectors: &Prepared,
-    now: Timestamp,
-) -> brain::Result<Done> {
-    let turn = &material.turn.turn_id;
-    if trajectories::processed(tx, turn, now)? == Change::Missing {
-        return Ok(Done::default());
-    }
-    let shown = Shown {
-        patterns: lessons.patterns.clone(),
-        procedures: lessons.procedures.clone(),
-        skills: Vec::new(),
-    };
-    if shown != Shown::default() && stands(tx, material)? {
-        trajectories::note_shown(tx, turn, &serde_json::to_value(shown).expect("texts always serialise"))?;
-    }
-    let progress = Progress { trajectories: 1, ..Progress::default() };
-    learned(tx, batch, material, lessons, vectors, now, progress)
+/// What a turn taught, to be written.
+pub struct Commit<'c> {
+    /// The transaction.
+    pub tx: &'c Tx<'c>,
+    /// The batch that learned it.
+    pub batch: &'c BatchId,
+    /// The turn, as it was read.
+    pub material: &'c Material,
+    /// What was made of it.
+    pub lessons: &'c Lessons,
+    /// Vectors that can be had at once.
+    pub vectors: &'c Prepared,
+    /// The time of the writing.
+    pub now: Timestamp,
 }
 
-/// Ends feedback that came after its turn had been learned from.
-pub fn late_feedback(
-    tx: &Tx<'_>,
-    batch: &BatchId,
-    material: &Material,
-    lessons: &Lessons,
-    vectors: &Prepared,
-    now: Timestamp,
-) -> brain::Result<Done> {
-    for signal in &material.signals {
-        if signals::get(tx, &signal.signal_id)?.is_none_or(|s| s.processed_at.is_some()) {
+impl Commit<'_> {
+    /// Ends a pending trajectory with what it taught.
+    pub fn trajectory(self) -> brain::Result<Done> {
+        let (tx, turn, lessons) = (self.tx, &self.material.turn.turn_id, self.lessons);
+        if trajectories::processed(tx, turn, self.now)? == Change::Missing {
             return Ok(Done::default());
         }
+        let shown = Shown {
+            patterns: lessons.patterns.clone(),
+            procedures: lessons.procedures.clone(),
+            skills: Vec::new(),
+        };
+        if shown != Shown::default() && stands(tx, self.material)? {
+            let shown = serde_json::to_value(shown).expect("texts always serialise");
+            trajectories::note_shown(tx, turn, &shown)?;
+        }
+        self.learned(Progress { trajectories: 1, ..Progress::default() })
     }
-    learned(tx, batch, material, lessons, vectors, now, Progress::default())
-}
 
-/// Keeps the lessons of a turn and moves what its feedback was about.
-fn learned(
-    tx: &Tx<'_>,
-    batch: &BatchId,
-    material: &Material,
-    lessons: &Lessons,
-    vectors: &Prepared,
-    now: Timestamp,
-    mut progress: Progress,
-) -> brain::Result<Done> {
-    let mut done = Done { learned: true, ..Done::default() };
-    // unless it was taken back while it was read
-    if stands(tx, material)? {
-        write(tx, material, &lessons.items, vectors, now, &mut progress, &mut done)?;
+    /// Ends feedback that came after its turn had been learned from.
+    pub fn late_feedback(self) -> brain::Result<Done> {
+        for signal in &self.material.signals {
+            if signals::get(self.tx, &signal.signal_id)?.is_none_or(|s| s.processed_at.is_some()) {
+                return Ok(Done::default());
+            }
+        }
+        self.learned(Progress::default())
     }
-    feedback(tx, &material.turn.turn_id, &material.signals, now, &mut done)?;
-    batches::advance(tx, batch, progress)?;
-    Ok(done)
+
+    /// Keeps the lessons of a turn and moves what its feedback was about.
+    fn learned(self, mut progress: Progress) -> brain::Result<Done> {
+        let (tx, material) = (self.tx, self.material);
+        let mut done = Done { learned: true, ..Done::default() };
+        // unless it was taken back while it was read
+        if stands(tx, material)? {
+            self.write(&mut progress, &mut done)?;
+        }
+        feedback(tx, &material.turn.turn_id, &material.signals, self.now, &mut done)?;
+        batches::advance(tx, self.batch, progress)?;
+        Ok(done)
+    }
+
+    fn write(&self, progress: &mut Progress, done: &mut Done) -> brain::Result<()> {
+        let tx = self.tx;
+        let turn = self.material.turn.turn_id.as_str().to_owned();
+        let turn = Parent { kind: ParentKind::Trajectory, id: turn };
+        for Lesson { wanted, origin } in &self.lessons.items {
+            if rests_on_erased_feedback(tx, &origin.lineage)? {
+                continue;
+            }
+            if is_from_this_turn(tx, wanted, origin.trust, &turn)? {
+                progress.duplicates += 1;
+                continue;
+            }
+            let (written, touched) = write_in(tx, wanted, origin, self.vectors, self.now)?;
+            done.touched = std::mem::take(&mut done.touched).and(touched);
+            match written.outcome {
+                Outcome::Created => count(&mut progress.written, wanted.store()),
+                Outcome::Duplicate => progress.duplicates += 1,
+                Outcome::Rejected => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Ends feedback on a turn that is gone: what is left of it is still moved.
@@ -120,35 +140,6 @@ pub fn orphaned(tx: &Tx<'_>, signal: &Signal, now: Timestamp) -> brain::Result<D
 fn stands(tx: &Tx<'_>, material: &Material) -> brain::Result<bool> {
     let turn = &material.turn;
     Ok(messages::get(tx, &turn.task_id, &turn.user_message_id)?.is_some_and(|message| message.active))
-}
-
-fn write(
-    tx: &Tx<'_>,
-    material: &Material,
-    items: &[Lesson],
-    vectors: &Prepared,
-    now: Timestamp,
-    progress: &mut Progress,
-    done: &mut Done,
-) -> brain::Result<()> {
-    let turn = Parent { kind: ParentKind::Trajectory, id: material.turn.turn_id.as_str().to_owned() };
-    for Lesson { wanted, origin } in items {
-        if rests_on_erased_feedback(tx, &origin.lineage)? {
-            continue;
-        }
-        if is_from_this_turn(tx, wanted, origin.trust, &turn)? {
-            progress.duplicates += 1;
-            continue;
-        }
-        let (written, touched) = write_in(tx, wanted, origin, vectors, now)?;
-        done.touched = std::mem::take(&mut done.touched).and(touched);
-        match written.outcome {
-            Outcome::Created => count(&mut progress.written, wanted.store()),
-            Outcome::Duplicate => progress.duplicates += 1,
-            Outcome::Rejected => {}
-        }
-    }
-    Ok(())
 }
 
 fn count(written: &mut Written, store: Store) {

@@ -1,6 +1,7 @@
 //! Kill the real process at random instants while it replaces a memory: afterwards it is the one or the other, whole, and
 //! what waited to be learned from waits or is ended with it.
 
+use super::place::Place;
 use super::{Engine, KEY, STUCK, free_port};
 use contract::engine_api::KEY_HEADER;
 use rand::rngs::StdRng;
@@ -21,26 +22,7 @@ const KILLS: u32 = 40;
 const FACTS: usize = 600;
 /// Turns that wait to be learned from when an import begins: enough for ending them to take many steps.
 const WAITING: i64 = 6000;
-struct Place {
-    url: String,
-    client: reqwest::Client,
-}
-
 impl Place {
-    async fn json(&self, path: &str) -> Option<Value> {
-        let answer =
-            self.client.get(format!("{}{path}", self.url)).header(KEY_HEADER, KEY).send().await.ok()?;
-        answer.error_for_status().ok()?.json().await.ok()
-    }
-
-    async fn is_up(&self) {
-        let until = Instant::now() + STUCK;
-        while self.json("/health").await.is_none() {
-            assert!(Instant::now() < until, "the engine did not come back");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
     /// Whether it was answered that the import is complete.
     async fn import(&self, bundle: String) -> bool {
         let request = self.client.post(format!("{}/memory/import?mode=replace", self.url));
@@ -132,8 +114,7 @@ async fn forty_kills_while_a_memory_is_replaced_leave_the_one_or_the_other_whole
     let model = ScriptedModel::start(Script::always(Reply::text("Yes."))).await;
     let provider = model.base_url(Protocol::OpenAi);
     let port = free_port();
-    let place =
-        Place { url: format!("http://127.0.0.1:{port}"), client: llm::net::client(Duration::from_secs(2)) };
+    let place = Place::on(port);
     let mut random = StdRng::seed_from_u64(seed);
 
     let mut engine = Engine::start(dir.path(), port, &provider);

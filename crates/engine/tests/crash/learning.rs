@@ -1,5 +1,6 @@
 //! Kill the real process at random instants while it learns: every turn is learned from once, as a whole.
 
+use super::place::Place;
 use super::{Engine, KEY, STUCK, free_port};
 use contract::engine_api::KEY_HEADER;
 use rand::rngs::StdRng;
@@ -19,11 +20,6 @@ const TURNS: usize = 24;
 /// Longest life of a process after its batch was asked for.
 const LIFE_MS: u64 = 90;
 
-struct Place {
-    url: String,
-    client: reqwest::Client,
-}
-
 impl Place {
     async fn send(&self, request: reqwest::RequestBuilder) -> Option<Value> {
         let answer = request.header(KEY_HEADER, KEY).send().await.ok()?;
@@ -34,18 +30,8 @@ impl Place {
     }
 
     async fn status(&self) -> Value {
-        let until = Instant::now() + STUCK;
-        while Instant::now() < until {
-            let health = self.client.get(format!("{}/health", self.url)).send().await;
-            if health.is_ok_and(|answer| answer.status().is_success())
-                && let Some(status) =
-                    self.send(self.client.get(format!("{}/learning/status", self.url))).await
-            {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        panic!("the engine did not come back");
+        self.is_up().await;
+        self.json("/learning/status").await.expect("a status")
     }
 
     async fn learn(&self) {
@@ -104,8 +90,7 @@ async fn two_hundred_kills_while_learning_write_every_lesson_once_and_none_by_ha
     .await;
     let provider = model.base_url(Protocol::OpenAi);
     let port = free_port();
-    let place =
-        Place { url: format!("http://127.0.0.1:{port}"), client: llm::net::client(Duration::from_secs(2)) };
+    let place = Place::on(port);
     let mut random = StdRng::seed_from_u64(seed);
     let (mut kills, mut turns, mut rounds) = (0, 0, 0);
     let mut engine = Engine::start(dir.path(), port, &provider);

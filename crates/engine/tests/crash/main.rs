@@ -3,6 +3,7 @@
 
 mod importing;
 mod learning;
+mod place;
 
 use contract::engine_api::{IDEMPOTENCY_HEADER, KEY_HEADER, LAST_EVENT_ID_HEADER};
 use rand::rngs::StdRng;
