@@ -13,7 +13,7 @@ use crate::catalog::Shelf;
 use crate::config::Config;
 use crate::mcp;
 use crate::memory::bundle::{self, Imported, Importer, MAX_BYTES, Mode};
-use crate::memory::{Hit, Item, Memory, Search, shown};
+use crate::memory::{Hit, Item, Memory, Search, shown, shown_forgotten};
 use crate::secrets::Known;
 use crate::serve::{catalog_place, platform_tools};
 use brain::memory::MemoryId;
@@ -25,7 +25,7 @@ use contract::Timestamp;
 use contract::memory::Store;
 use futures::TryStreamExt;
 use list::{Listing, Much, list};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -245,15 +245,21 @@ async fn forget(memory: &Memory, id: &str, json: bool) -> brain::Result<Exit> {
         let text = format!("{shown} is no id of a memory; `memory list` shows them");
         return Ok(Exit::Configuration.because(&text));
     };
-    let Some(also) = memory.erase(&parsed).await? else {
+    let Some(forgotten) = memory.erase(&parsed).await? else {
         return Ok(Exit::fail(&format!("there is no memory {shown}")));
     };
-    let also: Vec<&str> = also.iter().map(MemoryId::as_str).collect();
-    Ok(match json {
-        true => emit_json(&json!({"status": "deleted", "id": id, "also_deleted": also})),
-        false if also.is_empty() => emit(&format!("forgotten: {id}\n")),
-        false => emit(&format!("forgotten: {id}, and what rested only on it: {}\n", also.join(", "))),
-    })
+    if json {
+        return Ok(emit_json(&shown_forgotten(&parsed, &forgotten)));
+    }
+    let named = |text: &str, ids: &[MemoryId]| match ids {
+        [] => String::new(),
+        ids => format!("{text}: {}\n", ids.iter().map(MemoryId::as_str).collect::<Vec<_>>().join(", ")),
+    };
+    Ok(emit(&format!(
+        "forgotten: {id}\n{}{}",
+        named("and what rested only on it", &forgotten.also_deleted),
+        named("the same is still said in, until it is forgotten, too", &forgotten.still_said_in),
+    )))
 }
 
 async fn export(config: &Config, brain: &Brain, file: Option<PathBuf>) -> brain::Result<Exit> {

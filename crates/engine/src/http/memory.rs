@@ -12,7 +12,9 @@ pub(super) use read::refused;
 use super::app::App;
 use super::fields::{Fields, InStore, StoreAndId};
 use crate::core::{Core, to_the_end};
-use crate::memory::{End, Item, NewEpisode, NodePatch, Origin, Outcome, Patch, Patched, Wanted, shown};
+use crate::memory::{
+    End, Item, NewEpisode, NodePatch, Origin, Outcome, Patch, Patched, Wanted, shown, shown_forgotten,
+};
 use crate::turn::accept::storage;
 use ::memory::entity::name_norm;
 use axum::Json;
@@ -256,9 +258,8 @@ pub async fn delete(
     let id = id_in(store, &id)?;
     let (memory, wanted) = (Arc::clone(&core.memory), id.clone());
     let erased = to_the_end(async move { memory.erase(&wanted).await }).await;
-    let also = erased.map_err(|e| storage(&e))?.ok_or_else(|| missing(id.as_str()))?;
-    let also: Vec<&str> = also.iter().map(MemoryId::as_str).collect();
-    Ok(Json(json!({"status": "deleted", "id": id.as_str(), "also_deleted": also})))
+    let forgotten = erased.map_err(|e| storage(&e))?.ok_or_else(|| missing(id.as_str()))?;
+    Ok(Json(shown_forgotten(&id, &forgotten)))
 }
 
 /// How much there is, and how it is embedded.

@@ -11,7 +11,7 @@
 
 use super::gate::{Writing, embed_nodes};
 use super::item::{
-    EdgePatch, EpisodePatch, FactPatch, NodePatch, Origin, Patch, Patched, Touched, attributes,
+    EdgePatch, EpisodePatch, FactPatch, Forgotten, NodePatch, Origin, Patch, Patched, Touched, attributes,
 };
 use super::shape::node_text;
 use super::taken_back::TakenBack;
@@ -296,20 +296,19 @@ fn set<T>(place: &mut T, value: Option<T>) {
     }
 }
 
-/// Erases a memory: the ids of what went with it.
+/// Erases a memory; `None` when there is none.
 pub(super) fn erase(
     tx: &Tx<'_>,
     id: &MemoryId,
     vectors: &Prepared,
     now: Timestamp,
-) -> brain::Result<Option<(Vec<MemoryId>, Touched)>> {
-    let before = TakenBack::before(tx, id)?;
+) -> brain::Result<Option<(Forgotten, Touched)>> {
+    let Some(before) = TakenBack::before(tx, id)? else { return Ok(None) };
     let Some(erased) = erase::erase(tx, id, &node_text)? else { return Ok(None) };
-    if let Some(before) = before {
-        before.end_pending(tx, now)?;
-    }
+    before.end_pending(tx, now)?;
+    let still_said_in = before.still_said_in(tx)?;
     let stored = embed_nodes(tx, vectors, &erased.rewritten, now)?;
     let touched = Touched { unembedded: !stored, ..Touched::erased(&erased) };
-    let also = erased.gone.into_iter().map(|g| g.item).filter(|gone| gone != id).collect();
-    Ok(Some((also, touched)))
+    let also_deleted = erased.gone.into_iter().map(|g| g.item).filter(|gone| gone != id).collect();
+    Ok(Some((Forgotten { also_deleted, still_said_in }, touched)))
 }

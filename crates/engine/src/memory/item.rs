@@ -428,6 +428,15 @@ pub enum Patch {
     Edge(EdgePatch),
 }
 
+/// What a deletion came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// What rested only on it, and went with it.
+    pub also_deleted: Vec<MemoryId>,
+    /// What says the same still, the nearest of each store first: memories of their own that stay.
+    pub still_said_in: Vec<MemoryId>,
+}
+
 /// What an edit came to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Patched {

@@ -28,11 +28,11 @@ mod tests;
 
 pub use gate::write_in;
 pub use item::{
-    By, EdgePatch, End, EpisodePatch, FactPatch, Hit, Intent, Item, NewEdge, NewEpisode, NewFact, NewNode,
-    NewRelation, NodePatch, Origin, Outcome, Patch, Patched, Search, Touched, Wanted, Written,
+    By, EdgePatch, End, EpisodePatch, FactPatch, Forgotten, Hit, Intent, Item, NewEdge, NewEpisode, NewFact,
+    NewNode, NewRelation, NodePatch, Origin, Outcome, Patch, Patched, Search, Touched, Wanted, Written,
 };
 pub use recall::{Occasion, Recalled};
-pub use shape::{node_text, shown};
+pub use shape::{node_text, shown, shown_forgotten};
 pub use vectors::Prepared;
 
 use crate::config::{Config, EmbeddingProvider};
@@ -234,12 +234,12 @@ impl Memory {
             .await
     }
 
-    /// Forgets a memory for good, and what rests only on it: the ids of the latter. `None` when there is none.
-    pub async fn erase(&self, id: &MemoryId) -> brain::Result<Option<Vec<MemoryId>>> {
+    /// Forgets a memory for good, and what rests only on it. `None` when there is none.
+    pub async fn erase(&self, id: &MemoryId) -> brain::Result<Option<Forgotten>> {
         let (id, prepared) = (id.clone(), self.prepared_at_once());
         self.commit("memory.erase", move |tx| {
             let erased = change::erase(tx, &id, &prepared, Timestamp::now())?;
-            Ok(erased.map_or((None, Touched::default()), |(also, touched)| (Some(also), touched)))
+            Ok(erased.map_or((None, Touched::default()), |(forgotten, touched)| (Some(forgotten), touched)))
         })
         .await
     }

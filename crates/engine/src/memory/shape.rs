@@ -2,13 +2,13 @@
 //!
 //! The invariant: what is shown of a memory is what is stored, under the names that a write takes.
 
-use super::item::Item;
+use super::item::{Forgotten, Item};
 use ::memory::search_text;
-use brain::memory::Provenance;
 use brain::memory::edges::Relation;
 use brain::memory::episodes::Episode;
 use brain::memory::knowledge::Fact;
 use brain::memory::nodes::Node;
+use brain::memory::{MemoryId, Provenance};
 use serde_json::{Map, Value, json};
 
 /// A memory as JSON; with its score when it was searched for.
@@ -91,4 +91,15 @@ pub fn node_text(node: &Node, relations: &[Relation]) -> String {
         .map(|r| search_text::Relation { relation: &r.edge.relation, other: &r.other_name })
         .collect();
     search_text::node(&node.name, &node.aliases, &Value::Object(node.attributes.clone()), &related)
+}
+
+/// A deletion as its answer says it, over HTTP and on the command line.
+pub fn shown_forgotten(id: &MemoryId, forgotten: &Forgotten) -> Value {
+    let ids = |ids: &[MemoryId]| ids.iter().map(|id| Value::from(id.as_str())).collect::<Value>();
+    json!({
+        "status": "deleted",
+        "id": id.as_str(),
+        "also_deleted": ids(&forgotten.also_deleted),
+        "still_said_in": ids(&forgotten.still_said_in),
+    })
 }

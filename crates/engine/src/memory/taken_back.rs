@@ -8,15 +8,15 @@
 //! The invariant: no trajectory is pending, now or when a turn that is under way ends, that the memory came from, or in
 //! which it stands.
 
-use super::write;
+use super::{find, write};
 use ::memory::likeness::words_found;
 use brain::Tx;
 use brain::memory::lineage::{self, Parent};
-use brain::memory::{MemoryId, edges, episodes, knowledge, nodes, trajectories};
+use brain::memory::{MemoryId, edges, episodes, knowledge, nodes, search, trajectories};
 use brain::messages::{self, Message};
 use brain::turns;
 use contract::conversation::Block;
-use contract::memory::ParentKind;
+use contract::memory::{ParentKind, Store};
 use contract::{Timestamp, TurnId};
 
 /// Part of the words of a memory that a message must hold to say it. Higher lets it come back in other words; lower passes
@@ -25,6 +25,14 @@ const SAID_SHARE: f64 = 0.5;
 /// Turns nobody has learned from that are looked at, the oldest first. More holds up other writers; fewer lets a memory
 /// come back from a turn that has waited behind so many others.
 const TURNS: u32 = 1000;
+
+/// Part of the words of a forgotten memory that another must hold to be named as one that says it still. Higher misses what
+/// was said in other forms ("I drink tea" of "the user drinks tea" holds two of three); lower names what is about
+/// something else.
+const STILL_SAID_SHARE: f64 = 0.6;
+/// Memories of a store that are looked at for it, the nearest by words first. More makes a deletion read more; fewer misses
+/// some of what was said often.
+const STILL_SAID_IN: usize = 20;
 
 /// A memory as it was before somebody took it back.
 pub(super) struct TakenBack {
@@ -64,6 +72,23 @@ impl TakenBack {
             }
         }
         Ok(())
+    }
+
+    /// The memories that say it still: an episode of the turn it was said in, for one. They are memories of their own, and
+    /// stay until they are forgotten, too.
+    pub(super) fn still_said_in(&self, tx: &Tx<'_>) -> brain::Result<Vec<MemoryId>> {
+        let mut found = Vec::new();
+        for store in Store::ALL.iter().copied() {
+            let rows: Vec<i64> = find::by_words(tx, store, &self.says, STILL_SAID_IN)?
+                .into_iter()
+                .map(|(row, _)| row)
+                .collect();
+            let mut texts = search::texts(tx, store, &rows)?;
+            texts.retain(|text| words_found(&self.says, &text.item) >= STILL_SAID_SHARE);
+            let rows: Vec<i64> = texts.into_iter().map(|text| text.row).collect();
+            found.extend(search::ids(tx, store, &rows)?.into_iter().map(|row| row.item));
+        }
+        Ok(found)
     }
 
     fn is_of(&self, tx: &Tx<'_>, turn: &TurnId) -> brain::Result<bool> {

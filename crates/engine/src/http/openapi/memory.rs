@@ -180,8 +180,8 @@ fn answers() -> [(&'static str, Value); 10] {
         (
             "MemoryDeleted",
             object(
-                json!({"status": text, "id": text, "also_deleted": list(&text)}),
-                &["status", "id", "also_deleted"],
+                json!({"status": text, "id": text, "also_deleted": list(&text), "still_said_in": list(&text)}),
+                &["status", "id", "also_deleted", "still_said_in"],
             ),
         ),
         ("Soul", object(soul, &parts[..3])),

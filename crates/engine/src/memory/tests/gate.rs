@@ -346,7 +346,8 @@ async fn forgetting_takes_what_rests_only_on_it_and_leaves_nothing_to_be_found()
     let both = [on_it, from(ParentKind::Message, "msg-1")].concat();
     let kept = memory.must(fact("season", "The user travels in spring"), derived(both)).await;
     let (alone, kept) = (alone.item.expect("a row").id(), kept.item.expect("a row").id());
-    assert_eq!(memory.erase(&source).await.expect("erased"), Some(vec![alone]));
+    let forgotten = memory.erase(&source).await.expect("erased").expect("there");
+    assert_eq!(forgotten.also_deleted, [alone]);
     assert_eq!(memory.erase(&source).await.expect("erased"), None, "it is gone");
     assert!(memory.ask(Store::Episodes, "Lisbon").await.is_empty());
     assert!(memory.ask(Store::Knowledge, "Lisbon").await.is_empty());

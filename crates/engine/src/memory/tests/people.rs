@@ -114,7 +114,7 @@ async fn edits_of_people_and_relations_reach_the_texts_that_name_them() {
     assert_eq!(item.id(), asha, "a relation is shown in the node it leads away from");
     assert_eq!(shown(&item, None)["relationships"][0]["relation"], "mentor_of");
     assert_eq!(memory.unembedded().await, 0);
-    let also = memory.erase(&ben).await.expect("erased").expect("there");
+    let also = memory.erase(&ben).await.expect("erased").expect("there").also_deleted;
     assert!(also.contains(&edge), "{also:?}");
     assert!(!ids(&memory.ask(Store::Social, "Benjamin").await).contains(&asha), "no text names who is gone");
     assert_eq!(memory.unembedded().await, 0);

@@ -14,9 +14,9 @@ async fn only(engine: &Engine, store: &str, query: &str, part: &str) -> Value {
     hit.unwrap_or_else(|| panic!("nothing says {part}: {hits:?}"))["id"].clone()
 }
 
-async fn change(engine: &Engine, method: &str, store: &str, id: &Value, body: Value) {
+async fn change(engine: &Engine, method: &str, store: &str, id: &Value, body: Value) -> Value {
     let target = format!("/memory/{store}/{}", id.as_str().expect("an id"));
-    engine.send(Ask::new(method, &target).body(body.to_string())).await.ok().await;
+    engine.send(Ask::new(method, &target).body(body.to_string())).await.ok().await
 }
 
 async fn open(engine: &Engine, part: &str) -> Vec<String> {
@@ -64,6 +64,20 @@ async fn a_person_and_a_turn_that_are_forgotten_are_not_learned_again() {
     batch(&engine, json!({})).await;
     assert_eq!(open(&engine, "Ada").await, [""; 0]);
     assert_eq!(found(&engine, "social", "Ada Lovelace").await, [json!(null); 0]);
+}
+
+#[tokio::test]
+async fn who_forgets_is_told_what_says_it_still() {
+    let engine = Setup::offline().start().await;
+    engine.turn("a", "remember that my dog is called Brimble").await;
+    let other = json!({"key": "pets", "description": "A dog and a cat were at the door"});
+    engine.post("/memory/episodes", other).await.ok().await;
+    let fact = only(&engine, "knowledge", "dog", "Brimble").await;
+    let turn = only(&engine, "episodes", "dog Brimble", "Brimble").await;
+    let forgotten = change(&engine, "DELETE", "knowledge", &fact, json!({})).await;
+    assert_eq!(forgotten["still_said_in"], json!([turn]), "the conversation said it");
+    let forgotten = change(&engine, "DELETE", "episodes", &turn, json!({})).await;
+    assert_eq!(forgotten["still_said_in"], json!([]));
 }
 
 /// A model that asks something back in turns that name the dog, and remembers nothing by itself.
