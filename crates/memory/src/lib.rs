@@ -13,6 +13,7 @@
 pub mod field;
 pub mod trust;
 pub mod likeness;
+pub mod statement;
 pub mod gate;
 pub mod contradiction;
 pub mod replacement;

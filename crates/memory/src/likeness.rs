@@ -105,17 +105,6 @@ pub fn stems_of(text: &str) -> HashSet<String> {
     crate::query::terms(text).into_iter().map(|term| term.stem).collect()
 }
 
-/// Which part of the words that mean something in `text` also stands in `said`, in any form, 0 to 1. 1 for a text without
-/// such words.
-pub fn words_found(text: &str, said: &str) -> f64 {
-    let wanted = crate::query::terms(text);
-    if wanted.is_empty() {
-        return 1.0;
-    }
-    let there: HashSet<String> = tokens(said).iter().map(|word| stem(word)).collect();
-    wanted.iter().filter(|term| there.contains(&term.stem)).count() as f64 / wanted.len() as f64
-}
-
 /// True when two texts that look alike still say different things: another number, or a "not" more or less.
 /// Merging such texts would lose the newer statement.
 pub fn differ_in_substance(a: &str, b: &str) -> bool {

@@ -117,8 +117,8 @@ pub fn insert(tx: &Tx<'_>, new: &New) -> Result<()> {
             "INSERT INTO trajectories (turn_id, task_id, agent, outcome, trace_json, trust, state, created_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'pending', ?7)
              ON CONFLICT (turn_id) DO UPDATE
-             SET outcome = excluded.outcome, trace_json = excluded.trace_json, trust = excluded.trust,
-                 created_at = excluded.created_at
+             SET outcome = excluded.outcome, trust = excluded.trust, created_at = excluded.created_at,
+                 trace_json = json_set(excluded.trace_json, '$.taken_back', json('true'))
              WHERE outcome = ?8",
         )?
         .execute(params![
@@ -134,12 +134,47 @@ pub fn insert(tx: &Tx<'_>, new: &New) -> Result<()> {
     Ok(())
 }
 
+/// Notes that something a turn said was taken back: nobody learns from it any more, and later feedback on it counts only
+/// for what the feedback itself says. Whether it waited to be learned from.
+pub fn take_back(tx: &Tx<'_>, turn: &TurnId, now: Timestamp) -> Result<bool> {
+    tx.conn()
+        .prepare_cached(
+            "UPDATE trajectories SET trace_json = json_set(trace_json, '$.taken_back', json('true'))
+             WHERE turn_id = ?1",
+        )?
+        .execute([turn.as_str()])?;
+    Ok(processed(tx, turn, now)? == Change::Changed)
+}
+
+/// Whether something that a turn said was taken back.
+pub fn is_taken_back(tx: &Tx<'_>, turn: &TurnId) -> Result<bool> {
+    let sql = "SELECT 1 FROM trajectories
+               WHERE turn_id = ?1 AND json_type(trace_json, '$.taken_back') IS NOT NULL";
+    Ok(first(tx, sql, [turn.as_str()], |_| Ok(()))?.is_some())
+}
+
+/// The pending trajectories that were written after row `after`, oldest first.
+pub fn written_since(tx: &Tx<'_>, after: i64, limit: u32) -> Result<Vec<TurnId>> {
+    let sql =
+        "SELECT turn_id FROM trajectories WHERE rowid > ?1 AND state = 'pending' ORDER BY rowid LIMIT ?2";
+    all(tx, sql, params![after, limit], |row| {
+        let turn: String = row.get(0)?;
+        TurnId::parse(&turn).map_err(|_| Error::bad_data("trajectories.turn_id", &turn))
+    })
+}
+
+/// The row that was written last; 0 when there is none.
+pub fn last_row(tx: &Tx<'_>) -> Result<i64> {
+    Ok(first(tx, "SELECT coalesce(max(rowid), 0) FROM trajectories", [], |row| Ok(row.get(0)?))?.unwrap_or(0))
+}
+
 /// Nobody learns from a turn that is still under way, whatever comes of it; a second time changes nothing.
 pub fn pass_over(tx: &Tx<'_>, turn: &Turn, now: Timestamp) -> Result<()> {
     tx.conn()
         .prepare_cached(
             "INSERT INTO trajectories (turn_id, task_id, agent, outcome, trace_json, trust, state, created_at, processed_at)
-             VALUES (?1, ?2, ?3, ?4, '{}', ?5, 'processed', ?6, ?6) ON CONFLICT (turn_id) DO NOTHING",
+             VALUES (?1, ?2, ?3, ?4, json_object('taken_back', json('true')), ?5, 'processed', ?6, ?6)
+             ON CONFLICT (turn_id) DO NOTHING",
         )?
         .execute(params![
             turn.turn_id.as_str(),
@@ -224,8 +259,8 @@ pub fn shows(tx: &Tx<'_>, turn: &TurnId) -> Result<bool> {
     Ok(first(tx, sql, [turn.as_str()], |_| Ok(()))?.is_some())
 }
 
-/// Takes away what a page of trajectories showed, in the order of ids after `after`. The last one that was looked at;
-/// `None` when there is no more of them.
+/// Takes away what a page of trajectories showed, and takes back what they said, in the order of ids after `after`. The
+/// last one that was looked at; `None` when there is no more of them.
 pub fn forget_shown(tx: &Tx<'_>, after: Option<&TurnId>, limit: u32) -> Result<Option<TurnId>> {
     let after = after.map_or("", TurnId::as_str);
     let page = "SELECT max(turn_id) FROM
@@ -236,8 +271,10 @@ pub fn forget_shown(tx: &Tx<'_>, after: Option<&TurnId>, limit: u32) -> Result<O
     let rows = tx
         .conn()
         .prepare_cached(
-            "UPDATE trajectories SET trace_json = json_remove(trace_json, '$.shown')
-             WHERE turn_id > ?1 AND turn_id <= ?2 AND json_type(trace_json, '$.shown') IS NOT NULL",
+            "UPDATE trajectories
+             SET trace_json = json_set(json_remove(trace_json, '$.shown'), '$.taken_back', json('true'))
+             WHERE turn_id > ?1 AND turn_id <= ?2
+               AND (json_type(trace_json, '$.shown') IS NOT NULL OR json_type(trace_json, '$.taken_back') IS NULL)",
         )?
         .execute(params![after, last])?;
     if rows > 0 {

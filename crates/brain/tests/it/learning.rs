@@ -97,7 +97,9 @@ async fn a_turn_that_was_passed_over_is_written_down_when_it_ends_and_never_wait
     })
     .await
     .expect("a trajectory");
-    assert_eq!((stored.turn, stored.state, stored.processed_at), (ended, State::Processed, Some(at(10))));
+    let mut expected = ended;
+    expected.trace["taken_back"] = json!(true);
+    assert_eq!((stored.turn, stored.state, stored.processed_at), (expected, State::Processed, Some(at(10))));
 }
 
 #[tokio::test]
@@ -134,7 +136,8 @@ async fn what_waits_can_be_ended_and_what_was_shown_taken_away_a_page_at_a_time(
     assert_eq!(ended, [(3, 4), (2, 1), (0, 0)]);
     assert_eq!((pages, still), (3, vec![false; 5]));
     assert_eq!((left.state, left.processed_at), (State::Processed, Some(at(9))));
-    assert_eq!(left.turn.trace, json!({"messages": ["msg-1"]}), "the rest of the trace stays");
+    let rest = json!({"messages": ["msg-1"], "taken_back": true});
+    assert_eq!(left.turn.trace, rest, "the rest of the trace stays");
     assert_eq!(brain.read("test", |tx| signals::unprocessed(tx, 9)).await.expect("a read"), []);
 }
 

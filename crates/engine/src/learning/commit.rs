@@ -89,6 +89,10 @@ impl Commit<'_> {
                 return Ok(Done::default());
             }
         }
+        // something it said was taken back while the turn was read: the feedback is looked at again, alone
+        if trajectories::is_taken_back(self.tx, &self.material.turn.turn_id)? != self.material.taken_back {
+            return Ok(Done::default());
+        }
         self.learned(Progress::default())
     }
 

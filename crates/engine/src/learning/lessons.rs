@@ -307,7 +307,7 @@ mod tests {
         }
         let at = Timestamp::from_millis(5);
         let (signals, recalled) = (Vec::new(), Vec::new());
-        Material { turn: turn(), at, told: all, reading, signals, recalled, others: false }
+        Material { turn: turn(), at, told: all, reading, signals, recalled, others: false, taken_back: false }
     }
 
     fn account(heard: Heard, content: &str, evidence: &[&str], replaces: &[&str]) -> Account {

@@ -108,6 +108,8 @@ pub struct Material {
     pub recalled: Vec<Recalled>,
     /// Whether a tool, a picture or a document has had a say in its task, which the assistant may repeat.
     pub others: bool,
+    /// Whether something that it said was taken back: then feedback on it is all that is told.
+    pub taken_back: bool,
 }
 
 impl Material {
@@ -141,7 +143,11 @@ impl Material {
         }
         let at = turn.ended_at.unwrap_or(turn.created_at);
         let others = messages::others_heard(tx, &turn.task_id)?;
-        Ok(Some(Self { at, told, reading, signals, recalled, turn, others }))
+        let taken_back = trajectories::is_taken_back(tx, &turn.turn_id)?;
+        if taken_back {
+            told.retain(|told| told.parent().kind == ParentKind::Signal);
+        }
+        Ok(Some(Self { at, told, reading, signals, recalled, turn, others, taken_back }))
     }
 
     /// Whether the person's words are to be read alone, because others were heard who could speak in their name: pages,

@@ -14,7 +14,7 @@ use super::item::{
     EdgePatch, EpisodePatch, FactPatch, Forgotten, NodePatch, Origin, Patch, Patched, Touched, attributes,
 };
 use super::shape::node_text;
-use super::taken_back::TakenBack;
+use super::taken_back::{Heard, TakenBack};
 use super::vectors::Prepared;
 use super::{find, social, write};
 use ::memory::entity::name_norm;
@@ -89,6 +89,7 @@ pub(super) fn patch(
     id: &MemoryId,
     patch: Patch,
     vectors: &Prepared,
+    heard: &Heard,
     now: Timestamp,
 ) -> brain::Result<(Patched, Touched)> {
     let before = TakenBack::before(tx, id)?;
@@ -107,10 +108,10 @@ pub(super) fn patch(
         Edited::SameAs(other) => return Ok((Patched::SameAs(other), Touched::default())),
     };
     if let Some(before) = before
-        && before.is_changed(tx, id)?
+        && let Some(taken_back) = before.after(tx)?
     {
-        // What it said before is taken back, and nobody may read it in the log.
-        before.end_pending(tx, now)?;
+        taken_back.end_pending(tx, heard, now)?;
+        // nobody may read in the log what it said before
         tx.forget();
     }
     lineage::replace(tx, id, &[])?;
@@ -301,14 +302,15 @@ pub(super) fn erase(
     tx: &Tx<'_>,
     id: &MemoryId,
     vectors: &Prepared,
+    heard: &Heard,
     now: Timestamp,
 ) -> brain::Result<Option<(Forgotten, Touched)>> {
     let Some(before) = TakenBack::before(tx, id)? else { return Ok(None) };
     let Some(erased) = erase::erase(tx, id, &node_text)? else { return Ok(None) };
-    before.end_pending(tx, now)?;
+    let not_learned_from = before.end_pending(tx, heard, now)?;
     let still_said_in = before.still_said_in(tx)?;
     let stored = embed_nodes(tx, vectors, &erased.rewritten, now)?;
     let touched = Touched { unembedded: !stored, ..Touched::erased(&erased) };
     let also_deleted = erased.gone.into_iter().map(|g| g.item).filter(|gone| gone != id).collect();
-    Ok(Some((Forgotten { also_deleted, still_said_in }, touched)))
+    Ok(Some((Forgotten { also_deleted, still_said_in, not_learned_from }, touched)))
 }

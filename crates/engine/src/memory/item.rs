@@ -435,6 +435,8 @@ pub struct Forgotten {
     pub also_deleted: Vec<MemoryId>,
     /// What says the same still, the nearest of each store first: memories of their own that stay.
     pub still_said_in: Vec<MemoryId>,
+    /// Finished turns that waited to be learned from, said it, and are passed over.
+    pub not_learned_from: u64,
 }
 
 /// What an edit came to.

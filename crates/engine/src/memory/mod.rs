@@ -50,6 +50,7 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use taken_back::Heard;
 use tokio_util::sync::CancellationToken;
 
 /// Texts of one write that are embedded before its transaction. More waits for calls that the background makes as well;
@@ -229,16 +230,20 @@ impl Memory {
     /// constraint error.
     pub async fn patch(&self, id: &MemoryId, patch: Patch) -> brain::Result<Patched> {
         let patch = patch.checked().map_err(|refused| brain::Error::Constraint(refused.to_string()))?;
+        let heard = Heard::of(&self.brain, id).await?;
         let (id, prepared) = (id.clone(), self.prepared_at_once());
-        self.commit("memory.patch", move |tx| change::patch(tx, &id, patch, &prepared, Timestamp::now()))
-            .await
+        self.commit("memory.patch", move |tx| {
+            change::patch(tx, &id, patch, &prepared, &heard, Timestamp::now())
+        })
+        .await
     }
 
     /// Forgets a memory for good, and what rests only on it. `None` when there is none.
     pub async fn erase(&self, id: &MemoryId) -> brain::Result<Option<Forgotten>> {
+        let heard = Heard::of(&self.brain, id).await?;
         let (id, prepared) = (id.clone(), self.prepared_at_once());
         self.commit("memory.erase", move |tx| {
-            let erased = change::erase(tx, &id, &prepared, Timestamp::now())?;
+            let erased = change::erase(tx, &id, &prepared, &heard, Timestamp::now())?;
             Ok(erased.map_or((None, Touched::default()), |(forgotten, touched)| (Some(forgotten), touched)))
         })
         .await

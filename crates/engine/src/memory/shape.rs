@@ -101,5 +101,6 @@ pub fn shown_forgotten(id: &MemoryId, forgotten: &Forgotten) -> Value {
         "id": id.as_str(),
         "also_deleted": ids(&forgotten.also_deleted),
         "still_said_in": ids(&forgotten.still_said_in),
+        "not_learned_from": forgotten.not_learned_from,
     })
 }

@@ -1,34 +1,40 @@
-//! What a person forgets or corrects does not come back by itself: turns that said it, and that nobody has learned from
-//! yet, teach nothing; nor does a turn under way that had it before it.
+//! What a person forgets or corrects does not come back by itself: turns and feedback that said it, and that nobody has
+//! learned from yet, teach nothing; nor does a turn under way that had it before it.
 //!
 //! A turn is learned from minutes or hours after it ended, and a model may put what was said there in other words. So
 //! nothing that is learned is compared with what was forgotten, of which nothing may be kept; the turn itself is passed
-//! over, with whatever else it said. What was written down in it before stays.
+//! over, with whatever else it said. What was written down in it before stays. The turns that a memory came from are
+//! passed over whatever they say, and marked: feedback that comes later does not have them read again.
+//!
+//! The texts of the turns are read before the write that takes the memory back, which holds up other writers; in the
+//! write only those are read that came since.
 //!
 //! The invariant: no trajectory is pending, now or when a turn that is under way ends, that the memory came from, or in
 //! which it stands.
 
 use super::{find, write};
-use ::memory::likeness::words_found;
-use brain::Tx;
+use crate::turn::compact::brief;
+use ::memory::statement::{Statement, Words};
 use brain::memory::lineage::{self, Parent};
-use brain::memory::{MemoryId, edges, episodes, knowledge, nodes, search, trajectories};
+use brain::memory::{MemoryId, edges, episodes, knowledge, nodes, search, signals, trajectories};
 use brain::messages::{self, Message};
-use brain::turns;
+use brain::{Brain, Tx, turns};
 use contract::conversation::Block;
 use contract::memory::{ParentKind, Store};
-use contract::{Timestamp, TurnId};
+use contract::{MessageId, SignalId, Timestamp, TurnId};
+use serde_json::Value;
+use std::collections::{BTreeSet, HashMap};
 
-/// Part of the words of a memory that a message must hold to say it. Higher lets it come back in other words; lower passes
-/// over turns that were about something else.
-const SAID_SHARE: f64 = 0.5;
-/// Turns nobody has learned from that are looked at, the oldest first. More holds up other writers; fewer lets a memory
-/// come back from a turn that has waited behind so many others.
-const TURNS: u32 = 1000;
-
+/// Turns nobody has learned from whose words are looked at, the oldest first. More makes a deletion take longer; fewer lets
+/// a memory come back from a turn that it did not come from and that has waited behind so many others.
+const TURNS: u32 = 5_000;
+/// Turns of one reading. More keeps a snapshot of the brain open for longer, which the log grows by; fewer asks more often.
+const TURNS_AT_ONCE: usize = 50;
+/// Pieces of feedback nobody has learned from whose words are looked at. More holds up other writers; fewer lets a memory
+/// come back from feedback that waited behind so many others.
+const SIGNALS: u32 = 1_000;
 /// Part of the words of a forgotten memory that another must hold to be named as one that says it still. Higher misses what
-/// was said in other forms ("I drink tea" of "the user drinks tea" holds two of three); lower names what is about
-/// something else.
+/// was said in other forms; lower names what is about something else.
 const STILL_SAID_SHARE: f64 = 0.6;
 /// Memories of a store that are looked at for it, the nearest by words first. More makes a deletion read more; fewer misses
 /// some of what was said often.
@@ -39,85 +45,171 @@ pub(super) struct TakenBack {
     id: MemoryId,
     /// Every text of it.
     whole: String,
-    /// What a message says that says it.
-    says: String,
+    /// Its statements: each can be taken back by itself.
+    says: Vec<String>,
     parents: Vec<Parent>,
+}
+
+/// Which of the statements of a memory the turns say that wait to be learned from or are under way.
+#[derive(Default)]
+pub(super) struct Heard {
+    by_turn: HashMap<TurnId, BTreeSet<String>>,
+    /// The last trajectory there was.
+    last_row: i64,
+}
+
+impl Heard {
+    /// Listens to what waits, a few turns at a time.
+    pub(super) async fn of(brain: &Brain, id: &MemoryId) -> brain::Result<Self> {
+        let wanted = id.clone();
+        let (says, last_row, waiting) = brain
+            .read("memory.waiting", move |tx| {
+                let mut waiting: Vec<TurnId> =
+                    trajectories::waiting(tx, TURNS)?.into_iter().map(|one| one.turn_id).collect();
+                waiting.extend(turns::open(tx)?.into_iter().map(|turn| turn.turn_id));
+                let says = texts_of(tx, &wanted)?.map(|(_, says)| says).unwrap_or_default();
+                Ok((says, trajectories::last_row(tx)?, waiting))
+            })
+            .await?;
+        let mut heard = Self { by_turn: HashMap::new(), last_row };
+        for some in waiting.chunks(TURNS_AT_ONCE) {
+            let (some, says) = (some.to_vec(), says.clone());
+            let found = brain
+                .read("memory.heard", move |tx| {
+                    some.into_iter()
+                        .map(|turn| Ok((said_of(tx, &turn, &says)?, turn)))
+                        .collect::<brain::Result<Vec<_>>>()
+                })
+                .await?;
+            heard.by_turn.extend(found.into_iter().map(|(said, turn)| (turn, said)));
+        }
+        Ok(heard)
+    }
 }
 
 impl TakenBack {
     /// To be asked before the change; `None` when there is no such memory.
     pub(super) fn before(tx: &Tx<'_>, id: &MemoryId) -> brain::Result<Option<Self>> {
-        let texts = texts_of(tx, id)?;
         let parents = lineage::parents(tx, id)?;
-        Ok(texts.map(|(whole, says)| Self { id: id.clone(), whole, says, parents }))
+        Ok(texts_of(tx, id)?.map(|(whole, says)| Self { id: id.clone(), whole, says, parents }))
     }
 
-    /// Whether the memory says something else now, or nothing any more.
-    pub(super) fn is_changed(&self, tx: &Tx<'_>, id: &MemoryId) -> brain::Result<bool> {
-        Ok(texts_of(tx, id)?.is_none_or(|(whole, _)| whole != self.whole))
+    /// What an edit has taken back of it; `None` when it says what it said, or more. What an edit takes from a person or
+    /// thing is that alone: the turns it is known from may have said much else.
+    pub(super) fn after(mut self, tx: &Tx<'_>) -> brain::Result<Option<Self>> {
+        let Some((whole, says)) = texts_of(tx, &self.id)? else { return Ok(Some(self)) };
+        if whole == self.whole {
+            return Ok(None);
+        }
+        self.says.retain(|statement| !says.contains(statement));
+        if matches!(self.id, MemoryId::Node(_)) {
+            if self.says.is_empty() {
+                return Ok(None);
+            }
+            self.parents.clear();
+        }
+        Ok(Some(self))
     }
 
-    /// Nobody learns from the turns that said it.
-    pub(super) fn end_pending(&self, tx: &Tx<'_>, now: Timestamp) -> brain::Result<()> {
-        for waiting in trajectories::waiting(tx, TURNS)? {
-            if self.is_of(tx, &waiting.turn_id)? {
-                trajectories::processed(tx, &waiting.turn_id, now)?;
+    /// Nobody learns from the turns and the feedback that said it: how many turns that waited are passed over.
+    pub(super) fn end_pending(&self, tx: &Tx<'_>, heard: &Heard, now: Timestamp) -> brain::Result<u64> {
+        let mut ended = 0;
+        let mut end = |turn: &TurnId| {
+            ended += u64::from(trajectories::take_back(tx, turn, now)?);
+            Ok::<_, brain::Error>(())
+        };
+        for parent in &self.parents {
+            if let Some(turn) = turn_of(tx, parent)? {
+                end(&turn)?;
+            }
+            if parent.kind == ParentKind::Signal
+                && let Ok(id) = SignalId::parse(&parent.id)
+            {
+                signals::processed(tx, &id, now)?;
+            }
+        }
+        for (turn, said) in &heard.by_turn {
+            if said.iter().any(|statement| self.says.contains(statement)) {
+                end(turn)?;
+            }
+        }
+        for turn in trajectories::written_since(tx, heard.last_row, TURNS)? {
+            if !said_of(tx, &turn, &self.says)?.is_empty() {
+                end(&turn)?;
             }
         }
         for under_way in turns::open(tx)? {
             let id = &under_way.turn_id;
+            let says_it = match heard.by_turn.get(id) {
+                Some(said) => said.iter().any(|statement| self.says.contains(statement)),
+                None => !said_of(tx, id, &self.says)?.is_empty(),
+            };
             // what a model that was shown it has said of it is in no message yet
-            if turns::recalled(tx, id)?.contains(&self.id) || self.is_of(tx, id)? {
+            if says_it || turns::recalled(tx, id)?.contains(&self.id) {
                 trajectories::pass_over(tx, &under_way, now)?;
             }
         }
-        Ok(())
+        for signal in signals::unprocessed(tx, SIGNALS)? {
+            let mut words = Words::default();
+            signal.comment.iter().chain(&signal.corrected).for_each(|text| words.read(text));
+            if self.says.iter().any(|statement| Statement::of(statement).is_said_in(&words)) {
+                signals::processed(tx, &signal.signal_id, now)?;
+            }
+        }
+        Ok(ended)
     }
 
     /// The memories that say it still: an episode of the turn it was said in, for one. They are memories of their own, and
     /// stay until they are forgotten, too.
     pub(super) fn still_said_in(&self, tx: &Tx<'_>) -> brain::Result<Vec<MemoryId>> {
+        let Some(says) = self.says.first() else { return Ok(Vec::new()) };
+        let statement = Statement::of(says);
         let mut found = Vec::new();
         for store in Store::ALL.iter().copied() {
-            let rows: Vec<i64> = find::by_words(tx, store, &self.says, STILL_SAID_IN)?
-                .into_iter()
-                .map(|(row, _)| row)
-                .collect();
+            let rows: Vec<i64> =
+                find::by_words(tx, store, says, STILL_SAID_IN)?.into_iter().map(|(row, _)| row).collect();
             let mut texts = search::texts(tx, store, &rows)?;
-            texts.retain(|text| words_found(&self.says, &text.item) >= STILL_SAID_SHARE);
+            texts.retain(|text| {
+                let mut words = Words::default();
+                words.read(&text.item);
+                statement.share_in(&words) >= STILL_SAID_SHARE
+            });
             let rows: Vec<i64> = texts.into_iter().map(|text| text.row).collect();
             found.extend(search::ids(tx, store, &rows)?.into_iter().map(|row| row.item));
         }
         Ok(found)
     }
-
-    fn is_of(&self, tx: &Tx<'_>, turn: &TurnId) -> brain::Result<bool> {
-        let came_from =
-            |kind, id: &str| self.parents.iter().any(|parent| parent.kind == kind && parent.id == id);
-        if came_from(ParentKind::Trajectory, turn.as_str()) {
-            return Ok(true);
-        }
-        let said = said_in(tx, turn)?;
-        Ok(said.iter().any(|message| {
-            came_from(ParentKind::Message, message.message_id.as_str())
-                || words_found(&self.says, &words_of(&message.content)) >= SAID_SHARE
-        }))
-    }
 }
 
-/// Everything a memory says, and what of it a message would say.
-fn texts_of(tx: &Tx<'_>, id: &MemoryId) -> brain::Result<Option<(String, String)>> {
+/// The turn a memory came from.
+fn turn_of(tx: &Tx<'_>, parent: &Parent) -> brain::Result<Option<TurnId>> {
+    Ok(match parent.kind {
+        ParentKind::Trajectory => TurnId::parse(&parent.id).ok(),
+        ParentKind::Message => match MessageId::parse(&parent.id) {
+            Ok(id) => messages::find(tx, &id)?.map(|(_, message)| message.turn_id),
+            Err(_) => None,
+        },
+        ParentKind::Memory | ParentKind::Signal | ParentKind::Import => None,
+    })
+}
+
+/// Everything a memory says, and its statements as a message would say them.
+fn texts_of(tx: &Tx<'_>, id: &MemoryId) -> brain::Result<Option<(String, Vec<String>)>> {
     Ok(match id {
         MemoryId::Episode(id) => episodes::get(tx, id)?.map(|row| {
             let text = write::compared(&row.item.description, row.item.value.as_deref());
-            (format!("{}\n{text}", row.item.key), text)
+            (format!("{}\n{text}", row.item.key), vec![text])
         }),
         MemoryId::Fact(id) => knowledge::get(tx, id)?
-            .map(|row| (format!("{}\n{}", row.item.subject, row.item.content), row.item.content)),
+            .map(|row| (format!("{}\n{}", row.item.subject, row.item.content), vec![row.item.content])),
         MemoryId::Node(id) => nodes::get(tx, id)?.map(|row| {
             let node = row.item;
-            let attributes = serde_json::Value::Object(node.attributes).to_string();
-            (format!("{}\n{}\n{attributes}", node.name, node.aliases.join("\n")), node.name)
+            let values = node.attributes.values().map(|value| match value {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            });
+            let says: Vec<String> = std::iter::once(node.name).chain(node.aliases).chain(values).collect();
+            (says.join("\n"), says)
         }),
         MemoryId::Edge(id) => match edges::get(tx, id)? {
             Some(row) => {
@@ -125,11 +217,29 @@ fn texts_of(tx: &Tx<'_>, id: &MemoryId) -> brain::Result<Option<(String, String)
                     |id| Ok::<_, brain::Error>(nodes::get(tx, id)?.map(|n| n.item.name).unwrap_or_default());
                 let relation = row.item.relation.replace('_', " ");
                 let text = format!("{} {relation} {}", name(&row.item.from)?, name(&row.item.to)?);
-                Some((text.clone(), text))
+                Some((text.clone(), vec![text]))
             }
             None => None,
         },
     })
+}
+
+/// Which of these statements a turn says.
+fn said_of(tx: &Tx<'_>, turn: &TurnId, says: &[String]) -> brain::Result<BTreeSet<String>> {
+    if says.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let mut by_message = Vec::new();
+    for message in said_in(tx, turn)? {
+        let mut words = Words::default();
+        read_words(&message.content, &mut words);
+        by_message.push(words);
+    }
+    let is_said = |statement: &&String| {
+        let statement = Statement::of(statement);
+        by_message.iter().any(|words| statement.is_said_in(words))
+    };
+    Ok(says.iter().filter(is_said).cloned().collect())
 }
 
 /// The messages of a turn and the one that began it, which of a retry belongs to the turn before.
@@ -143,13 +253,15 @@ fn said_in(tx: &Tx<'_>, turn: &TurnId) -> brain::Result<Vec<Message>> {
     Ok(said)
 }
 
-/// All words of a message: what was said, what tools were asked and what they answered.
-fn words_of(content: &[Block]) -> String {
-    let words = content.iter().map(|block| match block {
-        Block::Text { text } | Block::Thinking { text, .. } => text.clone(),
-        Block::ToolUse { input, .. } => input.to_string(),
-        Block::ToolResult { content, .. } => words_of(content),
-        _ => String::new(),
-    });
-    words.collect::<Vec<_>>().join("\n")
+/// All words of a message, as far as the Learning Centre reads it: what was said, what tools were asked and what they
+/// answered.
+fn read_words(content: &[Block], words: &mut Words) {
+    for block in content {
+        match brief(block) {
+            Block::Text { text } | Block::Thinking { text, .. } => words.read(&text),
+            Block::ToolUse { input, .. } => words.read(&input.to_string()),
+            Block::ToolResult { content, .. } => read_words(&content, words),
+            _ => {}
+        }
+    }
 }

@@ -180,8 +180,9 @@ fn answers() -> [(&'static str, Value); 10] {
         (
             "MemoryDeleted",
             object(
-                json!({"status": text, "id": text, "also_deleted": list(&text), "still_said_in": list(&text)}),
-                &["status", "id", "also_deleted", "still_said_in"],
+                json!({"status": text, "id": text, "also_deleted": list(&text), "still_said_in": list(&text),
+                    "not_learned_from": {"type": "integer", "minimum": 0}}),
+                &["status", "id", "also_deleted", "still_said_in", "not_learned_from"],
             ),
         ),
         ("Soul", object(soul, &parts[..3])),

@@ -122,3 +122,20 @@ async fn a_turn_that_waits_through_a_replacement_teaches_nothing() {
     batch(&engine, json!({})).await;
     assert_eq!(totals(&engine).await[1], 1, "what is said after it is learned");
 }
+
+#[tokio::test]
+async fn feedback_after_a_replacement_does_not_have_the_turns_before_it_read_again() {
+    let model = super::taken_back::asking().await;
+    let engine = Setup::scripted(&model).start().await;
+    let said = engine.turn("a", "My dog is called Brimble").await;
+    batch(&engine, json!({})).await;
+    assert_eq!(totals(&engine).await[1], 1);
+    engine.post("/memory/import?mode=replace", bundle(Vec::new())).await.ok().await;
+    let message = said.last().data["message_id"].clone();
+    let up = json!({"message_id": message, "rating": "up", "comment": "I drink tea with it"});
+    engine.post("/feedback", up).await.ok().await;
+    batch(&engine, json!({})).await;
+    let exported = engine.json("/memory/export").await;
+    assert!(!exported["knowledge"].to_string().contains("called Brimble"), "{exported}");
+    assert!(exported["knowledge"].to_string().contains("tea"), "{exported}");
+}

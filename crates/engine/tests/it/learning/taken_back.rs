@@ -123,3 +123,54 @@ async fn a_turn_that_waits_while_what_it_said_is_forgotten_teaches_nothing_of_it
     assert_eq!(open(&engine, "Brimble").await, [""; 0]);
     assert_eq!(open(&engine, "tea").await, ["The user drinks tea"]);
 }
+
+#[tokio::test]
+async fn feedback_that_waits_or_comes_later_does_not_bring_back_what_was_forgotten() {
+    let model = asking().await;
+    let engine = Setup::scripted(&model).start().await;
+    let said = engine.turn("a", "My dog is called Brimble").await;
+    let message = said.last().data["message_id"].clone();
+    batch(&engine, json!({})).await;
+    let waits = json!({"message_id": message, "rating": "down", "corrected": "Brimble is the dog's name"});
+    engine.post("/feedback", waits).await.ok().await;
+    let fact = only(&engine, "knowledge", "dog", "Brimble").await;
+    change(&engine, "DELETE", "knowledge", &fact, json!({})).await;
+    batch(&engine, json!({})).await;
+    assert_eq!(open(&engine, "Brimble").await, [""; 0], "the feedback said it");
+    let lessons = || model.calls().iter().filter(|call| is_lesson(call)).count();
+    let before = lessons();
+    engine
+        .post("/feedback", json!({"message_id": message, "rating": "up", "comment": "I drink tea, too"}))
+        .await
+        .ok()
+        .await;
+    batch(&engine, json!({})).await;
+    assert_eq!(open(&engine, "Brimble").await, [""; 0], "the turn is not read again");
+    assert_eq!(open(&engine, "tea").await, ["The user drinks tea"], "what the feedback says is");
+    assert!(lessons() > before);
+}
+
+#[tokio::test]
+async fn an_edit_that_adds_takes_nothing_back_and_one_that_removes_only_that() {
+    let engine = Setup::offline().start().await;
+    let asha = json!({"name": "Asha", "aliases": ["Ash", "Red Fox"], "attributes": {"car": "a blue Volvo"}});
+    engine.post("/memory/social", asha).await.ok().await;
+    let asha = only(&engine, "social", "Asha", "Asha").await;
+    for (task, said) in
+        [("a", "Asha moved to Lisbon"), ("b", "Red Fox called"), ("c", "the Volvo is at the garage")]
+    {
+        engine.turn(task, said).await;
+    }
+    let pending = async || engine.json("/learning/status").await["pending_trajectories"].clone();
+    change(&engine, "PATCH", "social", &asha, json!({"aliases": ["Ash", "Red Fox", "Ashie"]})).await;
+    assert_eq!(pending().await, 3, "an alias more");
+    change(&engine, "PATCH", "social", &asha, json!({"aliases": ["Ash", "Ashie"]})).await;
+    assert_eq!(pending().await, 2, "who said the alias that is gone");
+    change(&engine, "PATCH", "social", &asha, json!({"attributes": {"car": "a red Saab"}})).await;
+    assert_eq!(pending().await, 1, "who said the car that was");
+    let nobody = json!({"name": "The Who"});
+    engine.post("/memory/social", nobody).await.ok().await;
+    let nobody = only(&engine, "social", "The Who", "The Who").await;
+    let forgotten = change(&engine, "DELETE", "social", &nobody, json!({})).await;
+    assert_eq!((forgotten["not_learned_from"].clone(), pending().await), (json!(0), json!(1)));
+}
