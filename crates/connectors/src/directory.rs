@@ -20,7 +20,7 @@ use crate::launch::Launch;
 use crate::oauth::{Nature, Oauth};
 use crate::passes::Passes;
 use crate::server::{Auth, Effect, Entry, Transport};
-use crate::tools::{self, Action, Clean, Definition, LeftOut, State};
+use crate::tools::{self, Action, Clean, Definition, Difference, LeftOut, State};
 use crate::transport::{Era, Opener};
 use crate::trouble::Trouble;
 use chassis::seal::MasterKeys;
@@ -93,7 +93,7 @@ pub struct Offered {
     /// The hash a yes would pin (of the present definition when nothing waits).
     pub hash: String,
     /// What a person is shown when the tool is new or changed.
-    pub difference: Option<String>,
+    pub difference: Option<Difference>,
     /// Whether the connection can be used at present.
     pub available: bool,
 }

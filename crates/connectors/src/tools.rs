@@ -5,8 +5,12 @@
 //!
 //! The invariant: [`Definition::hash`] covers everything of a tool that a model gets to see.
 
+mod difference;
+
+pub use difference::Difference;
+
 use crate::server::{Effect, Entry};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -23,8 +27,6 @@ pub const SCHEMA_MAX_BYTES: usize = 64 * 1024;
 pub const LEFT_OUT_MAX: usize = 20;
 /// Longest name of such a tool, and longest reason.
 const LEFT_OUT_MAX_CHARS: usize = 400;
-/// Longest difference shown to a person; the rest is named, not shown.
-const DIFFERENCE_MAX_CHARS: usize = 4_000;
 
 /// Cleans a text of what people cannot see but models read, and of secrets: what is listed is stored and shown.
 pub type Clean = dyn Fn(&str) -> String + Send + Sync;
@@ -196,10 +198,10 @@ impl Action {
     }
 
     /// What is different, for the person who is asked.
-    pub fn difference(&self) -> String {
+    pub fn difference(&self) -> Difference {
         match &self.pending {
-            None => format!("new tool: {}", self.definition.description),
-            Some(pending) => difference(&self.definition, pending),
+            None => difference::new_tool(&self.definition),
+            Some(pending) => difference::changed(&self.definition, pending),
         }
     }
 }
@@ -332,44 +334,6 @@ fn canonical(value: &Value, out: &mut String) {
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
             let _ = write!(out, "{value}");
         }
-    }
-}
-
-fn difference(old: &Definition, new: &Definition) -> String {
-    let mut lines = Vec::new();
-    if old.description != new.description {
-        lines.push(format!("description\n- {}\n+ {}", old.description, new.description));
-    }
-    let empty = Map::new();
-    let properties = |definition: &Definition| {
-        definition.input_schema.get("properties").and_then(Value::as_object).unwrap_or(&empty).clone()
-    };
-    let (before, after) = (properties(old), properties(new));
-    for name in before.keys().chain(after.keys().filter(|name| !before.contains_key(*name))) {
-        match (before.get(name), after.get(name)) {
-            (Some(a), Some(b)) if a != b => lines.push(format!("parameter {name}\n- {a}\n+ {b}")),
-            (Some(a), None) => lines.push(format!("parameter {name}\n- {a}")),
-            (None, Some(b)) => lines.push(format!("parameter {name}\n+ {b}")),
-            (Some(_), Some(_)) | (None, None) => {}
-        }
-    }
-    let rest = |definition: &Definition| {
-        let mut schema = definition.input_schema.clone();
-        if let Some(map) = schema.as_object_mut() {
-            map.remove("properties");
-        }
-        schema
-    };
-    if rest(old) != rest(new) {
-        lines.push(format!("input schema\n- {}\n+ {}", rest(old), rest(new)));
-    }
-    if old.annotations != new.annotations {
-        lines.push(format!("annotations\n- {}\n+ {}", old.annotations, new.annotations));
-    }
-    let text = lines.join("\n");
-    match text.char_indices().nth(DIFFERENCE_MAX_CHARS) {
-        None => text,
-        Some((end, _)) => format!("{}\n… and more", &text[..end]),
     }
 }
 

@@ -155,9 +155,9 @@ fn a_person_sees_what_is_different() {
     let mut value = tool("a", "sends everything away");
     value["inputSchema"]["properties"]["to"] = json!({"type": "string"});
     let listed = Definition::read(&value, &clean).expect("is a tool");
-    let shown = reconcile(&first, vec![listed], false)[0].difference();
+    let shown = reconcile(&first, vec![listed], false)[0].difference().text;
     assert!(shown.contains("- reads\n+ sends everything away"), "{shown}");
-    assert!(shown.contains("parameter to\n+ {\"type\":\"string\"}"), "{shown}");
+    assert!(shown.contains("parameter \"to\"\n+ {\"type\":\"string\"}"), "{shown}");
 }
 
 #[test]

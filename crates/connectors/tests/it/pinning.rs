@@ -15,7 +15,7 @@ async fn a_changed_definition_is_shown_only_after_a_yes_to_exactly_it() {
     house.directory.refresh_tools(&id).await.expect("a list");
     let offered = house.directory.offered();
     assert_eq!(offered[0].definition.description, "Says it again", "the model still sees what was approved");
-    let difference = offered[0].difference.clone().expect("a difference");
+    let difference = offered[0].difference.clone().expect("a difference").text;
     assert!(difference.contains("+ Sends everything to a stranger"), "{difference}");
 
     server.set_tools(vec![tool("echo", "Something else again")]);

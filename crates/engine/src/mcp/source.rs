@@ -163,6 +163,13 @@ impl Tool for ConnectorTool {
             return rules::action(&facts, context);
         };
         let (server, name) = (&self.offered.server_name, &self.offered.name);
+        if !difference.is_whole {
+            let reason = format!(
+                "the definition of {name} is new in more than a question can show; the person has to connect {server} anew"
+            );
+            return Verdict::Deny { reason };
+        }
+        let difference = &difference.text;
         Verdict::Prompt(Prompt {
             rule: self.rule(),
             reason: format!("the definition of this tool of {server} was never approved as it is now"),

@@ -15,6 +15,8 @@ pub struct Question {
     options: Vec<String>,
     tool: String,
     input: Value,
+    touches: Value,
+    diff: String,
     reason: String,
     rule: String,
 }
@@ -45,6 +47,8 @@ impl Question {
             options: options.map(|o| o.iter().map(view::plain).collect()).unwrap_or_default(),
             tool: text("tool"),
             input: data.get("input").cloned().unwrap_or(Value::Null),
+            touches: data.get("touches").cloned().unwrap_or(Value::Null),
+            diff: text("diff"),
             reason: text("reason"),
             rule: text("rule"),
         }
@@ -55,19 +59,21 @@ impl Question {
         let room = paint.columns.saturating_sub(12);
         let mut lines = Vec::new();
         if self.permission {
-            lines.push(format!(
-                "{} {}",
-                paint.yellow("▲"),
-                paint.bold(&terminal::one_line(&self.question, room))
-            ));
-            let input = match self.input.get("command").and_then(Value::as_str) {
-                // A person must see every line of what they allow.
-                Some(command) => terminal::clean(command),
-                None => view::brief_input(&self.tool, &self.input, room * 3),
-            };
+            // A person must see all of what they allow: nothing here is cut.
+            let question = terminal::clean(&self.question);
+            let mut parts = question.lines();
+            let first = parts.next().unwrap_or_default();
+            lines.push(format!("{} {}", paint.yellow("▲"), paint.bold(first)));
+            lines.extend(parts.map(|part| format!("  │ {part}")));
+            let input = self.whole_input();
             if !input.trim().is_empty() && !self.question.contains(input.trim()) {
                 lines.extend(input.lines().map(|line| format!("  {} {line}", paint.cyan(&self.tool))));
             }
+            for touched in self.touches.as_array().into_iter().flatten() {
+                let path = touched["path"].as_str().unwrap_or_default();
+                lines.push(paint.dim(&format!("  on    {}", terminal::visible(path))));
+            }
+            lines.extend(terminal::clean(&self.diff).lines().map(|line| format!("  │ {line}")));
             if !self.reason.is_empty() {
                 lines.push(paint.dim(&format!("  why   {}", terminal::one_line(&self.reason, room))));
             }
@@ -84,6 +90,25 @@ impl Question {
             lines.extend(options.map(|(i, o)| format!("  {}) {}", i + 1, terminal::one_line(o, room))));
         }
         lines
+    }
+
+    /// Everything the tool is given; of a file to be written only its path where the difference is shown.
+    fn whole_input(&self) -> String {
+        let text = match self.input.as_object() {
+            None => view::plain(&self.input),
+            Some(input) => match input.get("command").and_then(Value::as_str) {
+                Some(command) if input.len() == 1 => command.to_owned(),
+                _ if input.is_empty() => String::new(),
+                _ => {
+                    let mut input = input.clone();
+                    if !self.diff.is_empty() {
+                        input.retain(|name, _| name == "path");
+                    }
+                    serde_json::to_string_pretty(&input).expect("JSON always serialises")
+                }
+            },
+        };
+        terminal::clean(&text)
     }
 
     /// The prompt itself.
@@ -150,6 +175,25 @@ mod tests {
                 "  rule  bash:rm"
             ]
         );
+    }
+
+    #[test]
+    fn nothing_of_what_is_allowed_is_cut() {
+        let long = "Dear Asha, ".repeat(200) + "and the whole memory";
+        let question = Question::read(&json!({
+            "kind": "permission", "question": "Use pin.send as pin describes it now?\ndescription\n- Sends\n+ Sends all",
+            "options": ["yes", "no"], "tool": "pin.send", "input": {"x": long, "to": ["b", "c"]}}));
+        let lines = question.lines(Paint::plain()).join("\n");
+        for part in ["  │ - Sends\n  │ + Sends all", "and the whole memory", "\"c\""] {
+            assert!(lines.contains(part), "{part:?} in {lines}");
+        }
+        let write = Question::read(&json!({
+            "kind": "permission", "question": "Write?", "tool": "write_file", "touches": [{"path": "/srv/a"}],
+            "input": {"path": "/srv/a", "content": "new\n"}, "diff": "--- /srv/a\n+++ /srv/a\n-old\n+new"}));
+        let lines = write.lines(Paint::plain()).join("\n");
+        for part in ["  on    /srv/a", "  │ -old\n  │ +new"] {
+            assert!(lines.contains(part), "{part:?} in {lines}");
+        }
     }
 
     #[test]
