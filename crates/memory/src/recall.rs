@@ -24,8 +24,10 @@ pub const SHORTEST_KNOWN_BYTES: usize = 12;
 const OPEN: &str = "<memory>";
 const CLOSE: &str = "</memory>";
 const SHORTENED: &str = " […]";
-/// Words of the block's own tags.
-const VOCABULARY: [&str; 3] = ["memory", "item", "quoted"];
+/// Words of the tags by which a model tells who speaks: those of this block, of working memory, of data beside a message, of
+/// a summary and of what is summarised.
+const VOCABULARY: [&str; 7] =
+    ["memory", "item", "quoted", "working_memory", "context", "summary", "conversation"];
 
 /// One ranked item with its text. Closed and weak ones are already left out: [`crate::retrieval::for_recall`].
 #[derive(Debug, Clone, PartialEq)]
@@ -189,7 +191,7 @@ fn shortened(text: &str, room: usize) -> String {
 }
 
 /// Escapes `<` only where a tag of the block could begin, so that code stays readable.
-fn without_our_tags(text: &str) -> String {
+pub fn without_our_tags(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for (at, c) in text.char_indices() {
         let begins = || {

@@ -12,6 +12,7 @@ use crate::tools::toolbox::Toolbox;
 use crate::turn::checkpoint::Checkpoint;
 use crate::turn::compact::{self, Cuts};
 use crate::turn::frame::{Frame, Seat};
+use ::memory::recall::without_our_tags;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use brain::compactions::Boundary;
@@ -146,7 +147,8 @@ pub fn render_working_memory(tx: &Tx<'_>, turn: &Turn) -> brain::Result<Option<S
     }
     let pinned = |e: &working_memory::Entry| e.key == plan::KEY && plan::is_open(&e.value);
     entries.sort_by_key(|e| (!pinned(e), e.key.clone()));
-    let lines: Vec<String> = entries.iter().map(|e| format!("{}: {}", e.key, e.value)).collect();
+    let lines: Vec<String> =
+        entries.iter().map(|e| without_our_tags(&format!("{}: {}", e.key, e.value))).collect();
     Ok(Some(format!("<working_memory>\n{}\n</working_memory>", lines.join("\n"))))
 }
 
