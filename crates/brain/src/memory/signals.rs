@@ -143,7 +143,6 @@ pub fn newest(tx: &Tx<'_>, before: Option<&SignalId>, limit: u32) -> Result<Opti
 
 /// Forgets feedback for good. What rests on it: [`super::erase::of_signal`].
 pub fn delete(tx: &Tx<'_>, id: &SignalId) -> Result<Change> {
-    tx.forget();
     let rows = tx
         .conn()
         .prepare_cached("DELETE FROM learning_signals WHERE signal_id = ?1")?

@@ -135,14 +135,16 @@ pub fn insert(tx: &Tx<'_>, new: &New) -> Result<()> {
 }
 
 /// Notes that something a turn said was taken back: nobody learns from it any more, and later feedback on it counts only
-/// for what the feedback itself says. Whether it waited to be learned from.
+/// for what the feedback itself says. What it showed goes, too. Whether it waited to be learned from.
 pub fn take_back(tx: &Tx<'_>, turn: &TurnId, now: Timestamp) -> Result<bool> {
     tx.conn()
         .prepare_cached(
-            "UPDATE trajectories SET trace_json = json_set(trace_json, '$.taken_back', json('true'))
+            "UPDATE trajectories
+             SET trace_json = json_set(json_remove(trace_json, '$.shown'), '$.taken_back', json('true'))
              WHERE turn_id = ?1",
         )?
         .execute([turn.as_str()])?;
+    tx.forget();
     Ok(processed(tx, turn, now)? == Change::Changed)
 }
 
@@ -312,10 +314,12 @@ pub fn processed(tx: &Tx<'_>, turn: &TurnId, now: Timestamp) -> Result<Change> {
     Ok(Change::of(rows))
 }
 
-/// Ends up to `limit` pending trajectories without learning from them; how many there were.
+/// Takes back up to `limit` pending trajectories, without learning from them; how many there were.
 pub fn end_pending(tx: &Tx<'_>, limit: u32, now: Timestamp) -> Result<usize> {
     let sql = format!(
-        "UPDATE trajectories SET state = 'processed', processed_at = ?2
+        "UPDATE trajectories
+         SET state = 'processed', processed_at = ?2,
+             trace_json = json_set(trace_json, '$.taken_back', json('true'))
          WHERE turn_id IN (SELECT turn_id FROM trajectories {PENDING})"
     );
     Ok(tx.conn().prepare_cached(&sql)?.execute(params![limit, now.millis()])?)

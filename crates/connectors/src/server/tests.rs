@@ -33,7 +33,7 @@ fn the_examples_of_the_documentation_are_accepted() {
 
     let files = json!({
         "server_name": "files", "display_name": "Files", "transport": "stdio",
-        "command": ["mcp-server-filesystem", "/data/rootspace"], "env": {"LOG": "1"},
+        "command": ["mcp-server-filesystem", "/data/workspace"], "env": {"LOG": "1"},
         "auth_method": "none", "network": []
     });
     let entry = Entry::parse("files", &files).expect("is an entry");

@@ -1,6 +1,6 @@
 //! Definitions that change behind one's back.
 
-use crate::house::House;
+use crate::house::{House, LIMIT};
 use connectors::connection::CallOptions;
 use connectors::tools::State;
 use connectors::trouble::Trouble;
@@ -150,7 +150,8 @@ async fn a_yes_never_hides_a_change_that_is_listed_meanwhile() {
             assert!(house.directory.approve(&id, &one.definition.action, &one.hash).await.expect("books"));
         }
     };
-    let ((), listed) = tokio::join!(yeses, house.directory.refresh_tools(&id));
+    let both = async { tokio::join!(yeses, house.directory.refresh_tools(&id)) };
+    let ((), listed) = tokio::time::timeout(LIMIT, both).await.expect("it is listed");
     listed.expect("a list");
     for one in house.directory.offered().iter() {
         let wanted = if one.name == "s.echo" { State::Changed } else { State::Pinned };

@@ -255,8 +255,12 @@ async fn forget(memory: &Memory, id: &str, json: bool) -> brain::Result<Exit> {
         [] => String::new(),
         ids => format!("{text}: {}\n", ids.iter().map(MemoryId::as_str).collect::<Vec<_>>().join(", ")),
     };
+    let passed_over = match forgotten.not_learned_from {
+        0 => String::new(),
+        turns => format!("turns that said it and are not learned from: {turns}\n"),
+    };
     Ok(emit(&format!(
-        "forgotten: {id}\n{}{}",
+        "forgotten: {id}\n{}{}{passed_over}",
         named("and what rested only on it", &forgotten.also_deleted),
         named("the same is still said in, until it is forgotten, too", &forgotten.still_said_in),
     )))

@@ -154,12 +154,12 @@ fn count(written: &mut Written, store: Store) {
     }
 }
 
-/// Whether feedback that it cites was erased while it was read.
+/// Whether feedback that it cites was erased, or passed over, while it was read.
 fn rests_on_erased_feedback(tx: &Tx<'_>, lineage: &[Parent]) -> brain::Result<bool> {
     for parent in lineage.iter().filter(|parent| parent.kind == ParentKind::Signal) {
         let id = SignalId::parse(&parent.id)
             .map_err(|_| brain::Error::bad_data("lineage.parent_id", &parent.id))?;
-        if signals::get(tx, &id)?.is_none() {
+        if signals::get(tx, &id)?.is_none_or(|signal| signal.processed_at.is_some()) {
             return Ok(true);
         }
     }

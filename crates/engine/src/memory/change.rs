@@ -111,9 +111,9 @@ pub(super) fn patch(
         && let Some(taken_back) = before.after(tx)?
     {
         taken_back.end_pending(tx, heard, now)?;
-        // nobody may read in the log what it said before
-        tx.forget();
     }
+    // nobody may read in the log what it said before
+    tx.forget();
     lineage::replace(tx, id, &[])?;
     let shown_in: BTreeSet<&str> = shown_in.iter().map(MemoryId::as_str).collect();
     snapshots::forget_recalled(tx, &shown_in)?;

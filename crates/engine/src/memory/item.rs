@@ -428,6 +428,18 @@ pub enum Patch {
     Edge(EdgePatch),
 }
 
+impl Patch {
+    /// Whether it may change what the memory says.
+    pub fn has_words(&self) -> bool {
+        match self {
+            Patch::Episode(p) => p.key.is_some() || p.description.is_some() || p.value.is_some(),
+            Patch::Fact(p) => p.subject.is_some() || p.content.is_some(),
+            Patch::Node(p) => p.name.is_some() || p.aliases.is_some() || p.attributes.is_some(),
+            Patch::Edge(p) => p.relation.is_some(),
+        }
+    }
+}
+
 /// What a deletion came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Forgotten {

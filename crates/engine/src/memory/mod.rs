@@ -230,7 +230,10 @@ impl Memory {
     /// constraint error.
     pub async fn patch(&self, id: &MemoryId, patch: Patch) -> brain::Result<Patched> {
         let patch = patch.checked().map_err(|refused| brain::Error::Constraint(refused.to_string()))?;
-        let heard = Heard::of(&self.brain, id).await?;
+        let heard = match patch.has_words() {
+            true => Heard::of(&self.brain, id).await?,
+            false => Heard::default(),
+        };
         let (id, prepared) = (id.clone(), self.prepared_at_once());
         self.commit("memory.patch", move |tx| {
             change::patch(tx, &id, patch, &prepared, &heard, Timestamp::now())

@@ -9,8 +9,8 @@
 //! The texts of the turns are read before the write that takes the memory back, which holds up other writers; in the
 //! write only those are read that came since.
 //!
-//! The invariant: no trajectory is pending, now or when a turn that is under way ends, that the memory came from, or in
-//! which it stands.
+//! The invariant: no trajectory is pending, now or when a turn that is under way ends, that the memory came from, nor one of
+//! the oldest [`TURNS`] in which it stands.
 
 use super::{find, write};
 use crate::turn::compact::brief;
@@ -40,20 +40,25 @@ const STILL_SAID_SHARE: f64 = 0.6;
 /// some of what was said often.
 const STILL_SAID_IN: usize = 20;
 
+/// Something a memory says, which can be taken back by itself: who says it says every part of it. A value of a person says
+/// nothing without the person, nor does one end of a relation without the other.
+type Saying = Vec<String>;
+
 /// A memory as it was before somebody took it back.
 pub(super) struct TakenBack {
     id: MemoryId,
     /// Every text of it.
     whole: String,
-    /// Its statements: each can be taken back by itself.
-    says: Vec<String>,
+    says: Vec<Saying>,
     parents: Vec<Parent>,
 }
 
-/// Which of the statements of a memory the turns say that wait to be learned from or are under way.
+/// What of a memory the turns say that wait to be learned from.
 #[derive(Default)]
 pub(super) struct Heard {
-    by_turn: HashMap<TurnId, BTreeSet<String>>,
+    /// What was listened for.
+    says: Vec<Saying>,
+    by_turn: HashMap<TurnId, BTreeSet<Saying>>,
     /// The last trajectory there was.
     last_row: i64,
 }
@@ -64,14 +69,13 @@ impl Heard {
         let wanted = id.clone();
         let (says, last_row, waiting) = brain
             .read("memory.waiting", move |tx| {
-                let mut waiting: Vec<TurnId> =
+                let waiting: Vec<TurnId> =
                     trajectories::waiting(tx, TURNS)?.into_iter().map(|one| one.turn_id).collect();
-                waiting.extend(turns::open(tx)?.into_iter().map(|turn| turn.turn_id));
                 let says = texts_of(tx, &wanted)?.map(|(_, says)| says).unwrap_or_default();
                 Ok((says, trajectories::last_row(tx)?, waiting))
             })
             .await?;
-        let mut heard = Self { by_turn: HashMap::new(), last_row };
+        let mut heard = Self { says: says.clone(), by_turn: HashMap::new(), last_row };
         for some in waiting.chunks(TURNS_AT_ONCE) {
             let (some, says) = (some.to_vec(), says.clone());
             let found = brain
@@ -101,14 +105,11 @@ impl TakenBack {
         if whole == self.whole {
             return Ok(None);
         }
-        self.says.retain(|statement| !says.contains(statement));
+        self.says.retain(|saying| !says.contains(saying));
         if matches!(self.id, MemoryId::Node(_)) {
-            if self.says.is_empty() {
-                return Ok(None);
-            }
             self.parents.clear();
         }
-        Ok(Some(self))
+        Ok(Some(self).filter(|taken_back| !taken_back.says.is_empty()))
     }
 
     /// Nobody learns from the turns and the feedback that said it: how many turns that waited are passed over.
@@ -129,30 +130,29 @@ impl TakenBack {
             }
         }
         for (turn, said) in &heard.by_turn {
-            if said.iter().any(|statement| self.says.contains(statement)) {
+            if said.iter().any(|saying| self.says.contains(saying)) {
                 end(turn)?;
             }
         }
-        for turn in trajectories::written_since(tx, heard.last_row, TURNS)? {
+        // somebody else may have changed the memory since it was listened for
+        let is_same = self.says.iter().all(|saying| heard.says.contains(saying));
+        let since = if is_same { heard.last_row } else { 0 };
+        for turn in trajectories::written_since(tx, since, TURNS)? {
             if !said_of(tx, &turn, &self.says)?.is_empty() {
                 end(&turn)?;
             }
         }
         for under_way in turns::open(tx)? {
             let id = &under_way.turn_id;
-            let says_it = match heard.by_turn.get(id) {
-                Some(said) => said.iter().any(|statement| self.says.contains(statement)),
-                None => !said_of(tx, id, &self.says)?.is_empty(),
-            };
             // what a model that was shown it has said of it is in no message yet
-            if says_it || turns::recalled(tx, id)?.contains(&self.id) {
+            if turns::recalled(tx, id)?.contains(&self.id) || !said_of(tx, id, &self.says)?.is_empty() {
                 trajectories::pass_over(tx, &under_way, now)?;
             }
         }
         for signal in signals::unprocessed(tx, SIGNALS)? {
             let mut words = Words::default();
             signal.comment.iter().chain(&signal.corrected).for_each(|text| words.read(text));
-            if self.says.iter().any(|statement| Statement::of(statement).is_said_in(&words)) {
+            if self.says.iter().any(|saying| is_said_in(saying, &words)) {
                 signals::processed(tx, &signal.signal_id, now)?;
             }
         }
@@ -162,12 +162,12 @@ impl TakenBack {
     /// The memories that say it still: an episode of the turn it was said in, for one. They are memories of their own, and
     /// stay until they are forgotten, too.
     pub(super) fn still_said_in(&self, tx: &Tx<'_>) -> brain::Result<Vec<MemoryId>> {
-        let Some(says) = self.says.first() else { return Ok(Vec::new()) };
-        let statement = Statement::of(says);
+        let says = self.says.first().map(|saying| saying.join(" ")).unwrap_or_default();
+        let statement = Statement::of(&says);
         let mut found = Vec::new();
         for store in Store::ALL.iter().copied() {
             let rows: Vec<i64> =
-                find::by_words(tx, store, says, STILL_SAID_IN)?.into_iter().map(|(row, _)| row).collect();
+                find::by_words(tx, store, &says, STILL_SAID_IN)?.into_iter().map(|(row, _)| row).collect();
             let mut texts = search::texts(tx, store, &rows)?;
             texts.retain(|text| {
                 let mut words = Words::default();
@@ -193,39 +193,39 @@ fn turn_of(tx: &Tx<'_>, parent: &Parent) -> brain::Result<Option<TurnId>> {
     })
 }
 
-/// Everything a memory says, and its statements as a message would say them.
-fn texts_of(tx: &Tx<'_>, id: &MemoryId) -> brain::Result<Option<(String, Vec<String>)>> {
+/// Everything a memory says, and what a message would say of it.
+fn texts_of(tx: &Tx<'_>, id: &MemoryId) -> brain::Result<Option<(String, Vec<Saying>)>> {
     Ok(match id {
         MemoryId::Episode(id) => episodes::get(tx, id)?.map(|row| {
             let text = write::compared(&row.item.description, row.item.value.as_deref());
-            (format!("{}\n{text}", row.item.key), vec![text])
+            (format!("{}\n{text}", row.item.key), vec![vec![text]])
         }),
         MemoryId::Fact(id) => knowledge::get(tx, id)?
-            .map(|row| (format!("{}\n{}", row.item.subject, row.item.content), vec![row.item.content])),
+            .map(|row| (format!("{}\n{}", row.item.subject, row.item.content), vec![vec![row.item.content]])),
         MemoryId::Node(id) => nodes::get(tx, id)?.map(|row| {
             let node = row.item;
-            let values = node.attributes.values().map(|value| match value {
+            let names = std::iter::once(node.name.clone()).chain(node.aliases).map(|name| vec![name]);
+            let values = node.attributes.iter().map(|(_, value)| match value {
                 Value::String(text) => text.clone(),
                 other => other.to_string(),
             });
-            let says: Vec<String> = std::iter::once(node.name).chain(node.aliases).chain(values).collect();
-            (says.join("\n"), says)
+            let says: Vec<Saying> = names.chain(values.map(|value| vec![node.name.clone(), value])).collect();
+            (says.concat().join("\n"), says)
         }),
         MemoryId::Edge(id) => match edges::get(tx, id)? {
             Some(row) => {
                 let name =
                     |id| Ok::<_, brain::Error>(nodes::get(tx, id)?.map(|n| n.item.name).unwrap_or_default());
-                let relation = row.item.relation.replace('_', " ");
-                let text = format!("{} {relation} {}", name(&row.item.from)?, name(&row.item.to)?);
-                Some((text.clone(), vec![text]))
+                let (from, to) = (name(&row.item.from)?, name(&row.item.to)?);
+                Some((format!("{from} {} {to}", row.item.relation), vec![vec![from, to]]))
             }
             None => None,
         },
     })
 }
 
-/// Which of these statements a turn says.
-fn said_of(tx: &Tx<'_>, turn: &TurnId, says: &[String]) -> brain::Result<BTreeSet<String>> {
+/// Which of these a turn says, in one message.
+fn said_of(tx: &Tx<'_>, turn: &TurnId, says: &[Saying]) -> brain::Result<BTreeSet<Saying>> {
     if says.is_empty() {
         return Ok(BTreeSet::new());
     }
@@ -235,11 +235,12 @@ fn said_of(tx: &Tx<'_>, turn: &TurnId, says: &[String]) -> brain::Result<BTreeSe
         read_words(&message.content, &mut words);
         by_message.push(words);
     }
-    let is_said = |statement: &&String| {
-        let statement = Statement::of(statement);
-        by_message.iter().any(|words| statement.is_said_in(words))
-    };
+    let is_said = |saying: &&Saying| by_message.iter().any(|words| is_said_in(saying, words));
     Ok(says.iter().filter(is_said).cloned().collect())
+}
+
+fn is_said_in(saying: &[String], words: &Words) -> bool {
+    saying.iter().all(|part| Statement::of(part).is_said_in(words))
 }
 
 /// The messages of a turn and the one that began it, which of a retry belongs to the turn before.
@@ -259,9 +260,22 @@ fn read_words(content: &[Block], words: &mut Words) {
     for block in content {
         match brief(block) {
             Block::Text { text } | Block::Thinking { text, .. } => words.read(&text),
-            Block::ToolUse { input, .. } => words.read(&input.to_string()),
+            Block::ToolUse { input, .. } => read_values(&input, words),
             Block::ToolResult { content, .. } => read_words(&content, words),
             _ => {}
         }
+    }
+}
+
+fn read_values(value: &Value, words: &mut Words) {
+    match value {
+        Value::String(text) => words.read(text),
+        Value::Array(items) => items.iter().for_each(|item| read_values(item, words)),
+        Value::Object(fields) => fields.iter().for_each(|(name, field)| {
+            words.read(name);
+            read_values(field, words);
+        }),
+        Value::Number(number) => words.read(&number.to_string()),
+        Value::Null | Value::Bool(_) => {}
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn schemas() -> Map<String, Value> {
             "signal_id": text, "message_id": text, "turn_id": text,
             "rating": maybe(&json!({"type": "string", "enum": Rating::ALL})), "comment": maybe(&text),
             "corrected": maybe(&text), "created_at": time,
-            "processed_at": {"anyOf": [time, {"type": "null"}], "description": "when it was learned from"},
+            "processed_at": {"anyOf": [time, {"type": "null"}], "description": "when it was learned from, or passed over"},
         }),
         &[
             "signal_id",
