@@ -5,6 +5,7 @@
 
 pub mod instance;
 pub mod rules;
+mod sentences;
 
 use crate::provider::{CONTINUE_REQUEST, CallError, Message, Piece, Provider, Request, Stop};
 use contract::event::BlockType;
