@@ -4,6 +4,7 @@
 //! to understand; the first answer of a conversation says what it is.
 
 pub mod instance;
+mod recalled;
 pub mod rules;
 mod sentences;
 

@@ -1,7 +1,8 @@
 //! The rules: what the built-in rule set makes of a conversation. Pure; first match wins.
 
 use super::instance::smallest;
-use super::sentences::{Asked, Statement, asks_to_forget, is_echo, is_own, statements, strip_ci};
+use super::recalled::{Kind, Recalled, injected, is_data};
+use super::sentences::{Asked, Statement, asks_to_forget, is_echo, statements, strip_ci};
 use crate::provider::{Message, Request};
 use contract::{Block, Role, sentence};
 use serde_json::{Value, json};
@@ -13,8 +14,6 @@ pub const INTRODUCTION: &str = "I am the built-in rule set of this engine (provi
 /// Most bytes of a tool's output quoted in an answer. More would drown the sentence; less hides the result.
 const MAX_QUOTE_BYTES: usize = 2000;
 
-/// What stands over an earlier turn in recalled memory; behind it come what was asked and what was answered.
-const TURN_HEADING: &str = "An earlier turn:";
 /// What is answered to "forget …": there is no tool for it, and to say nothing would let people think that it was done.
 const FORGETTING: &str = "I forget nothing on being told: there is no tool for it, and what is remembered stays as it is. To \
      delete a memory, find its id with `POST /memory/{store}/search` and send `DELETE /memory/{store}/{id}`; of a stopped \
@@ -66,39 +65,6 @@ struct ToolOutcome {
     input: Value,
     text: String,
     is_error: bool,
-}
-
-/// What a line of memory is. What is said first is believed first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    /// Something that holds; also what nobody marked otherwise.
-    Fact,
-    /// Something that happened.
-    Event,
-    /// What the person said in another conversation. What was answered there is never read: it is not their word.
-    Said,
-}
-
-/// A line of what was known before.
-#[derive(Debug, Clone, PartialEq)]
-struct Recalled {
-    text: String,
-    /// What its item is about: it is found by that, too, and not quoted.
-    heading: String,
-    /// Somebody else's words: they may be shown, but the person has not said them.
-    quoted: bool,
-    kind: Kind,
-}
-
-impl Recalled {
-    /// What of it may be told: the whole line, or what the person stated in it.
-    fn told(&self) -> Vec<&str> {
-        match self.kind {
-            Kind::Said => statements(&self.text),
-            Kind::Fact | Kind::Event if is_own(&self.text) => Vec::new(),
-            Kind::Fact | Kind::Event => vec![self.text.trim()],
-        }
-    }
 }
 
 /// A conversation as the rules see it.
@@ -178,75 +144,6 @@ impl Thread {
     fn earlier(&self) -> &[String] {
         self.said.split_last().map_or(&[], |(_, earlier)| earlier)
     }
-}
-
-/// True for what looks like data that a program sent along.
-fn is_data(text: &str) -> bool {
-    text.trim_start().starts_with("<context")
-}
-
-/// The lines of a block the Engine put beside the message: recalled memory and the like.
-fn injected(text: &str) -> Option<Vec<Recalled>> {
-    let start = text.trim_start();
-    let ours =
-        ["<memory", "<working_memory", "<summary"].iter().any(|tag| start.starts_with(tag)) || is_data(text);
-    ours.then(|| {
-        let (mut quoted, mut kind) = (false, Kind::Fact);
-        let mut lines: Vec<Recalled> = Vec::new();
-        // The first line of an item is its heading, when more follows; else it is all there is to quote.
-        let mut heading: Option<Recalled> = None;
-        let (mut opened, mut followed) = (false, false);
-        for line in text.lines() {
-            match line {
-                "<quoted>" => quoted = true,
-                "</quoted>" => quoted = false,
-                "</item>" => {
-                    lines.extend(heading.take().filter(|_| !followed && kind != Kind::Said));
-                    kind = Kind::Fact;
-                }
-                _ => {}
-            }
-            let text = without_tags(line);
-            if line.starts_with("<item ") {
-                (heading, opened, followed) = (None, text.is_empty(), false);
-                kind = if line.contains(" store=\"episodes\"") { Kind::Event } else { Kind::Fact };
-            }
-            if kind == Kind::Said && !line.trim().is_empty() && line != "</quoted>" {
-                // of a turn only the first line is surely the person's: the answer follows without a mark
-                if !std::mem::replace(&mut followed, true) {
-                    lines.push(Recalled { text, heading: String::new(), quoted, kind });
-                }
-                continue;
-            }
-            if text.is_empty() {
-                continue;
-            }
-            if std::mem::take(&mut opened) {
-                if kind == Kind::Event && text.starts_with(TURN_HEADING) {
-                    kind = Kind::Said;
-                } else {
-                    heading = Some(Recalled { text, heading: String::new(), quoted, kind });
-                }
-            } else {
-                followed = true;
-                let heading = heading.as_ref().map_or_else(String::new, |h| h.text.clone());
-                lines.push(Recalled { text, heading, quoted, kind });
-            }
-        }
-        lines
-    })
-}
-
-/// A line without its tags. A `<` that nothing closes is text: "a < b".
-fn without_tags(line: &str) -> String {
-    let (mut out, mut rest) = (String::new(), line);
-    while let Some((before, tag)) = rest.split_once('<')
-        && let Some((_, behind)) = tag.split_once('>')
-    {
-        out.push_str(before);
-        rest = behind;
-    }
-    (out + rest).trim().to_owned()
 }
 
 fn text_of(block: &Block) -> String {
