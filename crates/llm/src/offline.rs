@@ -4,7 +4,9 @@
 //! to understand; the first answer of a conversation says what it is.
 
 pub mod instance;
+mod recalled;
 pub mod rules;
+mod sentences;
 
 use crate::provider::{CONTINUE_REQUEST, CallError, Message, Piece, Provider, Request, Stop};
 use contract::event::BlockType;

@@ -233,6 +233,10 @@ mod tests {
             "He said: remember that I owe him",
             "I preferred tea",
             "remember that",
+            "forget that my dentist is Doctor Weber",
+            "Please forget that my name is Ada and that I prefer tea.",
+            "Don't remember that my name is Ada",
+            "Forget this:\nmy name is Ada",
             "<memory>\nI prefer tea\n</memory>",
         ] {
             assert_eq!(said(text), Extraction::default(), "{text}");

@@ -1,6 +1,8 @@
 //! The rules: what the built-in rule set makes of a conversation. Pure; first match wins.
 
 use super::instance::smallest;
+use super::recalled::{Kind, Recalled, injected, is_data};
+use super::sentences::{Asked, Statement, asks_to_forget, is_echo, statements, strip_ci};
 use crate::provider::{Message, Request};
 use contract::{Block, Role, sentence};
 use serde_json::{Value, json};
@@ -11,6 +13,12 @@ pub const INTRODUCTION: &str = "I am the built-in rule set of this engine (provi
 
 /// Most bytes of a tool's output quoted in an answer. More would drown the sentence; less hides the result.
 const MAX_QUOTE_BYTES: usize = 2000;
+
+/// What is answered to "forget …": there is no tool for it, and to say nothing would let people think that it was done.
+const FORGETTING: &str = "I forget nothing on being told: there is no tool for it, and what is remembered stays as it is. To \
+     delete a memory, find its id with `POST /memory/{store}/search` and send `DELETE /memory/{store}/{id}`; of a stopped \
+     Engine, `september-engine memory search WORDS` and `september-engine memory forget ID` do the same. A conversation with \
+     all that was learned from it goes with `DELETE /tasks/{id}?memories=true`.";
 
 /// What is answered: text, then tool calls.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -57,16 +65,6 @@ struct ToolOutcome {
     input: Value,
     text: String,
     is_error: bool,
-}
-
-/// A line of what was known before.
-#[derive(Debug, Clone, PartialEq)]
-struct Recalled {
-    text: String,
-    /// What its item is about: it is found by that, too, and not quoted.
-    heading: String,
-    /// Somebody else's words: they may be shown, but the person has not said them.
-    quoted: bool,
 }
 
 /// A conversation as the rules see it.
@@ -135,6 +133,7 @@ impl Thread {
                 thread.media = media;
             }
         }
+        thread.memory.sort_by_key(|line| line.kind); // stable: otherwise best first
         thread
     }
 
@@ -145,70 +144,6 @@ impl Thread {
     fn earlier(&self) -> &[String] {
         self.said.split_last().map_or(&[], |(_, earlier)| earlier)
     }
-}
-
-/// True for what looks like data that a program sent along.
-fn is_data(text: &str) -> bool {
-    text.trim_start().starts_with("<context")
-}
-
-/// The lines of a block the Engine put beside the message: recalled memory and the like.
-fn injected(text: &str) -> Option<Vec<Recalled>> {
-    let start = text.trim_start();
-    let ours =
-        ["<memory", "<working_memory", "<summary"].iter().any(|tag| start.starts_with(tag)) || is_data(text);
-    ours.then(|| {
-        let mut quoted = false;
-        let mut lines: Vec<Recalled> = Vec::new();
-        // The first line of an item is its heading, when more follows; else it is all there is to quote.
-        let mut heading: Option<Recalled> = None;
-        let (mut opened, mut followed) = (false, false);
-        for line in text.lines() {
-            match line {
-                "<quoted>" => quoted = true,
-                "</quoted>" => quoted = false,
-                "</item>" => {
-                    lines.extend(heading.take().filter(|_| !followed));
-                }
-                _ => {}
-            }
-            let text = without_tags(line);
-            if line.starts_with("<item ") {
-                (heading, opened, followed) = (None, text.is_empty(), false);
-            }
-            if text.is_empty() {
-                continue;
-            }
-            if std::mem::take(&mut opened) {
-                heading = Some(Recalled { text, heading: String::new(), quoted });
-            } else {
-                followed = true;
-                let heading = heading.as_ref().map_or_else(String::new, |h| h.text.clone());
-                lines.push(Recalled { text, heading, quoted });
-            }
-        }
-        lines
-    })
-}
-
-/// A line without its tags. A `<` that nothing closes is text: "a < b".
-fn without_tags(line: &str) -> String {
-    let (mut out, mut rest) = (String::new(), line);
-    while let Some((before, tag)) = rest.split_once('<')
-        && let Some((_, behind)) = tag.split_once('>')
-    {
-        out.push_str(before);
-        rest = behind;
-    }
-    (out + rest).trim().to_owned()
-}
-
-/// Whether a line of an earlier turn is an answer of these rules that quotes others: quoting it again and again would
-/// make every answer longer than the one before.
-fn is_own(line: &str) -> bool {
-    let own = ["You said: “", "I understand “", "I am the built-in rule set", "I can quote what you said"];
-    own.iter().any(|start| line.starts_with(start))
-        || ["you told me: “", "in memory: “", "you said: “"].iter().any(|part| line.contains(part))
 }
 
 fn text_of(block: &Block) -> String {
@@ -236,11 +171,6 @@ fn after<'a>(text: &'a str, starts: &[&str]) -> Option<&'a str> {
     let text = text.trim();
     let text = strip_ci(text, "please ").unwrap_or(text).trim_start();
     starts.iter().find_map(|start| strip_ci(text, start)).map(str::trim).filter(|rest| !rest.is_empty())
-}
-
-fn strip_ci<'a>(text: &'a str, start: &str) -> Option<&'a str> {
-    let head = text.get(..start.len())?;
-    head.eq_ignore_ascii_case(start).then(|| &text[start.len()..])
 }
 
 fn unquoted(text: &str) -> &str {
@@ -427,6 +357,9 @@ fn quote(text: &str) -> String {
 fn plain_answer(thread: &Thread, offered: &dyn Fn(&str) -> bool) -> String {
     let current = thread.current();
     let lower = current.to_lowercase();
+    if asks_to_forget(current) {
+        return FORGETTING.to_owned();
+    }
     if let Some(fact) = after(current, &["remember that ", "remember: "]) {
         return format!(
             "I cannot write that to long-term memory here, because the tool for it is not offered; within this \
@@ -452,26 +385,20 @@ fn plain_answer(thread: &Thread, offered: &dyn Fn(&str) -> bool) -> String {
             earlier.iter().rev().take(5).rev().map(|said| format!("- “{}”", quote(said))).collect();
         return format!("Earlier you said:\n{}", quotes.join("\n"));
     }
-    if let Some(thing) = asked_thing(&lower) {
-        let stated = thread.earlier().iter().rev().find_map(|said| stated(said, &thing));
-        let remembered = || {
-            thread
-                .memory
-                .iter()
-                .filter(|line| !line.quoted)
-                .find_map(|line| stated_in_memory(&line.text, &thing))
-        };
-        return match stated.or_else(remembered) {
-            Some((value, whole)) => format!("Your {thing} is {value}; you told me: “{whole}”."),
-            None => format!("You have not told me your {thing} in this conversation."),
-        };
+    if let Some(asked) = Asked::read(current) {
+        return found(thread, &asked).unwrap_or_else(|| {
+            format!(
+                "You have not told me {}: I find it neither in this conversation nor in recalled memory.",
+                asked.told()
+            )
+        });
     }
     let mut parts = vec![match current {
         "" => "There is nothing for me to answer.".to_owned(),
         said => format!("You said: “{}”.", quote(said)),
     }];
-    if let Some((thing, value)) = statement(current) {
-        parts.push(format!("I will know your {thing} ({value}) for the rest of this conversation."));
+    if let Some(stated) = statements(current).into_iter().find_map(Statement::read) {
+        parts.push(format!("I keep that: {}. Other conversations find it, too.", stated.told()));
     } else if let Some(found) = recall(thread, current) {
         parts.push(format!("That reminds me: {found}"));
     } else if !thread.earlier().is_empty() {
@@ -483,47 +410,30 @@ fn plain_answer(thread: &Thread, offered: &dyn Fn(&str) -> bool) -> String {
     parts.join(" ")
 }
 
-/// `what is my name?` asks for "name".
-fn asked_thing(lower: &str) -> Option<String> {
-    let starts = ["what is my ", "what's my ", "what was my ", "what are my ", "who is my ", "where is my "];
-    let thing = starts.iter().find_map(|s| lower.split_once(s))?.1;
-    let thing = unasked(thing.split(['?', ',', '\n']).next()?).trim();
-    (!thing.is_empty()).then(|| thing.to_owned())
-}
-
-/// `My name is Ada.` states ("name", "Ada").
-fn statement(said: &str) -> Option<(String, String)> {
-    let at = find_ci(said, "my ")?;
-    let rest = &said[at + 3..];
-    let (verb_at, verb) = [" is ", " are ", " was "].iter().find_map(|v| rest.find(v).map(|at| (at, v)))?;
-    let thing = rest[..verb_at].trim();
-    let value = rest[verb_at + verb.len()..].split(['.', '\n', ',', ';', '!']).next()?.trim();
-    let plain = !thing.is_empty()
-        && thing.split_whitespace().count() <= 4
-        && !value.is_empty()
-        && !said.contains('?');
-    plain.then(|| (thing.to_lowercase(), value.to_owned()))
-}
-
-fn stated(said: &str, thing: &str) -> Option<(String, String)> {
-    said.split_inclusive(['.', '\n', '!', '?']).find_map(|sentence| {
-        let (stated, value) = statement(sentence)?;
-        (stated == thing).then(|| (value, sentence.trim().trim_end_matches('.').to_owned()))
-    })
-}
-
-fn stated_in_memory(line: &str, thing: &str) -> Option<(String, String)> {
-    let at = find_ci(line, thing)?;
-    let value =
-        line[at + thing.len()..].split_once(" is ").or_else(|| line[at + thing.len()..].split_once(": "))?.1;
-    // what follows a full stop or a semicolon is another statement
-    let end = [". ", ";"].iter().filter_map(|end| value.find(end)).min().unwrap_or(value.len());
-    let value = unasked(&value[..end]).trim();
-    (!value.is_empty()).then(|| (value.to_owned(), line.trim().to_owned()))
-}
-
-fn find_ci(text: &str, part: &str) -> Option<usize> {
-    (0..text.len()).find(|at| text.get(*at..*at + part.len()).is_some_and(|t| t.eq_ignore_ascii_case(part)))
+/// The answer to what is asked: from this conversation, the last word first, then from what holds, then from what was said
+/// in other conversations.
+fn found(thread: &Thread, asked: &Asked) -> Option<String> {
+    let told = |said: &Statement, sentence: &str, whose: &str| {
+        let answer = said.told().replacen("your", "Your", 1);
+        format!("{answer}; {whose}: “{}”.", quote(sentence))
+    };
+    let here = thread.earlier().iter().rev().flat_map(|said| statements(said)).find_map(|sentence| {
+        let said = Statement::read(sentence)?;
+        (said.thing == asked.thing && said.answers(asked)).then(|| told(&said, sentence, "you told me"))
+    });
+    let lines = || {
+        let own = thread.memory.iter().filter(|line| !line.quoted);
+        own.flat_map(|line| line.told().into_iter().map(|sentence| (line.kind, sentence)))
+    };
+    let in_memory = |exact: bool| {
+        lines().find_map(|(kind, sentence)| {
+            let said = Statement::of_memory(sentence, &asked.thing)?;
+            let whose = if kind == Kind::Said { "you told me" } else { "in memory" };
+            let fits = said.answers(asked) && (said.thing == asked.thing || !exact);
+            fits.then(|| told(&said, sentence, whose))
+        })
+    };
+    here.or_else(|| in_memory(true)).or_else(|| in_memory(false))
 }
 
 /// The earlier sentence or memory line that shares most long words with a text.
@@ -540,16 +450,19 @@ fn recall(thread: &Thread, about: &str) -> Option<String> {
     };
     let wanted = words(about);
     let shared = |text: &str| words(text).iter().filter(|w| wanted.contains(w)).count();
-    let memory = thread.memory.iter().filter(|line| !is_own(&line.text)).map(|line| {
+    let new = |text: &str| !is_echo(text, thread.current());
+    let memory = thread.memory.iter().flat_map(|line| {
         let whose = if line.quoted { "in memory, as somebody else's words" } else { "in memory" };
-        let about = format!("{}\n{}", line.heading, line.text);
-        (shared(&about), format!("{whose}: “{}”", quote(&line.text)))
+        let told = line.told().into_iter().filter(|text| new(text));
+        told.map(move |text| (format!("{}\n{text}", line.heading), format!("{whose}: “{}”", quote(text))))
     });
-    let said = thread.earlier().iter().rev().map(|s| (shared(s), format!("you said: “{}”", quote(s))));
+    let said = thread.earlier().iter().rev().flat_map(|said| statements(said)).filter(|text| new(text));
+    let said = said.map(|text| (text.to_owned(), format!("you said: “{}”", quote(text))));
     // The first of the best: memory before messages, recent messages before old ones.
     let mut best: Option<(usize, String)> = None;
-    for (score, text) in memory.chain(said).filter(|(score, _)| *score > 0) {
-        if best.as_ref().is_none_or(|(top, _)| score > *top) {
+    for (about, text) in memory.chain(said) {
+        let score = shared(&about);
+        if score > 0 && best.as_ref().is_none_or(|(top, _)| score > *top) {
             best = Some((score, text));
         }
     }

@@ -29,6 +29,22 @@ async fn answer(tools: &[&str], messages: Vec<Message>) -> String {
     text(&pieces(offline().complete(ask(tools, messages))).await)
 }
 
+/// The answer to a question of a new conversation into which these items were recalled.
+async fn remembering(items: &str, question: &str) -> String {
+    let content = vec![Block::text(format!("<memory>\n{items}\n</memory>")), Block::text(question)];
+    answer(&[], vec![Message { role: contract::Role::User, content }]).await
+}
+
+fn item_of_turn(asked: &str, answered: &str) -> String {
+    format!(
+        "<item id=\"ep-1\" store=\"episodes\">\nAn earlier turn: what was asked, then what was answered\n{asked}\n{answered}\n</item>"
+    )
+}
+
+fn item_of_fact(fact: &str) -> String {
+    format!("<item id=\"fact-1\" store=\"knowledge\">\nit\n{fact}\n</item>")
+}
+
 async fn calls(tools: &[&str], said: &str) -> Vec<(String, Value)> {
     blocks(&pieces(offline().complete(ask(tools, vec![user(said)]))).await)
         .into_iter()
@@ -154,15 +170,8 @@ async fn a_remembered_subject_is_short_whatever_is_said() {
 
 #[tokio::test]
 async fn a_line_of_recalled_memory_is_one_statement_and_keeps_its_signs() {
-    let told = async |memory: &str, question: &str| {
-        let content = vec![Block::text(format!("<memory>\n{memory}\n</memory>")), Block::text(question)];
-        answer(&[], vec![Message { role: contract::Role::User, content }]).await
-    };
-    let line = "<item id=\"ep-1\">\nYour name is Ada; you told me: “My name is Ada”.\n</item>";
-    assert!(
-        told(line, "what is my name?").await.contains("Your name is Ada; you told me: “Your name is Ada;")
-    );
-    let sign = told("<item id=\"fact-1\">\nmy limit is a < 5 weeks\n</item>", "what is my limit?").await;
+    let sign =
+        remembering("<item id=\"fact-1\">\nmy limit is a < 5 weeks\n</item>", "what is my limit?").await;
     assert!(sign.contains("Your limit is a < 5 weeks"), "{sign}");
 }
 
@@ -309,16 +318,104 @@ async fn the_output_limit_cuts_and_the_rest_can_be_asked_for() {
 
 #[tokio::test]
 async fn somebody_else_s_words_are_no_statement_of_the_person_and_own_answers_are_not_quoted_again() {
-    let told = async |memory: &str, question: &str| {
-        let content = vec![Block::text(format!("<memory>\n{memory}\n</memory>")), Block::text(question)];
-        answer(&[], vec![Message { role: contract::Role::User, content }]).await
-    };
     let page = "<item id=\"fact-1\">\n<quoted>\nmy password is 4711\n</quoted>\n</item>";
-    let said = told(page, "what is my password?").await;
+    let said = remembering(page, "what is my password?").await;
     assert!(said.contains("You have not told me your password"), "{said}");
-    let said = told(page, "anything on the password").await;
+    let said = remembering(page, "anything on the password").await;
     assert!(said.contains("as somebody else's words: “my password is 4711”"), "{said}");
     let own = "<item id=\"ep-1\">\nYou said: “harbour”. That reminds me: in memory: “the harbour is deep”.\n</item>";
-    let said = told(own, "how is the harbour").await;
+    let said = remembering(own, "how is the harbour").await;
     assert!(!said.contains("That reminds me"), "{said}");
+}
+
+#[tokio::test]
+async fn of_an_earlier_turn_only_what_the_person_stated_is_told() {
+    let answered = "Your boat is called Zora; you told me: “my boat is called Zora”.\nmy boat is called Evil";
+    let asked = item_of_turn("Who is my boat?", answered);
+    let said = remembering(&asked, "Who is my boat?").await;
+    assert!(said.contains("You have not told me your boat"), "{said}");
+    let told = item_of_turn("remember that my boat is called Zora", "I will remember this");
+    let said = remembering(&format!("{asked}\n{told}"), "Who is my boat?").await;
+    assert!(said.ends_with("Your boat is called Zora; you told me: “my boat is called Zora”."), "{said}");
+    let fact = item_of_fact("my boat is called Yara");
+    let said = remembering(&format!("{asked}\n{told}\n{fact}"), "Who is my boat?").await;
+    assert!(said.ends_with("Your boat is called Yara; in memory: “my boat is called Yara”."), "{said}");
+    let nothing = item_of_turn("<b></b>", "my boat is called Evil");
+    assert!(remembering(&nothing, "Who is my boat?").await.contains("You have not told me"));
+}
+
+#[tokio::test]
+async fn a_question_a_greeting_and_an_echo_remind_of_nothing() {
+    for said in ["where do I work", "Where do I work?", "hello", "good morning", "the harbour is deep"] {
+        let told = remembering(&item_of_turn(said, "You said that."), said).await;
+        assert!(!told.contains("That reminds me"), "{told}");
+        let again = vec![user(said), assistant(vec![Block::text("ok")]), user(said)];
+        let told = answer(&[], again).await;
+        assert!(!told.contains("That reminds me"), "{told}");
+    }
+    let both = format!(
+        "{}\n{}",
+        item_of_turn("where do I work", "I do not know"),
+        item_of_turn("Hi, I work at Acme.", "Fine")
+    );
+    let told = remembering(&both, "where do I work").await;
+    assert!(told.contains("That reminds me: in memory: “I work at Acme”"), "{told}");
+}
+
+#[tokio::test]
+async fn who_asks_to_forget_is_told_how_and_nothing_is_claimed() {
+    for said in [
+        "forget that my dentist is Doctor Weber",
+        "Please forget my dentist.",
+        "Forget everything!",
+        "can you forget my dentist?",
+        "forget",
+    ] {
+        assert_eq!(calls(ALL_TOOLS, said).await, [], "{said}");
+        let told = answer(ALL_TOOLS, vec![user(said)]).await;
+        for part in
+            ["I forget nothing", "`DELETE /memory/{store}/{id}`", "`september-engine memory forget ID`"]
+        {
+            assert!(told.contains(part), "{said}: {told}");
+        }
+        assert!(!told.contains("I keep that") && !told.contains("Weber"), "{told}");
+    }
+    let wish = "forget that my dentist is Doctor Weber";
+    let later = vec![user(wish), assistant(vec![Block::text("ok")]), user("who is my dentist?")];
+    assert!(answer(&[], later).await.contains("You have not told me your dentist"));
+    assert!(
+        remembering(&item_of_turn(wish, "no"), "who is my dentist?").await.contains("You have not told me")
+    );
+}
+
+#[tokio::test]
+async fn a_statement_is_kept_for_other_conversations_too() {
+    let told = answer(ALL_TOOLS, vec![user("Hi. My name is Ada.")]).await;
+    assert!(told.contains("I keep that: your name is Ada. Other conversations find it, too."), "{told}");
+}
+
+#[tokio::test]
+async fn what_something_is_called_is_found_however_it_was_told_and_is_asked() {
+    for told in [
+        "my yak is called Zora",
+        "the name of my yak is Zora",
+        "my yak's name is Zora",
+        "my yak is named Zora",
+        "The yak is called Zora",
+    ] {
+        for asked in [
+            "what is my yak called?",
+            "what is the name of my yak",
+            "what is my yak's name?",
+            "what do you call my yak",
+            "who is my yak?",
+        ] {
+            let said = remembering(&item_of_fact(told), asked).await;
+            assert!(said.contains("Your yak is called Zora; in memory: “"), "{told}, {asked}: {said}");
+        }
+    }
+    let said = remembering(&item_of_fact("my yak is old"), "what is my yak called?").await;
+    assert!(said.contains("You have not told me what your yak is called"), "{said}");
+    let said = remembering(&item_of_fact("my yak is Zora"), "what is my yak called?").await;
+    assert!(said.contains("Your yak is Zora"), "{said}");
 }

@@ -80,6 +80,40 @@ async fn who_forgets_is_told_what_says_it_still() {
     assert_eq!(forgotten["still_said_in"], json!([]));
 }
 
+#[tokio::test]
+async fn an_answer_about_what_was_forgotten_is_not_taken_for_what_the_person_said() {
+    let engine = Setup::offline().start().await;
+    engine.turn("a", "remember that my boat is called Zora").await;
+    let fact = only(&engine, "knowledge", "boat", "Zora").await;
+    let forgotten = change(&engine, "DELETE", "knowledge", &fact, json!({})).await;
+    assert_eq!(forgotten["still_said_in"].as_array().map(Vec::len), Some(1), "{forgotten}");
+    // what the conversation says is still told, and each time the same
+    let told = "Your boat is called Zora; you told me: “my boat is called Zora”.";
+    for (task, asked) in ["Who is my boat?", "Who is my boat?", "what is my boat called", "Who is my boat?"]
+        .into_iter()
+        .enumerate()
+    {
+        let said = engine.turn(&format!("ask-{task}"), asked).await.text();
+        assert!(said.ends_with(told), "{task}: {said}");
+    }
+    let kept = found(&engine, "episodes", "Who is my boat?").await;
+    assert_eq!(
+        kept.len(),
+        3,
+        "the telling and two questions; the same answer again is the same turn: {kept:?}"
+    );
+    for turn in &kept {
+        assert!(turn["value"].to_string().matches("Zora").count() <= 2, "no answer holds another: {turn}");
+    }
+    // a wish to forget teaches nothing and is no statement either
+    let said = engine.turn("wish", "forget that my dentist is Doctor Weber").await.text();
+    assert!(said.contains("memory forget ID") && !said.contains("Weber"), "{said}");
+    batch(&engine, json!({})).await;
+    assert_eq!(open(&engine, "Weber").await, [""; 0]);
+    let said = engine.turn("dentist", "who is my dentist?").await.text();
+    assert!(said.contains("You have not told me your dentist"), "{said}");
+}
+
 /// A model that asks something back in turns that name the dog, and remembers nothing by itself.
 pub(super) async fn asking() -> ScriptedModel {
     ScriptedModel::start(Script::from_fn(|request| {
