@@ -81,7 +81,8 @@ fn sentence_says(sentence: &str, message: &str, found: &mut Extraction) {
             Err(_) => found.dropped.malformed += 1,
         };
     if let Some(said) = after(sentence, &["remember that", "remember:"]) {
-        fact(&sentence::subject(said), said.to_owned(), FactType::Fact, "the person asked to remember it");
+        let kind = if sentence::is_preference(said) { FactType::Preference } else { FactType::Fact };
+        fact(&sentence::subject(said), said.to_owned(), kind, "the person asked to remember it");
     } else if let Some(said) = after(sentence, &["i prefer"]) {
         fact(
             sentence::THE_PERSON,
@@ -198,6 +199,14 @@ mod tests {
         );
         assert_eq!(found.people.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["Asha Rao"]);
         assert!(found.facts.iter().all(|f| f.ground.evidence == ["msg-1"]));
+    }
+
+    #[test]
+    fn a_preference_that_is_to_be_remembered_is_one() {
+        assert_eq!(
+            contents(&said("Remember that I prefer tea with milk.")),
+            [("user", "I prefer tea with milk", FactType::Preference)]
+        );
     }
 
     #[test]
