@@ -25,6 +25,11 @@ const OPENINGS: [&str; 7] = ["please", "and", "also", "hi", "hello", "oh", "ok"]
 /// How the sentence about the person's name begins. Another wording would leave the names known so far open.
 const NAME_IS: &str = "The user's name is ";
 
+/// The attribute that tells who somebody is to the person.
+pub const ROLE: &str = "role";
+/// What it says of the person themselves.
+pub const THE_USER: &str = "the user";
+
 /// Whether a fact is the person's name.
 pub fn is_name(fact: &Fact) -> bool {
     fact.subject == sentence::THE_PERSON && fact.content.starts_with(NAME_IS)
@@ -100,7 +105,7 @@ fn sentence_says(sentence: &str, message: &str, found: &mut Extraction) {
                     name,
                     kind: NodeKind::Person,
                     aliases: Vec::new(),
-                    attributes: BTreeMap::from([("role".to_owned(), "the user".to_owned())]),
+                    attributes: BTreeMap::from([(ROLE.to_owned(), THE_USER.to_owned())]),
                     ground: ground(rationale),
                 });
             }

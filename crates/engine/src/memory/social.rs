@@ -14,6 +14,7 @@ use ::memory::confidence::confirmed;
 use ::memory::contradiction;
 use ::memory::entity::name_norm;
 use ::memory::field::ALIASES;
+use ::memory::fixed_rules;
 use brain::memory::edges::{self, Edge};
 use brain::memory::nodes::{self, Node};
 use brain::memory::{MemoryId, Provenance, Stored};
@@ -60,6 +61,12 @@ pub(super) fn edge(writing: &mut Writing<'_>, new: NewEdge) -> brain::Result<Wri
         Linked::Known(id) => writing.written(Outcome::Duplicate, &MemoryId::Edge(id), Vec::new()),
         Linked::Nobody => Ok(writing.nobody()),
     }
+}
+
+/// Whether a node is the person whose memory this is, and it was they who said so.
+pub(super) fn is_the_person(node: &Node) -> bool {
+    node.provenance.trust == Trust::User
+        && node.attributes.get(fixed_rules::ROLE).and_then(Value::as_str) == Some(fixed_rules::THE_USER)
 }
 
 /// What a new node says, for comparing it with what was recalled.

@@ -1,6 +1,6 @@
 //! What is corrected by words is corrected, and what was learned is found, without a model.
 
-use super::batch;
+use super::{batch, contents};
 use crate::hitl::each;
 use crate::memory::found;
 use crate::support::{Engine, Setup};
@@ -46,4 +46,36 @@ async fn what_there_is_one_of_is_corrected_by_saying_it_anew() {
     assert!(!open.iter().any(|text| text.contains("Weber")), "{open:?}");
     let preferred = found(&engine, "knowledge", "tea without milk").await;
     assert_eq!(preferred[0]["type"], "preference", "{preferred:?}");
+}
+
+#[tokio::test]
+async fn the_person_s_own_name_finds_what_is_known_of_the_person() {
+    let engine = Setup::offline().start().await;
+    engine.turn("first", "My name is Ada. I prefer tea.").await;
+    batch(&engine, json!({})).await;
+    let known = contents(&engine, "what does Ada prefer").await;
+    assert!(known.iter().any(|text| text == "The user prefers tea"), "{known:?}");
+    engine.turn("second", "I prefer coffee").await;
+    batch(&engine, json!({})).await;
+    for query in ["what does Ada prefer", "what do I prefer", "Ada"] {
+        let known = contents(&engine, query).await;
+        for fact in ["The user prefers tea", "The user prefers coffee"] {
+            assert!(known.iter().any(|text| text == fact), "{query}: {known:?}");
+        }
+    }
+    let other = contents(&engine, "what does Adam prefer").await;
+    assert_eq!(other, contents(&engine, "what does Eve prefer").await, "another name is another's");
+}
+
+#[tokio::test]
+async fn feedback_teaches_what_only_an_episode_told() {
+    let engine = Setup::offline().start().await;
+    engine.turn("first", "my llama lives in Kiel").await;
+    let asked = engine.turn("second", "where does my llama live").await;
+    let message = asked.last().data["message_id"].clone();
+    let body = json!({"message_id": message, "comment": "remember that my llama lives in Kiel"});
+    engine.post("/feedback", body).await.ok().await;
+    let done = batch(&engine, json!({})).await;
+    assert_eq!(done["written"]["knowledge"], 1, "{done}");
+    assert_eq!(contents(&engine, "llama").await, ["my llama lives in Kiel"]);
 }
