@@ -4,7 +4,7 @@ use super::{batch, contents};
 use crate::hitl::each;
 use crate::memory::found;
 use crate::support::{Engine, Setup};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What of these contents still holds.
 async fn holds(engine: &Engine, query: &str) -> Vec<String> {
@@ -63,8 +63,6 @@ async fn the_person_s_own_name_finds_what_is_known_of_the_person() {
             assert!(known.iter().any(|text| text == fact), "{query}: {known:?}");
         }
     }
-    let other = contents(&engine, "what does Adam prefer").await;
-    assert_eq!(other, contents(&engine, "what does Eve prefer").await, "another name is another's");
 }
 
 #[tokio::test]
@@ -78,4 +76,17 @@ async fn feedback_teaches_what_only_an_episode_told() {
     let done = batch(&engine, json!({})).await;
     assert_eq!(done["written"]["knowledge"], 1, "{done}");
     assert_eq!(contents(&engine, "llama").await, ["my llama lives in Kiel"]);
+}
+
+#[tokio::test]
+async fn a_new_name_renames_the_person_and_leaves_one() {
+    let engine = Setup::offline().start().await;
+    for (task, text) in [("a", "My name is Ada."), ("b", "My name is Adele.")] {
+        engine.turn(task, text).await;
+        batch(&engine, json!({})).await;
+    }
+    let people = found(&engine, "social", "").await;
+    let users: Vec<&Value> = people.iter().filter(|node| node["attributes"]["role"] == "the user").collect();
+    assert_eq!(users.len(), 1, "{people:?}");
+    assert_eq!((&users[0]["name"], &users[0]["aliases"]), (&json!("Adele"), &json!(["Ada"])));
 }
