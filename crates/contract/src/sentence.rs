@@ -33,6 +33,13 @@ pub fn subject(said: &str) -> String {
     }
 }
 
+/// Whether a sentence says of itself that it is a preference of who speaks.
+pub fn is_preference(said: &str) -> bool {
+    let mut words = said.split_whitespace();
+    let (who, verb) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    who.eq_ignore_ascii_case("i") && verb.eq_ignore_ascii_case("prefer") && words.next().is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +55,9 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(subject(said), about, "{said}");
+        }
+        for (said, prefers) in [("I prefer tea", true), ("i prefer", false), ("Ada prefers tea", false)] {
+            assert_eq!(is_preference(said), prefers, "{said}");
         }
         let long = "x".repeat(500);
         assert_eq!(subject(&long).len(), SUBJECT_CHARS);

@@ -6,6 +6,7 @@
 //! The invariant: nothing of higher trust is ever closed by something of lower trust.
 
 use crate::replacement;
+use crate::slot;
 use contract::memory::{FactType, Trust};
 
 /// Least cosine between a fact and the one that replaces it. Lower lets "prefers tea" close "prefers short answers";
@@ -20,7 +21,8 @@ pub const CONFIDENCE_SHARE: f64 = 0.5;
 pub enum Intent<'a> {
     /// The Learning Centre names these ids.
     Named(&'a [String]),
-    /// Written by knowledge_write or the API: a preference or rule replaces the one before it.
+    /// Written by knowledge_write or the API: a preference or rule replaces the one before it, and a plain fact the one
+    /// that gave another value to a thing that has one (decision 031).
     Statement,
     /// Not meant so: turns, imports.
     None,
@@ -66,13 +68,18 @@ pub fn closed_facts<'a>(new: &NewFact<'_>, intent: Intent<'_>, open: &[OpenFact<
         .filter(|old| old.subject_norm == new.subject_norm && old.kind == new.kind)
         .filter(|old| match intent {
             Intent::Named(ids) => ids.iter().any(|id| id == old.id),
-            Intent::Statement => matches!(new.kind, FactType::Preference | FactType::Rule),
+            Intent::Statement => match new.kind {
+                FactType::Preference | FactType::Rule => true,
+                FactType::Fact => slot::has_another_value(old.content, new.content),
+                FactType::Procedure => false,
+            },
             Intent::None => false,
         })
         .filter(|old| match old.cosine {
             Some(cosine) => cosine >= REPLACES_COSINE,
             None => {
                 matches!(intent, Intent::Named(_))
+                    || new.kind == FactType::Fact
                     || replacement::replaces(new.subject_norm, old.content, new.content)
             }
         })
@@ -189,6 +196,28 @@ mod tests {
         assert!(closed_facts(&new, Intent::Named(&["fact-2".into()]), &[old]).is_empty());
         assert_eq!(closed_facts(&new, Intent::Named(&["fact-1".into()]), &[old]), ["fact-1"]);
         assert!(closed_facts(&new, Intent::None, &[old]).is_empty());
+    }
+
+    #[test]
+    fn a_fact_gives_another_value_to_what_has_one() {
+        let dentist =
+            |content| NewFact { subject_norm: "my dentist", content, kind: FactType::Fact, ..new() };
+        let weber = OpenFact {
+            subject_norm: "my dentist",
+            content: "my dentist is Doctor Weber",
+            kind: FactType::Fact,
+            cosine: None,
+            ..old()
+        };
+        let braun = dentist("my dentist is Doctor Braun");
+        assert_eq!(closed_facts(&braun, Intent::Statement, &[weber]), ["fact-1"]);
+        assert!(closed_facts(&braun, Intent::None, &[weber]).is_empty(), "a turn means nothing so");
+        let unlike = OpenFact { cosine: Some(0.3), ..weber };
+        assert!(closed_facts(&braun, Intent::Statement, &[unlike]).is_empty());
+        let page = NewFact { trust: Trust::Untrusted, ..braun };
+        assert!(closed_facts(&page, Intent::Statement, &[weber]).is_empty(), "nobody vouches for it");
+        let more = dentist("my dentist is expensive");
+        assert!(closed_facts(&more, Intent::Statement, &[weber]).is_empty());
     }
 
     #[test]

@@ -6,8 +6,10 @@
 //!
 //! The invariant: a name is found exactly where its words stand next to each other.
 
+use crate::query;
 use crate::retrieval::ENTITY_COUNTED;
 use crate::tokens::{joined, tokens};
+use contract::sentence;
 use std::collections::HashSet;
 
 /// Words of the longest name that is recognised in a question. More multiplies the lookups of a long question; fewer
@@ -39,6 +41,32 @@ pub fn spans(question: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// What the question asks when its person's own name means the person: memories call them "the user" and hardly ever by
+/// name. The question without the name, or, when only that was asked, [`sentence::THE_PERSON`]; `None` when none of the
+/// `own` names stands in it.
+pub fn about_the_person<S: AsRef<str>>(question: &str, own: impl IntoIterator<Item = S>) -> Option<String> {
+    let asked = tokens(question);
+    let mut named = vec![false; asked.len()];
+    for name in own {
+        let name = tokens(name.as_ref());
+        if name.is_empty() {
+            continue;
+        }
+        for (at, window) in asked.windows(name.len()).enumerate() {
+            if window == name {
+                named[at..at + name.len()].fill(true);
+            }
+        }
+    }
+    if !named.contains(&true) {
+        return None;
+    }
+    let rest: Vec<&str> =
+        asked.iter().zip(&named).filter(|(_, named)| !**named).map(|(word, _)| word.as_str()).collect();
+    let rest = rest.join(" ");
+    Some(if query::terms(&rest).is_empty() { sentence::THE_PERSON.to_owned() } else { rest })
 }
 
 /// Names and aliases that stand in the question.
@@ -90,6 +118,26 @@ mod tests {
         assert_eq!(names.in_text("Ashanti met Ben and Ojal"), 0);
         assert_eq!(names.in_text("A. drinks ☕"), 0, "names that the question does not use");
         assert!(Names::in_question("tea?", ["Asha"]).is_empty());
+    }
+
+    #[test]
+    fn the_person_s_own_name_means_the_person() {
+        for (question, meant) in [
+            ("what does Ada prefer", Some("what does prefer")),
+            ("what does Ada Lovelace prefer?", Some("what does prefer")),
+            ("Ada's dentist", Some("s dentist")),
+            ("What about ADA?", Some("user")),
+            ("Ada", Some("user")),
+            ("what does Adam prefer", None),
+            ("", None),
+        ] {
+            assert_eq!(
+                about_the_person(question, ["Ada", "Ada Lovelace", "☕"]).as_deref(),
+                meant,
+                "{question}"
+            );
+        }
+        assert_eq!(about_the_person("Ada", Vec::<String>::new()), None);
     }
 
     #[test]

@@ -25,6 +25,11 @@ const OPENINGS: [&str; 7] = ["please", "and", "also", "hi", "hello", "oh", "ok"]
 /// How the sentence about the person's name begins. Another wording would leave the names known so far open.
 const NAME_IS: &str = "The user's name is ";
 
+/// The attribute that tells who somebody is to the person.
+pub const ROLE: &str = "role";
+/// What it says of the person themselves.
+pub const THE_USER: &str = "the user";
+
 /// Whether a fact is the person's name.
 pub fn is_name(fact: &Fact) -> bool {
     fact.subject == sentence::THE_PERSON && fact.content.starts_with(NAME_IS)
@@ -81,7 +86,8 @@ fn sentence_says(sentence: &str, message: &str, found: &mut Extraction) {
             Err(_) => found.dropped.malformed += 1,
         };
     if let Some(said) = after(sentence, &["remember that", "remember:"]) {
-        fact(&sentence::subject(said), said.to_owned(), FactType::Fact, "the person asked to remember it");
+        let kind = if sentence::is_preference(said) { FactType::Preference } else { FactType::Fact };
+        fact(&sentence::subject(said), said.to_owned(), kind, "the person asked to remember it");
     } else if let Some(said) = after(sentence, &["i prefer"]) {
         fact(
             sentence::THE_PERSON,
@@ -99,7 +105,7 @@ fn sentence_says(sentence: &str, message: &str, found: &mut Extraction) {
                     name,
                     kind: NodeKind::Person,
                     aliases: Vec::new(),
-                    attributes: BTreeMap::from([("role".to_owned(), "the user".to_owned())]),
+                    attributes: BTreeMap::from([(ROLE.to_owned(), THE_USER.to_owned())]),
                     ground: ground(rationale),
                 });
             }
@@ -198,6 +204,14 @@ mod tests {
         );
         assert_eq!(found.people.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["Asha Rao"]);
         assert!(found.facts.iter().all(|f| f.ground.evidence == ["msg-1"]));
+    }
+
+    #[test]
+    fn a_preference_that_is_to_be_remembered_is_one() {
+        assert_eq!(
+            contents(&said("Remember that I prefer tea with milk.")),
+            [("user", "I prefer tea with milk", FactType::Preference)]
+        );
     }
 
     #[test]

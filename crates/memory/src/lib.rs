@@ -17,6 +17,7 @@ pub mod statement;
 pub mod gate;
 pub mod contradiction;
 pub mod replacement;
+pub mod slot;
 pub mod confidence;
 pub mod signals;
 

@@ -33,7 +33,7 @@ const ORDERING: [&str; 4] = ["over", "than", "before", "after"];
 const LIMITS: [&str; 10] =
     ["under", "over", "below", "above", "most", "least", "than", "within", "exactly", "to"];
 /// Values of which a person wants one at a time, when everything around them is the same.
-const EXCLUSIVE: [&[&str]; 17] = [
+const EXCLUSIVE: [&[&str]; 18] = [
     &["short", "long", "brief", "detailed", "concise", "verbose", "terse"],
     &["dark", "light"],
     &["tabs", "spaces"],
@@ -50,6 +50,7 @@ const EXCLUSIVE: [&[&str]; 17] = [
     &["single", "double"],
     &["left", "right"],
     &["12", "24"],
+    &["with", "without"],
     &[
         "english",
         "german",
@@ -237,10 +238,12 @@ mod tests {
     /// Subject, what was said before, what is said now.
     type Pair = (&'static str, &'static str, &'static str);
 
-    const REPLACED: [Pair; 30] = [
+    const REPLACED: [Pair; 32] = [
         ("drink", "The user prefers tea over coffee", "The user prefers coffee over tea"),
         ("user", "The user prefers tea over coffee at work", "The user prefers coffee over tea at work"),
         ("drink", "The user prefers green tea", "The user prefers black tea"),
+        ("user", "I prefer tea with milk", "I prefer tea without milk"),
+        ("user", "The user prefers tea without milk", "I prefer tea with milk"),
         ("editor", "prefers dark mode", "prefers light mode"),
         ("answers", "wants short answers", "wants long answers"),
         ("user", "The user wants answers in German", "The user wants answers in English"),
@@ -270,7 +273,7 @@ mod tests {
         ("tests", "Run lint before tests", "Run tests before lint"),
     ];
 
-    const KEPT: [Pair; 34] = [
+    const KEPT: [Pair; 36] = [
         ("deploy", "Never deploy on Friday", "Never deploy without a backup"),
         ("deploy", "Never deploy on Friday", "Never deploy on Monday"),
         ("user", "prefers tea over coffee", "prefers trains over planes"),
@@ -280,6 +283,8 @@ mod tests {
         ("user", "The user prefers tea", "The user prefers short answers"),
         ("user", "prefers direct flights", "prefers cheap flights"),
         ("user", "prefers coffee in the morning", "prefers coffee in the evening"),
+        ("user", "I prefer tea", "I prefer coffee"),
+        ("user", "prefers tea with milk", "prefers coffee without milk"),
         ("user", "likes green tea", "likes black tea"),
         ("user", "likes tea", "likes coffee"),
         ("user", "eats no meat", "eats no fish"),

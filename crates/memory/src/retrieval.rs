@@ -144,6 +144,32 @@ pub struct Ranked<K> {
     pub closed: bool,
 }
 
+/// Scores of one list of words together with those of another wording of the same question, in the measure of the first:
+/// what is whole in the one is whole in the other, and a row that both found keeps the better score. Each list comes with
+/// what its words weigh ([`crate::query::weight`]); so does the result.
+pub fn either_wording(
+    (first, weight): (Vec<(i64, f64)>, f64),
+    (other, other_weight): (Vec<(i64, f64)>, f64),
+) -> (Vec<(i64, f64)>, f64) {
+    let whole = |list: &[(i64, f64)], weight: f64| {
+        list.iter().map(|(_, score)| *score).fold(WORDS_ENOUGH * weight, f64::max)
+    };
+    if first.is_empty() {
+        return (other, other_weight);
+    }
+    let (measure, others) = (whole(&first, weight), whole(&other, other_weight));
+    if !(others.is_finite() && others > 0.0) {
+        return (first, weight);
+    }
+    let mut scores: BTreeMap<i64, f64> = first.into_iter().collect();
+    for (row, score) in other {
+        let score = score / others * measure;
+        let kept = scores.entry(row).or_insert(score);
+        *kept = kept.max(score);
+    }
+    (scores.into_iter().collect(), weight)
+}
+
 /// Candidates with their weights, before the bonuses.
 #[derive(Debug, Clone)]
 pub struct Weighed<K> {

@@ -9,7 +9,7 @@ use super::edges::{self, Relation};
 use super::{PROVENANCE, Provenance, Stored, all, each, first, provenance};
 use crate::{Error, Result, Tx};
 use contract::NodeId;
-use contract::memory::NodeKind;
+use contract::memory::{NodeKind, Trust};
 use rusqlite::{Row, params};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -140,6 +140,16 @@ pub fn by_name(tx: &Tx<'_>, norm: &str) -> Result<Vec<Stored<Node>>> {
     let mut found = all(tx, &named, params![norm, NAMESAKES], read)?;
     found.extend(all(tx, &select(ALIASED), params![norm, NAMESAKES], read)?);
     Ok(found)
+}
+
+/// The first node whose attribute `name` is the text `value`, of memories with this trust. Reads every node: it is for
+/// what is asked rarely.
+pub fn with_attribute(tx: &Tx<'_>, name: &str, value: &str, trust: Trust) -> Result<Option<Stored<Node>>> {
+    let sql = select(
+        "WHERE trust = ?3 AND EXISTS (SELECT 1 FROM json_each(attributes) WHERE key = ?1 AND value = ?2)
+         ORDER BY id LIMIT 1",
+    );
+    first(tx, &sql, params![name, value, trust.as_str()], read)
 }
 
 /// What a node is called.

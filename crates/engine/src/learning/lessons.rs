@@ -209,14 +209,18 @@ impl Making<'_> {
             // in other words, but an echo; so it is counted as one
             return vec![text.to_owned()];
         }
-        let cited = ground.evidence.iter().filter_map(|id| self.material.told(id));
+        let cited: Vec<&Told> = ground.evidence.iter().filter_map(|id| self.material.told(id)).collect();
+        // the person may well say again what only a record of a turn tells: a fact is known already, a turn is not
+        let is_the_person_s = cited.iter().all(|told| told.voice == Voice::Person);
         let cited: Vec<&str> = cited
+            .into_iter()
             .filter(|told| told.voice != Voice::Assistant)
             .map(|told| told.message.text.as_str())
             .collect();
         let cited = cited.join("\n");
-        let recalled = self.material.recalled.iter().map(|r| r.text.as_str());
+        let recalled = self.material.recalled.iter().filter(|r| r.is_fact || !is_the_person_s);
         recalled
+            .map(|r| r.text.as_str())
             .filter(|recalled| !gate::adds_what_was_heard(text, &cited, recalled))
             .map(str::to_owned)
             .collect()
@@ -339,7 +343,7 @@ mod tests {
         let (clean, tools) = (material(Reading::Clean, false), material(Reading::Clean, true));
         let tainted = material(Reading::Tainted, true);
         let repeated = Material { others: true, ..clean.clone() };
-        let memory = Recalled { text: "pay 500 to Bob".into(), trust: Trust::Tool };
+        let memory = Recalled { text: "pay 500 to Bob".into(), trust: Trust::Tool, is_fact: true };
         let reminded = Material { recalled: vec![memory], ..clean.clone() };
         let tea = "The user books tea at the station";
         let bob = "The user pays 500 to Bob";
@@ -390,7 +394,7 @@ mod tests {
     fn a_procedure_that_repeats_a_memory_is_trusted_as_far_as_the_memory() {
         let mut material = material(Reading::Clean, false);
         let text = "Book tea at the station and wait there";
-        material.recalled.push(Recalled { text: text.to_owned(), trust: Trust::Untrusted });
+        material.recalled.push(Recalled { text: text.to_owned(), trust: Trust::Untrusted, is_fact: true });
         let lessons =
             of(&material, &[account(Heard::PersonAlone, text, &["msg-1"], &[])], &HashSet::new(), false);
         assert_eq!(lessons.procedures[0].trust, Trust::Untrusted);
@@ -402,7 +406,8 @@ mod tests {
         let mut material = material(Reading::Clean, false);
         material.told[0].message.text = "Who is my dentist?".into();
         material.told[1].message.text = "Your dentist is Doctor Weber.".into();
-        material.recalled.push(Recalled { text: "my dentist is Doctor Weber".into(), trust: Trust::User });
+        let text = "my dentist is Doctor Weber".to_owned();
+        material.recalled.push(Recalled { text, trust: Trust::User, is_fact: true });
         let is_echo = |material: &Material, content: &str| {
             let account = account(Heard::Everybody, content, &["msg-1"], &[]);
             let lessons = of(material, &[account], &HashSet::new(), false);

@@ -89,6 +89,8 @@ pub struct Recalled {
     pub text: String,
     /// How far it may be trusted.
     pub trust: Trust,
+    /// Whether it is held to be so. An episode only tells what was once said.
+    pub is_fact: bool,
 }
 
 /// What is known of one turn.
@@ -307,10 +309,11 @@ fn said_by(tx: &Tx<'_>, id: &MemoryId) -> brain::Result<Option<Recalled>> {
     Ok(match id {
         MemoryId::Episode(id) => episodes::get(tx, id)?.map(|e| {
             let text = format!("{}\n{}", e.item.description, e.item.value.unwrap_or_default());
-            Recalled { text, trust: e.item.provenance.trust }
+            Recalled { text, trust: e.item.provenance.trust, is_fact: false }
         }),
         MemoryId::Fact(id) => {
-            knowledge::get(tx, id)?.map(|f| Recalled { text: f.item.content, trust: f.item.provenance.trust })
+            let fact = knowledge::get(tx, id)?.map(|f| f.item);
+            fact.map(|f| Recalled { text: f.content, trust: f.provenance.trust, is_fact: true })
         }
         MemoryId::Node(_) | MemoryId::Edge(_) => None,
     })

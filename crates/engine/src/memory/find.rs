@@ -9,12 +9,13 @@
 
 use super::item::{Hit, Item};
 use super::mirrors::{MARKED_SEARCHED, Mirrors};
+use super::social;
 use ::memory::entity::{self, Names};
 use ::memory::period::{self, Period};
 use ::memory::query::{self, Counted, Reading};
 use ::memory::retrieval::{
     Candidate, KEYWORD_CANDIDATES, Question, ROWS_WEIGHED, SCORE_FLOOR, TIME_CANDIDATES, VECTOR_CANDIDATES,
-    VECTOR_FLOOR, weigh,
+    VECTOR_FLOOR, either_wording, weigh,
 };
 use ::memory::vector::{Code, cosine_to_blob};
 use brain::Tx;
@@ -61,12 +62,13 @@ fn candidate(standing: Standing, scores: Scores, names: u32) -> Candidate<Memory
 /// The best memories of these stores, best first.
 pub(super) fn find(tx: &Tx<'_>, stores: &[Store], asked: &Asked, limit: usize) -> brain::Result<Vec<Hit>> {
     let spans = asked.mirrors.known_names(tx, entity::spans(&asked.query))?;
+    let meant = about_the_person(tx, &asked.query, &spans)?;
     let names = Names::in_question(&asked.query, spans);
     let periods = period::periods(&asked.query, asked.now);
     let mut candidates = Vec::new();
     let mut weights = BTreeMap::new();
     for store in stores {
-        let (mut scores, weight) = scores(tx, *store, asked)?;
+        let (mut scores, weight) = scores(tx, *store, asked, meant.as_deref())?;
         weights.insert(*store, weight);
         for row in of_time(tx, *store, &periods)? {
             scores.entry(row).or_default();
@@ -162,14 +164,34 @@ fn named(names: &Names, text: Option<&String>) -> u32 {
     text.map_or(0, |text| names.in_text(text))
 }
 
-/// Both searches of one store, and what the words weigh there.
-fn scores(tx: &Tx<'_>, store: Store, asked: &Asked) -> brain::Result<(BTreeMap<i64, Scores>, f64)> {
+/// The question in the words of what is known about the person, when it names them: of `spans` the names of the node that
+/// has the person's role, as far as it is trusted like the person, since a page may call anybody the user.
+fn about_the_person(tx: &Tx<'_>, question: &str, spans: &[String]) -> brain::Result<Option<String>> {
+    let mut own = Vec::new();
+    for span in spans {
+        if nodes::by_name(tx, span)?.iter().any(|node| social::is_the_person(&node.item)) {
+            own.push(span);
+        }
+    }
+    Ok(entity::about_the_person(question, own))
+}
+
+/// Both searches of one store, and what the words weigh there; `meant` is another wording of the question.
+fn scores(
+    tx: &Tx<'_>,
+    store: Store,
+    asked: &Asked,
+    meant: Option<&str>,
+) -> brain::Result<(BTreeMap<i64, Scores>, f64)> {
     let mut found: BTreeMap<i64, Scores> = BTreeMap::new();
     let mut weight = 0.0;
     if asked.words {
-        let (words, rows) = rarest(tx, store, &asked.query)?;
-        weight = query::weight(&words, rows);
-        for (row, score) in by_rarest(tx, store, &words, KEYWORD_CANDIDATES)? {
+        let mut list = weighed_words(tx, store, &asked.query)?;
+        if let Some(meant) = meant {
+            list = either_wording(list, weighed_words(tx, store, meant)?);
+        }
+        weight = list.1;
+        for (row, score) in list.0 {
             found.entry(row).or_default().keyword = Some(score);
         }
     }
@@ -179,6 +201,13 @@ fn scores(tx: &Tx<'_>, store: Store, asked: &Asked) -> brain::Result<(BTreeMap<i
         }
     }
     Ok((found, weight))
+}
+
+/// What the words of a question find in a store, and what they weigh there.
+fn weighed_words(tx: &Tx<'_>, store: Store, question: &str) -> brain::Result<(Vec<(i64, f64)>, f64)> {
+    let (words, rows) = rarest(tx, store, question)?;
+    let weight = query::weight(&words, rows);
+    Ok((by_rarest(tx, store, &words, KEYWORD_CANDIDATES)?, weight))
 }
 
 /// The newest rows of the periods that a question names: what was done last week is asked for without a word of it.

@@ -14,19 +14,24 @@ use ::memory::confidence::confirmed;
 use ::memory::contradiction;
 use ::memory::entity::name_norm;
 use ::memory::field::ALIASES;
+use ::memory::fixed_rules;
 use brain::memory::edges::{self, Edge};
 use brain::memory::nodes::{self, Node};
 use brain::memory::{MemoryId, Provenance, Stored};
 use contract::memory::{NodeKind, Store, Trust};
 use contract::{EdgeId, NodeId, Timestamp};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Writes a node, or adds to the one that is called so.
 pub(super) fn node(writing: &mut Writing<'_>, new: NewNode) -> brain::Result<Written> {
     if writing.is_echo(&told(&new)) {
         return writing.echo(Store::Social);
     }
-    let (id, mut outcome) = match called(writing, &new.name, new.kind)? {
+    let there = match the_person(writing, &new)? {
+        Some(row) => Some(row),
+        None => called(writing, &new.name, new.kind)?,
+    };
+    let (id, mut outcome) = match there {
         Some(row) => add_to(writing, row, &new)?,
         None => (insert(writing, &new)?, Outcome::Created),
     };
@@ -62,6 +67,15 @@ pub(super) fn edge(writing: &mut Writing<'_>, new: NewEdge) -> brain::Result<Wri
     }
 }
 
+/// Whether a node is the person whose memory this is, and it was they who said so.
+pub(super) fn is_the_person(node: &Node) -> bool {
+    node.provenance.trust == Trust::User && has_the_role(&node.attributes)
+}
+
+fn has_the_role(attributes: &Map<String, Value>) -> bool {
+    attributes.get(fixed_rules::ROLE).and_then(Value::as_str) == Some(fixed_rules::THE_USER)
+}
+
 /// What a new node says, for comparing it with what was recalled.
 fn told(new: &NewNode) -> String {
     let mut text = vec![new.name.clone(), new.aliases.join(" ")];
@@ -74,6 +88,14 @@ fn told(new: &NewNode) -> String {
         End::Id(id) => format!("{} {id}", r.relation),
     }));
     text.join("\n")
+}
+
+/// The person's own node, when it is they who say what they are called: there is one of them, whatever the name.
+fn the_person(writing: &Writing<'_>, new: &NewNode) -> brain::Result<Option<Stored<Node>>> {
+    if writing.origin.trust != Trust::User || !has_the_role(&new.attributes) {
+        return Ok(None);
+    }
+    nodes::with_attribute(writing.tx, fixed_rules::ROLE, fixed_rules::THE_USER, Trust::User)
 }
 
 /// The node of this name that what is written may touch.
@@ -123,7 +145,17 @@ fn add_to(writing: &mut Writing<'_>, row: Stored<Node>, new: &NewNode) -> brain:
     let known = |node: &Node, name: &str| {
         node.name_norm == name_norm(name) || node.aliases_norm.contains(&name_norm(name))
     };
-    for alias in std::iter::once(&new.name).chain(&new.aliases) {
+    let renamed =
+        is_the_person(&old) && has_the_role(&new.attributes) && old.name_norm != name_norm(&new.name);
+    if renamed && writing.origin.trust == Trust::User {
+        // the name before it stays an alias, in whose place it may have stood
+        node.name.clone_from(&new.name);
+        node.name_norm = name_norm(&new.name);
+        node.aliases.retain(|alias| name_norm(alias) != node.name_norm);
+        node.aliases_norm = norms(&node.aliases);
+    }
+    let names = [&new.name, &old.name];
+    for alias in names.into_iter().chain(&new.aliases) {
         if !known(&node, alias) && node.aliases.len() < ALIASES {
             node.aliases.push(alias.clone());
             node.aliases_norm = norms(&node.aliases);

@@ -1,6 +1,7 @@
 //! The Learning Centre from outside: what turns teach with and without a model, what is not believed, what feedback
 //! does, and what survives a death.
 
+mod corrected;
 mod deaths;
 mod endpoints;
 mod experience;

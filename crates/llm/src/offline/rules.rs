@@ -207,7 +207,10 @@ fn tool_rule(text: &str, offered: &dyn Fn(&str) -> bool) -> Option<(&'static str
         }
     }
     if let Some(fact) = after(text, &["remember that ", "remember: "]) {
-        let input = json!({"subject": sentence::subject(fact), "content": fact});
+        let mut input = json!({"subject": sentence::subject(fact), "content": fact});
+        if sentence::is_preference(fact) {
+            input["type"] = json!("preference");
+        }
         if let Some(write) = call("knowledge_write", input) {
             return Some(write);
         }

@@ -256,3 +256,15 @@ proptest! {
         prop_assert_eq!(weigh(question(), once).ranked(), weigh(question(), backwards).ranked());
     }
 }
+
+#[test]
+fn two_wordings_of_a_question_find_in_one_measure() {
+    let first = (vec![(1, 2.0), (2, 0.5)], 0.0);
+    let other = (vec![(2, 0.1), (3, 0.2)], 0.0);
+    assert_eq!(either_wording(first.clone(), other.clone()), (vec![(1, 2.0), (2, 1.0), (3, 2.0)], 0.0));
+    assert_eq!(either_wording(first.clone(), (Vec::new(), 0.0)), first);
+    assert_eq!(either_wording((Vec::new(), 7.0), (other.0.clone(), 3.0)), (other.0.clone(), 3.0));
+    // half of the other's weight would be whole, and its best is a tenth of that
+    let (scores, weight) = either_wording(first, (other.0, 4.0));
+    assert_eq!((scores[2], weight), ((3, 0.2), 0.0));
+}
