@@ -135,7 +135,8 @@ enum Command {
         offline: bool,
     },
     /// Show the effective configuration and all its problems at once
-    #[command(after_help = "Secrets are masked. Exit 0 when the Engine could serve with this, else 2.\n\n\
+    #[command(after_help = "Secrets are masked. Exit 0 when the Engine could serve with this and every entry of the catalog, \
+        else 2.\n\n\
         Example:\n  september-engine check-config --json | jq '.errors'")]
     CheckConfig {
         /// Print JSON
@@ -285,7 +286,14 @@ fn run(cli: Cli) -> Exit {
         Ok(source) => source,
         Err(error) => return Exit::Configuration.because(&error.to_string()),
     };
-    match cli.command.unwrap_or(Command::Serve) {
+    let command = cli.command.unwrap_or(Command::Serve);
+    // These two look at single variables; every other command tells bad lines with everything else that is wrong.
+    if matches!(command, Command::Chat(_) | Command::Health { .. })
+        && let Some(fault) = source.faults().first()
+    {
+        return Exit::Configuration.because(&fault.to_string());
+    }
+    match command {
         Command::Serve => serve(&source),
         Command::Chat(options) => chat::run(&options, cli.env_file.as_deref(), &source),
         Command::Doctor { json, offline } => doctor::run(&source, json, !offline),
