@@ -112,7 +112,11 @@ enum Command {
         after_help = "Runs until SIGTERM or Ctrl-C, then drains for at most ENGINE_DRAIN_TIMEOUT_S.\n\n\
         Example:\n  LLM_PROVIDER=offline ENGINE_API_KEY=dev-key-1 september-engine --brain ./brain.sqlite serve"
     )]
-    Serve,
+    Serve {
+        /// Print no command to try: for scripts that print one
+        #[arg(long, hide = true)]
+        no_example: bool,
+    },
     /// Talk to a running Engine
     #[command(
         after_help = "The key comes from ENGINE_API_KEY in the environment or in .env. Leaving never stops a turn; \
@@ -286,7 +290,7 @@ fn run(cli: Cli) -> Exit {
         Ok(source) => source,
         Err(error) => return Exit::Configuration.because(&error.to_string()),
     };
-    let command = cli.command.unwrap_or(Command::Serve);
+    let command = cli.command.unwrap_or(Command::Serve { no_example: false });
     // These two look at single variables; every other command tells bad lines with everything else that is wrong.
     if matches!(command, Command::Chat(_) | Command::Health { .. })
         && let Some(fault) = source.faults().first()
@@ -294,7 +298,7 @@ fn run(cli: Cli) -> Exit {
         return Exit::Configuration.because(&fault.to_string());
     }
     match command {
-        Command::Serve => serve(&source),
+        Command::Serve { no_example } => serve(&source, !no_example),
         Command::Chat(options) => chat::run(&options, cli.env_file.as_deref(), &source),
         Command::Doctor { json, offline } => doctor::run(&source, json, !offline),
         Command::CheckConfig { json } => {
@@ -323,9 +327,9 @@ fn run(cli: Cli) -> Exit {
     }
 }
 
-fn serve(source: &Layered) -> Exit {
+fn serve(source: &Layered, example: bool) -> Exit {
     match Config::load(source, Purpose::Serve) {
-        Ok(Loaded { config, report }) => Exit::of(crate::serve::run(config, report)),
+        Ok(Loaded { config, report }) => Exit::of(crate::serve::run(config, report, example)),
         Err(problems) => refuse(&problems),
     }
 }
