@@ -289,8 +289,7 @@ impl<'a> Reader<'a> {
             let similar = |v: &&str| v.len().abs_diff(name.len()) <= MISSPELLING_DISTANCE;
             if name.ends_with(FLAG_SUFFIX) {
                 let flags = self.vars.iter().filter(|v| v.kind == Kind::Flag).map(|v| v.name);
-                let hint =
-                    likely_name(&name, flags).map(|f| format!("; is {f} meant?")).unwrap_or_default();
+                let hint = likely_name(&name, flags).map(|f| format!("; is {f} meant?")).unwrap_or_default();
                 self.warn(&name, &format!("is set but no such flag exists{hint}"));
             } else if let Some(near) = self
                 .vars

@@ -277,3 +277,16 @@ fn example_of(host: &str, port: u16) -> String {
          -H 'Content-Type: application/json' -d '{{\"task_id\":\"demo\",\"message\":\"run ls\"}}'"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_to_try_has_no_key_among_its_arguments() {
+        let example = example_of("127.0.0.1", 8000);
+        let (piped, curl) = example.split_once(" | ").expect("a pipe");
+        assert!(piped.starts_with("printf ") && piped.contains("$ENGINE_API_KEY"), "{example}");
+        assert!(curl.contains("-H @-") && !curl.contains("ENGINE_API_KEY"), "{example}");
+    }
+}

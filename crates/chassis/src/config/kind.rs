@@ -545,8 +545,13 @@ mod tests {
 
     #[test]
     fn a_name_is_suggested_for_one_that_begins_it_and_none_from_afar() {
-        const NAMES: [&str; 5] =
-            ["ORCH_BIND", "ORCH_IDLE_SCAN_S", "ORCH_IDLE_SLEEP_AFTER_S", "ORCH_ENGINE_BACKEND", "ORCH_BACKUP_DIR"];
+        const NAMES: [&str; 5] = [
+            "ORCH_BIND",
+            "ORCH_IDLE_SCAN_S",
+            "ORCH_IDLE_SLEEP_AFTER_S",
+            "ORCH_ENGINE_BACKEND",
+            "ORCH_BACKUP_DIR",
+        ];
         let likely = |typed| likely_name(typed, NAMES.into_iter());
         assert_eq!(likely("ORCH_IDLE_SLEP"), Some("ORCH_IDLE_SLEEP_AFTER_S"));
         assert_eq!(likely("ORCH_IDLE_SLEEP"), Some("ORCH_IDLE_SLEEP_AFTER_S"));

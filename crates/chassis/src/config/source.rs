@@ -56,8 +56,7 @@ impl Values {
             Ok(bytes) => {
                 let text = String::from_utf8(bytes).map_err(|_| at(0, "the file is not UTF-8".to_owned()))?;
                 let (values, wrong) = readable_lines(&text);
-                let fault =
-                    (!wrong.is_empty()).then(|| EnvFileError { path: path.to_owned(), lines: wrong });
+                let fault = (!wrong.is_empty()).then(|| EnvFileError { path: path.to_owned(), lines: wrong });
                 let origin = if path == Path::new(".env") { ".env" } else { "--env-file" };
                 Ok(Some(Self { origin, values, fault }))
             }
@@ -224,8 +223,9 @@ mod tests {
 
     #[test]
     fn every_bad_line_is_named_and_none_is_quoted() {
-        let (values, wrong) =
-            readable_lines("A=1\nhunter2\n9X=hunter2\nB=\"hunter2\nC='x' hunter2\nA=hunter2\nexport D=hunter2\nE=2\n");
+        let (values, wrong) = readable_lines(
+            "A=1\nhunter2\n9X=hunter2\nB=\"hunter2\nC='x' hunter2\nA=hunter2\nexport D=hunter2\nE=2\n",
+        );
         assert_eq!(wrong.iter().map(|w| w.0).collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7]);
         assert!(wrong.iter().all(|w| !w.1.contains("hunter2")));
         assert!(wrong[5].1.contains("no `export`"), "{wrong:?}");

@@ -139,9 +139,11 @@ enum Command {
         offline: bool,
     },
     /// Show the effective configuration and all its problems at once
-    #[command(after_help = "Secrets are masked. Exit 0 when the Engine could serve with this and every entry of the catalog, \
+    #[command(
+        after_help = "Secrets are masked. Exit 0 when the Engine could serve with this and every entry of the catalog, \
         else 2.\n\n\
-        Example:\n  september-engine check-config --json | jq '.errors'")]
+        Example:\n  september-engine check-config --json | jq '.errors'"
+    )]
     CheckConfig {
         /// Print JSON
         #[arg(long)]
