@@ -95,7 +95,7 @@ for secret in engine.key engine.header engine.env; do
 done
 
 say "the guides' commands, as written"
-documented docs/guides/quickstart.md 'curl -N "http' "Last-Event-ID: 4'$"
+documented docs/guides/quickstart.md 'curl -N "' "Last-Event-ID: 4'$"
 expect "$(cat "$work/answer")" '^id: 5$' "a replay from event 4"
 documented docs/guides/backup-and-restore.md 'drill=' '^rm -r'
 expect "$(cat "$work/answer")" sound "the restore drill"
