@@ -549,7 +549,7 @@ mod tests {
             "ORCH_BIND",
             "ORCH_IDLE_SCAN_S",
             "ORCH_IDLE_SLEEP_AFTER_S",
-            "ORCH_ENGINE_BACKEND",
+            "ORCH_STATE_BACKEND",
             "ORCH_BACKUP_DIR",
         ];
         let likely = |typed| likely_name(typed, NAMES.into_iter());
