@@ -12,8 +12,8 @@ up: ## build and run the whole fleet on 127.0.0.1: orchestrator, PostgreSQL, eng
 engine: ## build and run one Engine alone on 127.0.0.1, without orchestrator and database
 	@exec sh scripts/engine.sh
 
-chat: ## talk to the demo user's engine of `make up`, or to that of `make engine`; TASK=name goes on with a conversation
-	@exec sh scripts/chat.sh $(if $(TASK),--task "$(TASK)")
+chat: ## talk to the demo user's engine of `make up`, or to that of `make engine`; TASK=name goes on with a conversation, ENGINE=fleet or alone says which
+	@ENGINE='$(ENGINE)' exec sh scripts/chat.sh $(if $(TASK),--task "$(TASK)")
 
 test: ## everything this machine can test; what it cannot is listed at the end
 	@exec bash scripts/test.sh

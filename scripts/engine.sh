@@ -17,7 +17,15 @@ given() {
 
 health() { curl -sf -o /dev/null --max-time 2 "$1/health"; }
 
+# Beside a fleet `make chat` has to be told which of the two is meant; a state directory of its own, too.
+chat_command() {
+    chat="make chat"
+    ! runs_as "${ORCH_DATA_DIR:-.september/fleet}/up.lock" bap-engine || chat="make chat ENGINE=alone"
+    [ "$state" = .september ] || chat="SEPTEMBER_STATE=$state $chat"
+}
+
 print_instructions() {
+    chat_command
     cat <<END
 
   The Engine is ready: $1
@@ -31,7 +39,7 @@ print_instructions() {
 
   or, more comfortably:
 
-    make chat
+    $chat
 
   Every command knows this Engine by its file:
 
@@ -73,14 +81,9 @@ if [ -s "$state/engine.url" ] && answers_to_our_key "$(cat "$state/engine.url")"
 fi
 
 prepare_build
-if [ ! -x "$program" ]; then
-    say "Building the Engine (release). About 400 crates the first time, some ten minutes on two free cores, the last of them in silence; later only what changed."
-fi
-began=$(date +%s)
 umask 022
-cargo build --release --locked --workspace --bins
+build_programs
 umask 077
-say "Built in $(($(date +%s) - began)) s."
 
 if given ENGINE_PORT; then
     port=${ENGINE_PORT:-$(sed -n "s/^[[:space:]]*ENGINE_PORT=[\"']\{0,1\}\([0-9]*\).*/\1/p" .env | tail -n 1)}
@@ -135,4 +138,5 @@ engine=$$
         done
     ) &
 )
-exec "$program" serve
+# The instructions have an example already.
+exec "$program" serve --no-example

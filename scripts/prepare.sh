@@ -75,3 +75,47 @@ prepare_build() {
     sudo apt-get install -y gcc libc6-dev"
     fi
 }
+
+# Between two signs of life of a build. Longer looks like a build that hangs; shorter fills the screen.
+TELL_EVERY=30
+
+# What the compiler works on at this moment, for this checkout: rustc is told each crate's name and where to put it.
+compiling() {
+    case $target in
+    /*) into=$target/release ;;
+    *) into=$PWD/$target/release ;;
+    esac
+    for words in /proc/[0-9]*/cmdline; do
+        tr '\0' ' ' 2>/dev/null < "$words" | sed -n "s|.*--crate-name \([^ ]*\) .*$into/.*|\1|p"
+    done 2>/dev/null | sort -u | head -n 4 | paste -sd ' ' -
+}
+
+# tell_of_build SHELL SINCE: a line on standard error now and then, while that shell lives. Asks for nothing on standard
+# output: who reads it waits for the last one that holds it.
+tell_of_build() {
+    while sleep "$TELL_EVERY" > /dev/null 2>&1 && kill -0 "$1" 2>/dev/null; do
+        now=$(compiling)
+        # On a terminal cargo keeps a line of its own; it draws that again below ours.
+        [ ! -t 2 ] || printf '\r\033[K' >&2
+        say "still building after $(($(date +%s) - $2)) s${now:+: $now}"
+    done
+}
+
+# Builds the two programs. All packages are named, because cargo gives the same library other features for fewer.
+build_programs() {
+    if [ ! -x "$target/release/september-engine" ] || [ ! -x "$target/release/bap-engine" ]; then
+        say "Building the programs (release). About 400 crates the first time, some ten minutes on two free cores, the last of them on the programs themselves; later only what changed."
+    fi
+    began=$(date +%s)
+    # cargo stays in the foreground, where Ctrl-C reaches it; the line beside it ends with this shell at the latest.
+    tell_of_build "$$" "$began" > /dev/null &
+    teller=$!
+    trap 'kill "$teller" 2>/dev/null; exit 130' INT
+    built=0
+    cargo build --release --locked --workspace --bin september-engine --bin bap-engine || built=$?
+    trap - INT
+    kill "$teller" 2>/dev/null || true
+    wait "$teller" 2>/dev/null || true
+    [ "$built" = 0 ] || exit "$built"
+    say "Built in $(($(date +%s) - began)) s."
+}

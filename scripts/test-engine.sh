@@ -61,15 +61,19 @@ expect "$answer" '"phase":"completed"' "a statement"
 # What they print is in $work/answer.
 documented() {
     local commands
-    commands=$(sed -n "/^$2/,/$3/p" "$1" | sed "s|\.september/|$work/state/|g; s|http://127.0.0.1:8000|$(cat "$work/state/engine.url")|g")
+    commands=$(sed -n "/^$2/,/$3/p" "$1" | sed "s|\.september|$work/state|g; s|http://127.0.0.1:8000|$(cat "$work/state/engine.url")|g")
     [ -n "$commands" ] || fail "$1 no longer has the commands from '$2' to '$3'"
-    PATH="$(cd "$target/release" && pwd):$PATH" sh -eu -c "$commands" > "$work/answer" 2>"$work/err" ||
+    # The memory guide says once where the Engine's files are.
+    PATH="$(cd "$target/release" && pwd):$PATH" engine=$work/state sh -eu -c "$commands" > "$work/answer" 2>"$work/err" ||
         fail "the commands of $1 from '$2' fail"
 }
 
 say "make chat, and the way back it prints"
 answer=$(echo "run echo seen-by-chat" | sh scripts/chat.sh 2>"$work/err") || fail "chat failed"
 expect "$answer" seen-by-chat "chat"
+expect "$(cat "$work/err")" "Engine alone at $(cat "$work/state/engine.url"), brain $work/state/brain.sqlite" "whom chat talks to"
+! ENGINE=fleet sh scripts/chat.sh < /dev/null > "$work/answer" 2>"$work/err" || fail "chat found a fleet where there is none"
+expect "$(cat "$work/err")" 'make up' "chat with a fleet that does not run"
 echo "ask me which colour" | sh scripts/chat.sh --task asked >"$work/answer" 2>"$work/err" && fail "a question found an answer"
 expect "$(cat "$work/err")" 'make chat TASK=asked$' "a question that nobody answers"
 
@@ -83,23 +87,27 @@ answer=$(echo "run echo seen-by-chat" | sh -c "$known chat" 2>"$work/err") || fa
 expect "$answer" seen-by-chat "chat with the file"
 
 say "no key in what is printed, and none readable by others"
+[ "$(grep -c 'curl ' "$work/out")" = 1 ] || fail "one curl to copy was expected"
+! grep -q 'ENGINE_API_KEY' "$work/out" || fail "a command wants a key that nobody has"
 ! grep -q "$(cat "$work/state/engine.key")" "$work/out" || fail "the key is printed"
 for secret in engine.key engine.header engine.env; do
     [ "$(stat -c %a "$work/state/$secret")" = 600 ] || fail "$secret is readable by others"
 done
 
 say "the guides' commands, as written"
-documented docs/guides/quickstart.md 'curl -N "http' "Last-Event-ID: 4'$"
+documented docs/guides/quickstart.md 'curl -N "' "Last-Event-ID: 4'$"
 expect "$(cat "$work/answer")" '^id: 5$' "a replay from event 4"
 documented docs/guides/backup-and-restore.md 'drill=' '^rm -r'
 expect "$(cat "$work/answer")" sound "the restore drill"
 
-documented docs/guides/memory.md 'memory() {' '-X DELETE$'
+documented docs/guides/memory.md 'engine=' '-X DELETE$'
 expect "$(cat "$work/answer")" '"content":"I am vegan."' "a corrected memory"
 expect "$(cat "$work/answer")" '"status":"deleted"' "a forgotten memory"
 printed_curl "My name is Ada. I prefer tea." | sh > /dev/null 2>"$work/err"
-documented docs/guides/memory.md 'curl -sS -H @.*learning.run' 'learning.status$'
+documented docs/guides/memory.md 'curl -sS -H .*learning.run' 'learning.status"$'
 expect "$(cat "$work/answer")" '"status":"started"' "learning now"
+documented docs/guides/memory.md 'said=' 'corrected'
+expect "$(cat "$work/answer")" '"status":"recorded"' "feedback on an answer"
 
 say "a second one beside it only says that it is there"
 sh scripts/engine.sh > "$work/beside" 2>&1 || fail "a second start beside the first failed: $(cat "$work/beside")"
@@ -111,6 +119,7 @@ stop
 say "an address that was left behind is not asked"
 ! sh scripts/chat.sh < /dev/null > "$work/answer" 2>"$work/err" || fail "chat found an Engine that ended"
 expect "$(cat "$work/err")" 'nothing runs' "chat without an Engine"
+expect "$(cat "$work/err")" 'make engine' "chat without an Engine"
 start
 [ "$(cat "$work/state/engine.key")" = "$key" ] || fail "the second start made another key"
 answer=$(printed_curl "What did I say the name of my boat is?" | sh 2>"$work/err")

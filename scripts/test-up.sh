@@ -82,6 +82,27 @@ expect "$answer" seen-by-chat "chat"
 echo "ask me which colour" | sh scripts/chat.sh --task asked >"$work/told" 2>"$work/err" && fail "a question found an answer"
 expect "$(cat "$work/err")" 'make chat TASK=asked$' "a question that nobody answers"
 
+expect "$(cat "$work/err")" "engine of demo-user-001 at http" "whom chat talks to"
+for file in engine.url engine.header; do
+    [ "$(stat -c %a "$work/fleet/$file")" = 600 ] || fail "$file is readable by others"
+done
+curl -sf -o /dev/null -H "@$work/fleet/engine.header" "$(cat "$work/fleet/engine.url")/memory/stats" ||
+    fail "the files that chat leaves do not reach the engine"
+
+say "a second make up says that it runs, and how to reach it"
+sh scripts/up.sh > "$work/second" 2>&1 || fail "a second make up failed: $(cat "$work/second")"
+grep -q 'already running' "$work/second" || fail "a second make up said: $(cat "$work/second")"
+for wanted in 'The fleet is up' 'X-Engine-Key' 'fleet.env status'; do
+    grep -q -- "$wanted" "$work/second" || fail "a second make up does not tell '$wanted': $(cat "$work/second")"
+done
+
+say "an engine that was stopped by hand is told as that, with what starts it"
+engines="$(sed -n 's/^ *\(.*--env-file .*\) status$/\1/p' "$work/out" | head -n 1) engines"
+env -u ORCH_PORT sh -c "$engines stop demo/demo-user-001" > "$work/told" 2>&1 || fail "stop: $(cat "$work/told")"
+! sh scripts/chat.sh < /dev/null > "$work/told" 2>"$work/err" || fail "chat found a stopped engine"
+expect "$(cat "$work/err")" 'engines start demo/demo-user-001$' "chat with a stopped engine"
+env -u ORCH_PORT sh -c "$(sed -n 's/^ *\(.*engines start .*\)/\1/p' "$work/err")" > "$work/told" 2>&1 || fail "start: $(cat "$work/told")"
+
 say "a second one on the same directory is refused"
 outcome=0
 "$target/release/bap-engine" up --data-dir "$work/fleet" > "$work/second" 2>&1 || outcome=$?

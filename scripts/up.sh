@@ -8,13 +8,21 @@
 set -eu
 . "$(dirname "$0")/prepare.sh"
 
+data=${ORCH_DATA_DIR:-$PWD/.september/fleet}
+
+# Its process holds the lock, and its address is written down once everything answers.
+if runs_as "$data/up.lock" bap-engine; then
+    if [ -s "$data/api.url" ] && [ -s "$data/instructions.txt" ]; then
+        say "It is already running; Ctrl-C in its terminal stops it."
+        cat "$data/instructions.txt"
+    else
+        say "It is already starting in another terminal, which says when it is ready."
+    fi
+    exit 0
+fi
+
 prepare_build
-# The Engine's own pages say how long a first build takes; people should not wonder.
-[ -x "$target/release/bap-engine" ] ||
-    say "Building the programs (release). About 400 crates the first time, some ten minutes on two free cores, the last of them in silence; later only what changed."
-began=$(date +%s)
-cargo build --release --locked --workspace --bins
-say "Built in $(($(date +%s) - began)) s."
+build_programs
 
 bin=${ORCH_PG_BIN_DIR:-}
 if [ -z "$bin" ] && [ -z "${ORCH_DATABASE_URL:-}" ]; then
@@ -22,7 +30,6 @@ if [ -z "$bin" ] && [ -z "${ORCH_DATABASE_URL:-}" ]; then
     bin=$(bash scripts/fetch-postgres.sh) || bin=
 fi
 
-data=${ORCH_DATA_DIR:-$PWD/.september/fleet}
 port=$(free_port "${ORCH_PORT:-8000}")
 [ "$port" = "${ORCH_PORT:-8000}" ] || say "Port ${ORCH_PORT:-8000} is taken by another program; using $port."
 internal=$(free_port 8090)

@@ -17,7 +17,7 @@ pub use kind::{Kind, Parsed, Rejected, parse_span, show_span};
 pub use report::{Report, Row, reference_page};
 pub use source::{EnvFileError, Layered, Source, Values, parse_env};
 
-use kind::{closest, edit_distance};
+use kind::{edit_distance, likely_name};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -134,10 +134,10 @@ impl Var {
     }
 }
 
-/// One variable that is wrong.
+/// One variable that is wrong, or one line of a file of variables that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Its name.
+    /// Its name; for a line, file and line number with a colon between them, which no variable's name has.
     pub name: String,
     /// The value given, masked if secret; `None` when not set.
     pub value: Option<String>,
@@ -151,6 +151,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.value {
             Some(value) => write!(f, "{} is `{value}`: expected {}", self.name, self.expected)?,
+            None if self.name.contains(':') => write!(f, "{}: {}", self.name, self.expected)?,
             None => write!(f, "{} is not set: expected {}", self.name, self.expected)?,
         }
         match &self.nearest {
@@ -228,7 +229,7 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Validates every declared variable by itself.
+    /// Validates every declared variable by itself. Lines of the source that could not be read are problems, too.
     pub fn new(vars: &'static [Var], source: &'a dyn Source) -> Self {
         let mut reader = Self {
             vars,
@@ -238,6 +239,15 @@ impl<'a> Reader<'a> {
             problems: Vec::new(),
             warnings: Vec::new(),
         };
+        for fault in source.faults() {
+            let place = |line| format!("{}:{line}", fault.path.display());
+            reader.problems.extend(fault.lines.iter().map(|(line, expected)| Problem {
+                name: place(line),
+                value: None,
+                expected: expected.clone(),
+                nearest: None,
+            }));
+        }
         for var in vars {
             reader.read(var);
         }
@@ -279,18 +289,21 @@ impl<'a> Reader<'a> {
             let similar = |v: &&str| v.len().abs_diff(name.len()) <= MISSPELLING_DISTANCE;
             if name.ends_with(FLAG_SUFFIX) {
                 let flags = self.vars.iter().filter(|v| v.kind == Kind::Flag).map(|v| v.name);
-                let hint =
-                    closest(&name, flags).map(|f| format!("; the nearest flag is {f}")).unwrap_or_default();
+                let hint = likely_name(&name, flags).map(|f| format!("; is {f} meant?")).unwrap_or_default();
                 self.warn(&name, &format!("is set but no such flag exists{hint}"));
-            } else if let Some(near) = closest(&name, self.vars.iter().map(|v| v.name).filter(similar))
-                && edit_distance(&name, near) <= MISSPELLING_DISTANCE
+            } else if let Some(near) = self
+                .vars
+                .iter()
+                .map(|v| v.name)
+                .filter(similar)
+                .find(|near| edit_distance(&name, near) <= MISSPELLING_DISTANCE)
             {
                 self.warn(&name, &format!("is set but not a variable of this program; is {near} meant?"));
             }
         }
     }
 
-    /// Warns of every set variable that begins with `prefix` and is not declared, naming the nearest one that is.
+    /// Warns of every set variable that begins with `prefix` and is not declared, naming the one that is probably meant.
     pub fn warn_of_undeclared_with(&mut self, prefix: &str) {
         for name in self.source.names() {
             let declared = self.vars.iter().any(|v| v.name == name);
@@ -298,8 +311,8 @@ impl<'a> Reader<'a> {
             if !name.starts_with(prefix) || declared || told || self.set_text(&name).is_none() {
                 continue;
             }
-            let near = closest(&name, self.vars.iter().map(|v| v.name));
-            let hint = near.map(|near| format!("; the nearest one is {near}")).unwrap_or_default();
+            let near = likely_name(&name, self.vars.iter().map(|v| v.name));
+            let hint = near.map(|near| format!("; is {near} meant?")).unwrap_or_default();
             self.warn(&name, &format!("is set but not a variable of this program{hint}"));
         }
     }
@@ -321,6 +334,11 @@ impl<'a> Reader<'a> {
     /// Is the variable set, to whatever value?
     pub fn is_set(&self, name: &str) -> bool {
         self.set_text(name).is_some()
+    }
+
+    /// Is the variable already among the problems? What follows from its value alone is then not worth telling.
+    pub fn is_refused(&self, name: &str) -> bool {
+        self.problems.iter().any(|p| p.name == name)
     }
 
     /// A text, word, path, address, URL or hash.

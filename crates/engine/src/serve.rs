@@ -55,8 +55,9 @@ const FAILURE: i32 = 1;
 /// Exit code: configuration.
 const CONFIGURATION: i32 = 2;
 
-/// Serves until a signal; the answer is the exit code of the process.
-pub fn run(config: Config, report: Report) -> i32 {
+/// Serves until a signal; the answer is the exit code of the process. On a terminal it prints a command to try, unless
+/// somebody else does: then `example` is false.
+pub fn run(config: Config, report: Report, example: bool) -> i32 {
     let started = Instant::now();
     let known = Arc::new(Known::new(config.secret_values().iter().map(|s| s.expose())));
     let in_log = Arc::clone(&known);
@@ -82,7 +83,7 @@ pub fn run(config: Config, report: Report) -> i32 {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build();
     let code = match runtime {
-        Ok(runtime) => runtime.block_on(serve(config, started, known)),
+        Ok(runtime) => runtime.block_on(serve(config, started, known, example)),
         Err(error) => Err(Stop { code: FAILURE, message: format!("start the runtime: {error}") }),
     };
     match code {
@@ -108,7 +109,7 @@ impl Stop {
     }
 }
 
-async fn serve(config: Config, started: Instant, known: Arc<Known>) -> Result<(), Stop> {
+async fn serve(config: Config, started: Instant, known: Arc<Known>, example: bool) -> Result<(), Stop> {
     // Nobody reads this process's memory, environment or descriptors; where the kernel refuses, commands are
     // still kept out by the sandbox.
     if let Err(error) = sandbox::close_engine() {
@@ -141,7 +142,7 @@ async fn serve(config: Config, started: Instant, known: Arc<Known>) -> Result<()
     let serving = tokio::spawn(server.run(front_of(&app, &config), drain.clone(), CLOSE_WAIT));
 
     let result = match open_brain(&app, &config).await {
-        Ok(Some(brain)) => live(&app, config, brain, launcher, known, local).await,
+        Ok(Some(brain)) => live(&app, config, brain, launcher, known, (local, example)).await,
         Ok(None) => Ok(()),
         Err(stop) => Err(stop),
     };
@@ -157,7 +158,7 @@ async fn live(
     brain: Brain,
     launcher: Arc<Launcher>,
     known: Arc<Known>,
-    local: SocketAddr,
+    (local, example): (SocketAddr, bool),
 ) -> Result<(), Stop> {
     let bad = |what: &str, e: brain::Error| Stop::failure(format!("{what}: {e}"));
     let stored = brain.read("read keys", brain::keys::get).await.map_err(|e| bad("read the keys", e))?;
@@ -187,7 +188,7 @@ async fn live(
     core.pump();
     core.memory.start(&core.halt);
     crate::http::bundle::resume(&core);
-    announce(&core, local, open);
+    announce(&core, local, open, example);
     tokio::spawn(note_sandbox(Arc::clone(&core)));
     let keepers = [
         tokio::spawn(keepers::expire_questions(Arc::clone(&core))),
@@ -249,7 +250,7 @@ async fn note_sandbox(core: Arc<Core>) {
     }
 }
 
-fn announce(core: &Arc<Core>, local: SocketAddr, open: usize) {
+fn announce(core: &Arc<Core>, local: SocketAddr, open: usize, example: bool) {
     if local.ip().is_unspecified() {
         tracing::warn!("The engine listens on every address of this machine");
     }
@@ -264,10 +265,28 @@ fn announce(core: &Arc<Core>, local: SocketAddr, open: usize) {
         "Ready"
     );
     use std::io::IsTerminal;
-    if std::io::stdout().is_terminal() {
-        println!(
-            "\ncurl -N http://{host}:{}/execute -H \"X-Engine-Key: $ENGINE_API_KEY\" -H 'Content-Type: application/json' \\\n  -d '{{\"task_id\":\"demo\",\"message\":\"run ls\"}}'\n",
-            local.port()
-        );
+    if example && std::io::stdout().is_terminal() {
+        println!("\n{}\n", example_of(&host, local.port()));
+    }
+}
+
+/// A command to try. The key reaches curl through a pipe: arguments are public on a machine.
+fn example_of(host: &str, port: u16) -> String {
+    format!(
+        "printf 'X-Engine-Key: %s' \"$ENGINE_API_KEY\" | curl -N http://{host}:{port}/execute -H @- \\\n  \
+         -H 'Content-Type: application/json' -d '{{\"task_id\":\"demo\",\"message\":\"run ls\"}}'"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_to_try_has_no_key_among_its_arguments() {
+        let example = example_of("127.0.0.1", 8000);
+        let (piped, curl) = example.split_once(" | ").expect("a pipe");
+        assert!(piped.starts_with("printf ") && piped.contains("$ENGINE_API_KEY"), "{example}");
+        assert!(curl.contains("-H @-") && !curl.contains("ENGINE_API_KEY"), "{example}");
     }
 }

@@ -100,6 +100,10 @@ fn stop(code: i32, message: impl Into<String>) -> Stop {
 
 async fn up(env_file: Option<&Path>, options: &UpOptions) -> Result<(), Stop> {
     let source = config::sources(env_file, None).map_err(|e| stop(CONFIGURATION, e.to_string()))?;
+    // Before anything is made: a key or a directory may stand on the line that cannot be read.
+    if let Some(fault) = source.faults().first() {
+        return Err(stop(CONFIGURATION, fault.to_string()));
+    }
     let data_dir = data_dir(&source, options)?;
     secrets::private_dir(&data_dir).map_err(|e| stop(FAILURE, format!("{}: {e}", data_dir.display())))?;
     let _lock = lock(&data_dir)?;

@@ -16,6 +16,11 @@ pub trait Source: Send + Sync {
     fn names(&self) -> Vec<String>;
     /// A word for people that says where `name` comes from, e.g. `environment`.
     fn origin(&self, name: &str) -> &'static str;
+    /// Files of which some lines could not be read. The other lines count, so that one bad line hides no other mistake;
+    /// whoever acts on the values refuses them all.
+    fn faults(&self) -> Vec<EnvFileError> {
+        Vec::new()
+    }
 }
 
 /// A fixed set of variables with one origin: the process environment, a `.env` file, a command line, a test.
@@ -23,6 +28,7 @@ pub trait Source: Send + Sync {
 pub struct Values {
     origin: &'static str,
     values: BTreeMap<String, String>,
+    fault: Option<EnvFileError>,
 }
 
 impl Values {
@@ -31,7 +37,8 @@ impl Values {
         origin: &'static str,
         pairs: impl IntoIterator<Item = (N, V)>,
     ) -> Self {
-        Self { origin, values: pairs.into_iter().map(|(n, v)| (n.into(), v.into())).collect() }
+        let values = pairs.into_iter().map(|(n, v)| (n.into(), v.into())).collect();
+        Self { origin, values, fault: None }
     }
 
     /// The process environment as it is now. Bytes that are not UTF-8 become U+FFFD.
@@ -41,16 +48,17 @@ impl Values {
         Self::new("environment", std::env::vars_os().map(|(n, v)| (text(n), text(v))))
     }
 
-    /// The variables of a `.env` file; `None` when there is no such file.
+    /// The variables of a `.env` file; `None` when there is no such file. Lines that cannot be read are its
+    /// [`Source::faults`]; an error is a file of which nothing can be read.
     pub fn env_file(path: &Path) -> Result<Option<Self>, EnvFileError> {
         let at = |line, message: String| EnvFileError { path: path.to_owned(), lines: vec![(line, message)] };
         match std::fs::read(path) {
             Ok(bytes) => {
                 let text = String::from_utf8(bytes).map_err(|_| at(0, "the file is not UTF-8".to_owned()))?;
-                let values =
-                    parse_env(&text).map_err(|lines| EnvFileError { path: path.to_owned(), lines })?;
+                let (values, wrong) = readable_lines(&text);
+                let fault = (!wrong.is_empty()).then(|| EnvFileError { path: path.to_owned(), lines: wrong });
                 let origin = if path == Path::new(".env") { ".env" } else { "--env-file" };
-                Ok(Some(Self { origin, values }))
+                Ok(Some(Self { origin, values, fault }))
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(at(0, e.to_string())),
@@ -67,6 +75,9 @@ impl Source for Values {
     }
     fn origin(&self, _name: &str) -> &'static str {
         self.origin
+    }
+    fn faults(&self) -> Vec<EnvFileError> {
+        self.fault.iter().cloned().collect()
     }
 }
 
@@ -105,6 +116,9 @@ impl Source for Layered {
     fn origin(&self, name: &str) -> &'static str {
         self.layer(name).map_or(DEFAULT_ORIGIN, |l| l.origin)
     }
+    fn faults(&self) -> Vec<EnvFileError> {
+        self.0.iter().flat_map(Source::faults).collect()
+    }
 }
 
 /// What is wrong with a `.env` file, by line (0 = the whole file). Never quotes the file: it holds secrets.
@@ -132,6 +146,12 @@ impl fmt::Display for EnvFileError {
 /// Reads the text of a `.env` file: `NAME=value` lines, `#` comments, optional quotes, no interpolation and
 /// no escapes. A `#` after a blank ends an unquoted value.
 pub fn parse_env(text: &str) -> Result<BTreeMap<String, String>, Vec<(usize, String)>> {
+    let (values, wrong) = readable_lines(text);
+    if wrong.is_empty() { Ok(values) } else { Err(wrong) }
+}
+
+/// What can be read of the text of a `.env` file, and the lines that cannot, with what was expected there.
+fn readable_lines(text: &str) -> (BTreeMap<String, String>, Vec<(usize, String)>) {
     let mut values = BTreeMap::new();
     let mut wrong = Vec::new();
     for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
@@ -149,12 +169,15 @@ pub fn parse_env(text: &str) -> Result<BTreeMap<String, String>, Vec<(usize, Str
             Err(message) => wrong.push((index + 1, message.to_owned())),
         }
     }
-    if wrong.is_empty() { Ok(values) } else { Err(wrong) }
+    (values, wrong)
 }
 
 fn parse_env_line(line: &str) -> Result<(&str, &str), &'static str> {
     let (name, value) = line.split_once('=').ok_or("expected NAME=value")?;
     let (name, value) = (name.trim_end(), value.trim_start());
+    if name.split_once(char::is_whitespace).is_some_and(|(first, _)| first == "export") {
+        return Err("expected NAME=value, no `export` before it");
+    }
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     if name.is_empty() || !plain || name.starts_with(|c: char| c.is_ascii_digit()) {
         return Err("expected a name of letters, digits and _ before the =");
@@ -200,10 +223,13 @@ mod tests {
 
     #[test]
     fn every_bad_line_is_named_and_none_is_quoted() {
-        let wrong =
-            parse_env("A=1\nhunter2\n9X=hunter2\nB=\"hunter2\nC='x' hunter2\nA=hunter2\n").unwrap_err();
-        assert_eq!(wrong.iter().map(|w| w.0).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
+        let (values, wrong) = readable_lines(
+            "A=1\nhunter2\n9X=hunter2\nB=\"hunter2\nC='x' hunter2\nA=hunter2\nexport D=hunter2\nE=2\n",
+        );
+        assert_eq!(wrong.iter().map(|w| w.0).collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7]);
         assert!(wrong.iter().all(|w| !w.1.contains("hunter2")));
+        assert!(wrong[5].1.contains("no `export`"), "{wrong:?}");
+        assert_eq!((values["A"].as_str(), values["E"].as_str()), ("1", "2"), "the good lines count");
     }
 
     #[test]

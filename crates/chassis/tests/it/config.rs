@@ -54,10 +54,10 @@ fn an_empty_value_is_not_set() {
 
 #[test]
 fn misspelt_flags_and_names_and_features_to_come_are_warned_of() {
-    let report = read(&[("CASH_ENABLED", "true"), ("APP_PROT", "1"), ("APP_PORTS", "1"), ("MODE", "safe")])
+    let report = read(&[("CASHE_ENABLED", "true"), ("APP_PROT", "1"), ("APP_PORTS", "1"), ("MODE", "safe")])
         .expect("warnings only");
     let of = |name: &str| report.warnings.iter().find(|w| w.name == name).map(|w| w.text.clone());
-    assert!(of("CASH_ENABLED").expect("is named").contains("CACHE_ENABLED"));
+    assert!(of("CASHE_ENABLED").expect("is named").contains("CACHE_ENABLED"));
     assert!(of("APP_PORTS").expect("is named").contains("APP_PORT"));
     assert!(of("MODE").expect("is named").contains("not in this version"));
     assert_eq!(of("APP_PROT"), None, "two edits away is somebody else's variable");
@@ -115,4 +115,18 @@ fn a_secret_shows_only_when_asked() {
 fn a_file_that_is_not_there_is_no_file() {
     let missing = std::env::temp_dir().join("chassis-no-such-dir").join(".env");
     assert!(matches!(Values::env_file(&missing), Ok(None)));
+}
+
+#[test]
+fn a_bad_line_of_a_file_is_told_with_every_other_problem() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("app.env");
+    std::fs::write(&file, "export APP_KEY=hunter2hunter2\nMODE=fats\nAPP_PORT=70000\n").expect("is written");
+    let layers = Layered::new(Values::env_file(&file).expect("can be read"));
+    let text = Reader::new(VARS, &layers).finish().expect_err("three things are wrong").to_string();
+    let line = format!("{}:1: expected NAME=value, no `export` before it", file.display());
+    for wanted in [line.as_str(), "MODE is `fats`", "APP_PORT is `70000`"] {
+        assert!(text.contains(wanted), "{wanted} is not in {text}");
+    }
+    assert!(!text.contains("hunter2"), "{text}");
 }

@@ -195,6 +195,9 @@ impl Session {
             let number = terminal::one_line(version["version"].as_str().unwrap_or("?"), 20);
             self.dim(&format!("september-engine {number} at {} · task {}", self.client.base(), self.task));
             self.dim("Type a message, /help for commands, Ctrl-D to leave.");
+        } else {
+            // A script's output is the conversation; with whom is told beside it.
+            eprintln!("talking to the Engine at {}, task {}", self.client.base(), self.task);
         }
         if let Next::Leave(exit) = self.enter_task().await {
             return exit;

@@ -112,7 +112,11 @@ enum Command {
         after_help = "Runs until SIGTERM or Ctrl-C, then drains for at most ENGINE_DRAIN_TIMEOUT_S.\n\n\
         Example:\n  LLM_PROVIDER=offline ENGINE_API_KEY=dev-key-1 september-engine --brain ./brain.sqlite serve"
     )]
-    Serve,
+    Serve {
+        /// Print no command to try: for scripts that print one
+        #[arg(long, hide = true)]
+        no_example: bool,
+    },
     /// Talk to a running Engine
     #[command(
         after_help = "The key comes from ENGINE_API_KEY in the environment or in .env. Leaving never stops a turn; \
@@ -135,8 +139,11 @@ enum Command {
         offline: bool,
     },
     /// Show the effective configuration and all its problems at once
-    #[command(after_help = "Secrets are masked. Exit 0 when the Engine could serve with this, else 2.\n\n\
-        Example:\n  september-engine check-config --json | jq '.errors'")]
+    #[command(
+        after_help = "Secrets are masked. Exit 0 when the Engine could serve with this and every entry of the catalog, \
+        else 2.\n\n\
+        Example:\n  september-engine check-config --json | jq '.errors'"
+    )]
     CheckConfig {
         /// Print JSON
         #[arg(long)]
@@ -285,8 +292,15 @@ fn run(cli: Cli) -> Exit {
         Ok(source) => source,
         Err(error) => return Exit::Configuration.because(&error.to_string()),
     };
-    match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => serve(&source),
+    let command = cli.command.unwrap_or(Command::Serve { no_example: false });
+    // These two look at single variables; every other command tells bad lines with everything else that is wrong.
+    if matches!(command, Command::Chat(_) | Command::Health { .. })
+        && let Some(fault) = source.faults().first()
+    {
+        return Exit::Configuration.because(&fault.to_string());
+    }
+    match command {
+        Command::Serve { no_example } => serve(&source, !no_example),
         Command::Chat(options) => chat::run(&options, cli.env_file.as_deref(), &source),
         Command::Doctor { json, offline } => doctor::run(&source, json, !offline),
         Command::CheckConfig { json } => {
@@ -315,9 +329,9 @@ fn run(cli: Cli) -> Exit {
     }
 }
 
-fn serve(source: &Layered) -> Exit {
+fn serve(source: &Layered, example: bool) -> Exit {
     match Config::load(source, Purpose::Serve) {
-        Ok(Loaded { config, report }) => Exit::of(crate::serve::run(config, report)),
+        Ok(Loaded { config, report }) => Exit::of(crate::serve::run(config, report, example)),
         Err(problems) => refuse(&problems),
     }
 }

@@ -47,7 +47,9 @@ pub(super) fn provider_key(r: &mut Reader<'_>, provider: Provider, purpose: Purp
     let own = provider.key_variable();
     let from = [Some("LLM_API_KEY"), own].into_iter().flatten().find(|name| r.is_set(name));
     let Some(name) = from else {
-        let required = provider != Provider::Offline && !r.is_set("LLM_BASE_URL");
+        // Of a provider that is misspelt nobody knows whether it needs a key.
+        let known = !r.is_refused("LLM_PROVIDER");
+        let required = known && provider != Provider::Offline && !r.is_set("LLM_BASE_URL");
         if purpose == Purpose::Serve
             && required
             && let Some(own) = own

@@ -271,31 +271,40 @@ pub fn plain_engine_key(source: &dyn Source) -> Option<Secret> {
     (!key.trim().is_empty()).then(|| Secret::new(key.trim()))
 }
 
-/// The output of `check-config` and its exit code: 0 when the Engine could serve with this, 2 otherwise.
+/// The output of `check-config` and its exit code: 0 when the Engine could serve with this and all of its catalog, 2
+/// otherwise.
 pub fn check_config(source: &dyn Source, json: bool) -> (String, i32) {
     let (report, problems): (Report, Vec<Problem>) = match Config::load(source, Purpose::Serve) {
         Ok(loaded) => (loaded.report, Vec::new()),
         Err(Problems { problems, report }) => (report, problems),
     };
-    // a bad catalog never stops the Engine, so it does not change the exit code
+    // A bad catalog entry never stops the Engine; it is left out, which whoever asks here should not find out later.
     let catalog = Config::load(source, Purpose::Tool).ok().map(|l| crate::catalog::shelf::look(&l.config));
     let odd = match catalog {
         Some(Ok((_, problems))) => problems,
         Some(Err(_)) | None => Vec::new(),
     };
+    let wrong = odd.iter().filter(|p| p.is_error()).count();
     let text = if json {
         let mut report = report.to_json(&problems);
         let shown = |wanted: bool| -> Vec<serde_json::Value> {
             odd.iter().filter(|p| p.is_error() == wanted).map(crate::catalog::Problem::json).collect()
         };
+        if wrong > 0 {
+            report["valid"] = false.into();
+        }
         report["catalog"] = serde_json::json!({"errors": shown(true), "warnings": shown(false)});
         format!("{report:#}\n")
     } else {
         let word = |p: &crate::catalog::Problem| if p.is_error() { "error" } else { "warning" };
         let lines: String = odd.iter().map(|p| format!("\ncatalog {}: {p}\n", word(p))).collect();
-        report.to_table(&problems) + &lines
+        let sum = match odd.len() {
+            0 => String::new(),
+            _ => format!("\ncatalog: {wrong} error(s), {} warning(s)\n", odd.len() - wrong),
+        };
+        report.to_table(&problems) + &lines + &sum
     };
-    (text, if problems.is_empty() { 0 } else { 2 })
+    (text, if problems.is_empty() && wrong == 0 { 0 } else { 2 })
 }
 
 /// The text of `docs/reference/variables.md`.

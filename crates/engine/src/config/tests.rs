@@ -304,6 +304,11 @@ fn the_providers_key_comes_from_its_own_variable_when_need_be() {
     assert_eq!(bare().refused(), ["LLM_API_KEY"]);
     assert!(Config::load(&bare().source(), Purpose::Tool).is_ok());
     assert!(bare().with("LLM_PROVIDER", "offline").config().llm_api_key.is_none());
+    assert_eq!(
+        bare().with("LLM_PROVIDER", "opnai").refused(),
+        ["LLM_PROVIDER"],
+        "whose key is not known yet"
+    );
     let local = bare().with("LLM_BASE_URL", "http://localhost:11434/v1/").config();
     assert_eq!((local.llm_api_key, local.llm_base_url.as_deref()), (None, Some("http://localhost:11434/v1")));
     for (provider, name, model) in [
@@ -453,4 +458,25 @@ fn the_reference_page_is_up_to_date() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/variables.md");
     let page = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(page == reference(), "run: {}", crate::reference::REGENERATE);
+}
+
+#[test]
+fn a_wrong_entry_of_the_catalog_is_counted_and_ends_as_a_wrong_variable_does() {
+    let setting = Setting::new();
+    let well = check_config(&setting.source(), false);
+    assert_eq!(well.1, 0, "{}", well.0);
+    assert!(!well.0.contains("catalog:"), "{}", well.0);
+    let catalog = setting.dir.path().join("catalog");
+    std::fs::create_dir_all(catalog.join("tools")).expect("ours");
+    std::fs::write(catalog.join("tools/broken.json"), "{").expect("ours");
+    let setting = setting.with("CATALOG_DIR", catalog.display().to_string());
+    let (text, code) = check_config(&setting.source(), false);
+    assert_eq!(code, 2, "{text}");
+    assert!(
+        text.contains("\ncatalog error: ") && text.ends_with("catalog: 1 error(s), 0 warning(s)\n"),
+        "{text}"
+    );
+    let (json, code) = check_config(&setting.source(), true);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("is JSON");
+    assert_eq!((code, &json["valid"]), (2, &serde_json::json!(false)), "{json}");
 }

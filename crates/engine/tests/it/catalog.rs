@@ -200,11 +200,12 @@ async fn doctor_and_check_config_tell_every_problem_of_the_catalog_at_once() {
     put(&dir, "tools/t.json", "[");
     let output = setup.command(&["check-config"]).output().expect("runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(0), "a broken catalog never stops the Engine");
+    assert_eq!(output.status.code(), Some(2), "whoever asks is told by the exit code, too: {text}");
     for wanted in [
         "agents/a/agent.json: /name: is missing",
         "agents/a/agent.json: /tools: is missing",
         "tools/t.json: is not JSON",
+        "catalog: 5 error(s), 0 warning(s)",
     ] {
         assert!(text.contains(wanted), "{wanted} is not in {text}");
     }

@@ -112,6 +112,11 @@ fn a_bundle_that_is_wrong_changes_nothing_and_says_where() {
     let said =
         place.run_with(&["memory", "import", "-"], &bundle(vec![fact(0), wrong]).to_string()).expect(1);
     assert!(said.err.contains("/knowledge/1/trust"), "{}", said.err);
+    let mut other = bundle(vec![]);
+    other["format"] = json!("somebody-else/7");
+    let said = place.run_with(&["memory", "import", "-"], &other.to_string()).expect(1);
+    let told = r#"at "/format": expected september-memory/1, got "somebody-else/7""#;
+    assert!(said.err.contains(told), "{}", said.err);
     assert_eq!(place.run(&["memory", "list", "--json"]).expect(0).json(), json!([]));
     assert!(place.run(&["memory", "import", "missing.json"]).expect(1).err.contains("missing.json"));
     place.run(&["memory", "import", "-", "--mode", "destroy"]).expect(2);

@@ -3,13 +3,14 @@
 //! A key is shown only with `--show-key`.
 
 use super::api::{Api, As};
-use super::{Exit, Stop, USER_COLUMNS, emit, emit_json};
+use super::{Exit, Stop, USER_COLUMNS, database, emit, emit_json};
+use crate::config::Settings;
 use chassis::terminal::{self, Paint};
 use clap::Args;
-use contract::UserId;
 use contract::fleet_api::{
     AdmitRefusal, AdmitRequest, AdmitResponse, AuditPage, AuditRecord, EngineRecord, IssuedKey,
 };
+use contract::{FleetCode, UserId};
 use reqwest::Method;
 use serde_json::Value;
 
@@ -41,27 +42,55 @@ pub struct AuditFilter {
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
     /// Most rows
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 }
 
+/// The user meant by `<user>` or `<product>/<user>`. The API knows a product by its key alone, and a slash may be part of
+/// a user's name: only the database, where it is at hand, tells the product's name from the user's.
+pub async fn whose(settings: &Settings, text: &str) -> Result<UserId, Stop> {
+    let parse = |user: &str| UserId::parse(user).map_err(|e| Stop::usage(format!("user: {e}")));
+    let Some((product, user)) = text.split_once('/') else { return parse(text) };
+    let own = match database::connect(settings.database_url.as_ref()) {
+        Ok(registry) => database::own_product(&registry, settings).await.ok().flatten(),
+        Err(_) => None,
+    };
+    match own {
+        Some(own) if own.slug.as_str() == product || own.id.to_string() == product => parse(user),
+        _ => parse(text),
+    }
+}
+
+/// What to add when nobody has the name that was given.
+fn hint(user: &UserId) -> &'static str {
+    if user.as_str().contains('/') {
+        "; the product is that of BAP_PLATFORM_KEY: give the user alone"
+    } else {
+        ""
+    }
+}
+
 /// Shows one engine of the calling product.
-pub async fn get(api: &Api, user: &str, show_key: bool, json: bool) -> Result<Exit, Stop> {
-    let user = UserId::parse(user).map_err(|e| Stop::usage(format!("user: {e}")))?;
+pub async fn get(api: &Api, user: &UserId, show_key: bool, json: bool) -> Result<Exit, Stop> {
     let path = ["engines", user.as_str()];
-    let record: EngineRecord = api.call(As::Product, Method::GET, &path, &[], None::<&()>).await?;
+    let asked = api.call(As::Product, Method::GET, &path, &[], None::<&()>).await;
+    let record: EngineRecord = asked.map_err(|mut stop| {
+        if stop.code.as_deref() == Some(FleetCode::EngineNotFound.as_str()) {
+            stop.message.push_str(hint(user));
+        }
+        stop
+    })?;
     Ok(show(record, show_key, json, &[]))
 }
 
 /// Asks for admission as a product does before every request.
 pub async fn admit(
     api: &Api,
-    user: &str,
+    user: &UserId,
     wish: AdmitRequest,
     show_key: bool,
     json: bool,
 ) -> Result<Exit, Stop> {
-    let user = UserId::parse(user).map_err(|e| Stop::usage(format!("user: {e}")))?;
     let path = ["engines", user.as_str(), "admit"];
     let answer: AdmitResponse = api.call(As::Product, Method::POST, &path, &[], Some(&wish)).await?;
     match answer {
@@ -73,6 +102,9 @@ pub async fn admit(
             let mut stop = Stop::new(Exit::Failed, format!("not admitted: {reason}"));
             stop.code = Some(reason.as_str().to_owned());
             stop.message.push_str(advice(reason));
+            if reason == AdmitRefusal::EngineNotFound {
+                stop.message.push_str(hint(user));
+            }
             if let Some(ms) = retry_after_ms {
                 stop.message.push_str(&format!("; again in {}", terminal::duration(ms)));
                 stop.details = Some(serde_json::json!({ "retry_after_ms": ms }));

@@ -3,7 +3,7 @@
 
 use super::{Exit, Stop};
 use crate::config::Settings;
-use crate::keys::EngineKeys;
+use crate::keys::{self, EngineKeys};
 use crate::places::{self, Place};
 use crate::registry::rows::{Found, Product};
 use crate::registry::{DatabaseSettings, MigrateError, ProductRef, Registry, RegistryError};
@@ -68,10 +68,26 @@ impl Database {
         })
     }
 
-    /// Product and user behind `<product>/<user>`.
+    /// Product and user behind `<product>/<user>`, or behind a user alone where only one product can be meant.
     pub async fn user(&self, text: &str) -> Result<(Product, UserId), Stop> {
-        let (product, user) = split(text)?;
-        Ok((self.product(product).await?, user))
+        match split(text)? {
+            (Some(product), user) => Ok((self.product(product).await?, user)),
+            (None, user) => Ok((self.product_in_hand(text).await?, user)),
+        }
+    }
+
+    /// The product of BAP_PLATFORM_KEY, else the only one there is.
+    async fn product_in_hand(&self, text: &str) -> Result<Product, Stop> {
+        if let Some(product) = own_product(&self.registry, &self.settings).await? {
+            return Ok(product);
+        }
+        let mut first = self.registry.products(2, None).await?;
+        match (first.pop(), first.pop()) {
+            (Some((only, _)), None) => Ok(only),
+            _ => Err(Stop::usage(format!(
+                "`{text}` does not say which product; expected <product>/<user>, for example `demo/{text}`"
+            ))),
+        }
     }
 
     /// The engine behind `<product>/<user>`, with its product.
@@ -107,11 +123,24 @@ pub fn no_engine() -> Stop {
     FleetError::new(FleetCode::EngineNotFound, "this product has no engine for this user").into()
 }
 
-/// `<product>/<user>`; a user's name may itself contain slashes.
-fn split(text: &str) -> Result<(&str, UserId), Stop> {
-    let wrong = || Stop::usage(format!("`{text}` is not <product>/<user>; for example `demo/demo-user-001`"));
-    let (product, user) =
-        text.split_once('/').filter(|(product, _)| !product.is_empty()).ok_or_else(wrong)?;
+/// The product of BAP_PLATFORM_KEY, when that is set and still opens one.
+pub async fn own_product(registry: &Registry, settings: &Settings) -> Result<Option<Product>, RegistryError> {
+    match &settings.bap_platform_key {
+        Some(key) => registry.product_by_key(&keys::hash_hex(key.expose())).await,
+        None => Ok(None),
+    }
+}
+
+/// `<product>/<user>`, or a user alone; a user's name may itself contain slashes after its product.
+fn split(text: &str) -> Result<(Option<&str>, UserId), Stop> {
+    let (product, user) = match text.split_once('/') {
+        Some(("", _)) => {
+            let wrong = format!("`{text}` is not <product>/<user>; for example `demo/demo-user-001`");
+            return Err(Stop::usage(wrong));
+        }
+        Some((product, user)) => (Some(product), user),
+        None => (None, text),
+    };
     let user = UserId::parse(user).map_err(|e| Stop::usage(format!("user of `{text}`: {e}")))?;
     Ok((product, user))
 }
@@ -140,10 +169,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_engine_is_named_by_product_and_user() {
-        assert_eq!(split("demo/u").map(|(p, u)| (p, u.to_string())), Ok(("demo", "u".to_owned())));
+    fn an_engine_is_named_by_product_and_user_or_by_the_user_alone() {
+        assert_eq!(split("demo/u").map(|(p, u)| (p, u.to_string())), Ok((Some("demo"), "u".to_owned())));
+        assert_eq!(split("u").map(|(p, u)| (p, u.to_string())), Ok((None, "u".to_owned())));
         assert_eq!(split("demo/team/u@x").map(|(_, u)| u.to_string()), Ok("team/u@x".to_owned()));
-        for wrong in ["demo", "demo/", "/u", "", "demo/ u"] {
+        for wrong in ["demo/", "/u", "", "demo/ u"] {
             assert_eq!(split(wrong).map_err(|stop| stop.exit).err(), Some(Exit::Configuration), "{wrong:?}");
         }
     }

@@ -17,9 +17,14 @@ use fleet::lifecycle::Status;
 use fleet::observation::Observation;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, IsTerminal as _, Read as _};
 
 /// Rows of one page. More makes one answer large, fewer costs round trips.
 const PAGE: i64 = 1000;
+
+/// Most bytes read of a typed name. Smaller than the longest name would make that engine indestructible here; larger only
+/// reads what cannot be one.
+const TYPED_BYTES: u64 = 4096;
 
 /// What can be done with engines through the database.
 #[derive(Debug, Subcommand)]
@@ -38,12 +43,12 @@ pub enum Command {
     },
     /// Show one engine with its vitals and its open operation
     Show {
-        /// <product>/<user>
+        /// <product>/<user>, or the user alone
         engine: String,
     },
     /// Make an engine; prints its key, once
     Provision {
-        /// <product>/<user>
+        /// <product>/<user>, or the user alone
         engine: String,
         /// Image [default: ORCH_ENGINE_IMAGE]
         #[arg(long, value_name = "IMAGE")]
@@ -51,31 +56,35 @@ pub enum Command {
     },
     /// Start a stopped, sleeping or failed engine
     Start {
-        /// <product>/<user>
+        /// <product>/<user>, or the user alone
         engine: String,
     },
     /// Stop an engine until it is started again
     Stop {
-        /// <product>/<user>
+        /// <product>/<user>, or the user alone
         engine: String,
     },
     /// Put an idle engine to sleep
     Sleep {
-        /// <product>/<user>
+        /// <product>/<user>, or the user alone
         engine: String,
     },
     /// Give an engine a new key without restart; prints it, once
     RotateKey {
-        /// <product>/<user>
+        /// <product>/<user>, or the user alone
         engine: String,
     },
     /// Remove an engine and its brain; irreversible
+    #[command(after_help = "On a terminal it asks for the user's name; without one it needs --yes.")]
     Destroy {
-        /// <product>/<user>
+        /// <product>/<user>, or the user alone
         engine: String,
         /// Only drop the row: the host with the object and the brain is lost
         #[arg(long)]
         forget: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// List backend objects that have no row
     Orphans {
@@ -91,7 +100,7 @@ pub enum Command {
     AdoptBackend,
     /// Replace an engine key that cannot be decrypted; the engine restarts
     ReissueKey {
-        /// <product>/<user>
+        /// <product>/<user>, or the user alone
         engine: String,
     },
 }
@@ -137,12 +146,14 @@ pub async fn run(db: &Database, command: Command, json: bool, paint: Paint) -> R
             let note = until.map(|at| format!("the old key works until {at}"));
             Ok(made(&engine, None, "running", Some(&key), note, json))
         }
-        Command::Destroy { engine, forget: true } => {
+        Command::Destroy { engine, forget: true, yes } => {
+            consent(db, &engine, yes).await?;
             let id = changes::forget(db, &engine).await?;
             let note = "its row is gone; object and brain, wherever they are, were not touched".to_owned();
             Ok(made(&engine, Some(id), "destroyed", None, Some(note), json))
         }
-        Command::Destroy { engine, forget: false } => {
+        Command::Destroy { engine, forget: false, yes } => {
+            consent(db, &engine, yes).await?;
             changes::destroy(db, &engine).await?;
             Ok(made(&engine, None, "destroyed", None, None, json))
         }
@@ -153,6 +164,34 @@ pub async fn run(db: &Database, command: Command, json: bool, paint: Paint) -> R
             Ok(made(&engine, None, "running", Some(&key), None, json))
         }
     }
+}
+
+/// Makes sure that somebody means what nothing brings back: by `--yes`, or by the user's name typed on a terminal.
+async fn consent(db: &Database, engine: &str, yes: bool) -> Result<(), Stop> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Stop::usage("this destroys an engine for good; say --yes, or run it on a terminal"));
+    }
+    let (product, found) = db.engine(engine).await?;
+    let user = found.engine.user_id.as_str();
+    eprint!(
+        "This destroys the engine of {} of {} and its brain; nothing brings them back.\nType the user's name to go on: ",
+        terminal::visible(user),
+        product.slug
+    );
+    let mut typed = String::new();
+    let read = std::io::stdin().lock().take(TYPED_BYTES).read_line(&mut typed);
+    match read {
+        Ok(_) if means(&typed, user) => Ok(()),
+        _ => Err(Stop::failed("nothing was destroyed: that is not the user's name")),
+    }
+}
+
+/// Was exactly this name typed? An empty line never is one.
+fn means(typed: &str, user: &str) -> bool {
+    typed.strip_suffix('\n').unwrap_or(typed) == user && !user.is_empty()
 }
 
 /// Prints what a change led to; a key that was made is shown here and never again.
@@ -454,4 +493,17 @@ async fn adopt_backend(db: &Database, json: bool) -> Result<Exit, Stop> {
         (true, None) => format!("{} is the backend now\n", present.id),
         (true, Some(old)) => format!("{} is the backend now, instead of {old}\n", present.id),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_name_means_the_engine() {
+        assert!(means("ada\n", "ada") && means("ada", "ada") && means(" ada\n", " ada"));
+        for typed in ["", "\n", "y\n", "ad\n", "Ada\n", "ada \n", "demo/ada\n"] {
+            assert!(!means(typed, "ada"), "{typed:?}");
+        }
+    }
 }

@@ -236,7 +236,7 @@ enum Command {
     /// Say why an engine is as it is
     #[command(after_help = "Example:\n  bap-engine explain demo/demo-user-001")]
     Explain {
-        /// <product>/<user>
+        /// <product>/<user>; the user alone while there is one product, or with BAP_PLATFORM_KEY
         engine: String,
     },
     /// Count engines by status
@@ -267,7 +267,7 @@ enum Command {
 enum Engines {
     /// Show one engine of the product of BAP_PLATFORM_KEY
     Get {
-        /// The user
+        /// The user, alone or as <product>/<user>
         user: String,
         /// Show the engine's key
         #[arg(long)]
@@ -275,7 +275,7 @@ enum Engines {
     },
     /// Ask for admission as the product of BAP_PLATFORM_KEY does before each request
     Admit {
-        /// The user
+        /// The user, alone or as <product>/<user>
         user: String,
         /// Make an engine when there is none
         #[arg(long)]
@@ -368,15 +368,23 @@ fn run(cli: Cli) -> ExitCode {
             with_api(&source, json, |api| async move { products::run(&api, &command, json, paint).await })
         }
         Command::Engines(Engines::Get { user, show_key }) => {
-            with_api(&source, json, |api| async move { calls::get(&api, &user, show_key, json).await })
+            with_settings(&source, Purpose::Client, |settings| {
+                let get = async || {
+                    let user = calls::whose(&settings, &user).await?;
+                    calls::get(&api::Api::new(&settings)?, &user, show_key, json).await
+                };
+                with_runtime(get, json)
+            })
         }
         Command::Engines(Engines::Admit { user, auto_provision, auto_wake, show_key }) => {
             let wish = AdmitRequest { auto_provision, auto_wake };
-            with_api(
-                &source,
-                json,
-                |api| async move { calls::admit(&api, &user, wish, show_key, json).await },
-            )
+            with_settings(&source, Purpose::Client, |settings| {
+                let admit = async || {
+                    let user = calls::whose(&settings, &user).await?;
+                    calls::admit(&api::Api::new(&settings)?, &user, wish, show_key, json).await
+                };
+                with_runtime(admit, json)
+            })
         }
         Command::Audit(Audit::List(filter)) => {
             with_api(&source, json, |api| async move { calls::audit_list(&api, &filter, json, paint).await })

@@ -19,6 +19,8 @@ const DEMO_HEADER: &str = "demo.header";
 const ADMIN_HEADER: &str = "admin.header";
 /// Where the API listens; there only while `up` runs.
 const URL: &str = "api.url";
+/// What was printed, for who asks again beside a running `up`; the file means nothing without the address.
+const INSTRUCTIONS: &str = "instructions.txt";
 /// What the printed admission is answered.
 const ADMITTED: &str = "admitted.json";
 
@@ -49,6 +51,9 @@ pub(super) fn tell(replica: &Replica, place: &Place, trouble: Option<&str>) {
         tracing::warn!(%error, "cannot write down how to reach the fleet");
     }
     let text = text(&api, &replica.internal.to_string(), place, trouble);
+    if let Err(error) = secrets::write_private(&place.data_dir.join(INSTRUCTIONS), &text) {
+        tracing::warn!(%error, "cannot write down the instructions");
+    }
     // Nobody is left to be told when standard output is gone.
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes());

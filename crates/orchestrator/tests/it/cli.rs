@@ -215,6 +215,7 @@ fn wrong_usage_is_2_and_nothing_reachable_is_4() {
         Program::on("postgresql://u@127.0.0.1:1/o?connect_timeout=2").with("BAP_URL", "http://127.0.0.1:1");
     program.fails(&["engines", "upgrade", "demo/u"], 2);
     program.fails(&["engines", "list", "--status", "asleep"], 2);
+    program.fails(&["audit", "list", "--limit", "0"], 2);
     let text = program.fails(&["engines", "get", "u"], 2);
     assert!(text.contains("BAP_PLATFORM_KEY"), "{text}");
     let text = program.fails(&["products", "list"], 4);
@@ -326,6 +327,10 @@ fn drive(url: &str) {
     assert_eq!(product_view.json(&["engines", "get", "u-1", "--show-key"])["api_key"], key.as_str());
     let admitted = product_view.json(&["engines", "admit", "u-1"]);
     assert!(admitted["lease"].is_string() && admitted["status"] == "running", "{admitted}");
+    assert_eq!(product_view.json(&["engines", "admit", "demo/u-1"])["engine_id"], admitted["engine_id"]);
+    assert_eq!(product_view.json(&["engines", "get", "demo/u-1"])["user_id"], "u-1");
+    assert_eq!(program.json(&["engines", "show", "u-1"])["status"], "running", "the only product is meant");
+    assert!(product_view.fails(&["engines", "get", "other/u-1"], 1).contains("give the user alone"));
     let refused = product_view.fails(&["engines", "admit", "u-9"], 1);
     assert!(refused.contains("engine_not_found") && refused.contains("--auto-provision"), "{refused}");
     let unknown = program.fails(&["explain", "demo/u-9"], 1);
@@ -370,7 +375,10 @@ fn drive(url: &str) {
     assert!(reissues.iter().all(|e| e["actor"] == "admin"), "{entries}");
 
     rotate_master_key(&program, third, &product_view);
-    assert_eq!(program.json(&["engines", "destroy", "demo/u-1"])["status"], "destroyed");
+    let asked = program.fails(&["engines", "destroy", "demo/u-1"], 2);
+    assert!(asked.contains("--yes"), "{asked}");
+    assert_eq!(program.json(&["engines", "show", "u-1"])["status"], "running", "nobody said yes");
+    assert_eq!(program.json(&["engines", "destroy", "demo/u-1", "--yes"])["status"], "destroyed");
     forget(&program);
     let gone = program.json(&["products", "delete", "demo"]);
     assert_eq!(gone["status"], "deleted");
@@ -397,7 +405,7 @@ fn rotate_master_key(program: &Program, key: &str, product_view: &Program) {
 
 fn forget(program: &Program) {
     program.json(&["engines", "provision", "demo/lost"]);
-    let gone = program.json(&["engines", "destroy", "demo/lost", "--forget"]);
+    let gone = program.json(&["engines", "destroy", "demo/lost", "--forget", "--yes"]);
     assert_eq!(gone["status"], "destroyed");
     assert!(program.fails(&["engines", "show", "demo/lost"], 1).contains("no engine"));
     let log = program.json(&["audit", "list", "--action", "destroy", "--user", "lost"]);
@@ -442,13 +450,15 @@ async fn rows_of_another_backend_are_refused_at_the_terminal_and_can_be_forgotte
     let before = row().await;
     tokio::task::block_in_place(|| {
         for command in ["start", "stop", "sleep", "destroy", "rotate-key", "reissue-key"] {
-            let refused = program.fails(&["engines", command, "demo/u"], 1);
+            let yes = (command == "destroy").then_some("--yes");
+            let args: Vec<&str> = ["engines", command, "demo/u"].into_iter().chain(yes).collect();
+            let refused = program.fails(&args, 1);
             assert!(refused.contains("runs on the backend docker"), "{command}: {refused}");
         }
     });
     assert_eq!(row().await, before, "nothing was changed");
     tokio::task::block_in_place(|| {
-        let gone = program.json(&["engines", "destroy", "demo/u", "--forget"]);
+        let gone = program.json(&["engines", "destroy", "demo/u", "--forget", "--yes"]);
         assert_eq!(gone["status"], "destroyed");
         drop(replica);
     });

@@ -47,7 +47,7 @@ pub enum ImportError {
     #[error("the bundle is not JSON: {0}")]
     NotJson(String),
     /// Something in it is wrong; nothing was changed.
-    #[error("the bundle is refused at {:?}: {}", .0.pointer, .0.expected)]
+    #[error("the bundle is refused at {:?}: {}; nothing was changed", .0.pointer, .0)]
     Refused(Refusal),
     /// The brain failed; an import that had begun to be applied goes on at the next start.
     #[error(transparent)]

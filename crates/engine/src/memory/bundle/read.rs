@@ -49,6 +49,16 @@ pub struct Refusal {
     pub came: Option<Value>,
 }
 
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expected {}", self.expected)?;
+        match &self.came {
+            Some(came) => write!(f, ", got {came}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Refusal {
     /// Something wrong at a place.
     pub fn new(pointer: impl Into<String>, expected: impl Into<String>) -> Self {

@@ -277,6 +277,8 @@ fn a_question_nobody_answers_is_left_with_a_line_that_can_be_typed() {
         _ => None,
     });
     let said = chat(&engine, "delete the old one\n").expect(1);
+    let whom = format!("talking to the Engine at {}, task t\n", engine.url());
+    assert!(said.err.starts_with(&whom), "{}", said.err);
     let back = format!("september-engine chat --url {} --task t", engine.url());
     assert!(said.err.contains(&back), "{}", said.err);
 
