@@ -8,7 +8,7 @@ use contract::{EdgeId, NodeId, Timestamp};
 use rusqlite::{Row, params};
 use std::collections::BTreeSet;
 
-/// Relations of one node that are shown and searched, newest first. More would make the text of somebody
+/// Relations of one node that are shown and searched, its own before those of others, newest first. More would make the text of somebody
 /// everybody knows drown his name; fewer would hide relations of a large family.
 pub const RELATIONS: u32 = 200;
 
@@ -42,6 +42,23 @@ pub struct Relation {
     pub other: NodeId,
     /// Its name.
     pub other_name: String,
+}
+
+/// The relations of a node that are read with it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Relations {
+    /// Its own before those of others, newest first: at most [`RELATIONS`], and the one that was asked for.
+    pub listed: Vec<Relation>,
+    /// How many lead away from it, listed or not.
+    pub outgoing: u64,
+}
+
+impl std::ops::Deref for Relations {
+    type Target = [Relation];
+
+    fn deref(&self) -> &[Relation] {
+        &self.listed
+    }
 }
 
 const COLUMNS: &str = "id, edge_id, from_node, to_node, relation, valid_from, valid_until";
@@ -144,24 +161,32 @@ pub fn page(tx: &Tx<'_>, after: i64, limit: u32) -> Result<Vec<Stored<Edge>>> {
     all(tx, &select("WHERE id > ?1 ORDER BY id LIMIT ?2"), params![after, limit], read)
 }
 
-/// The relations of a node, newest first: at most [`RELATIONS`].
-pub fn relations(tx: &Tx<'_>, node: &NodeId) -> Result<Vec<Relation>> {
+/// The relations of a node, its own before those of others, newest first: at most [`RELATIONS`], and `asked` in any case.
+pub fn relations(tx: &Tx<'_>, node: &NodeId, asked: Option<&EdgeId>) -> Result<Relations> {
     let sql = select(
         "WHERE id IN (SELECT id FROM social_graph_edges WHERE from_node = ?1
                       UNION SELECT id FROM social_graph_edges WHERE to_node = ?1)
-         ORDER BY id DESC LIMIT ?2",
+         ORDER BY from_node = ?1 DESC, id DESC LIMIT ?2",
     );
-    let mut out = Vec::new();
-    for edge in all(tx, &sql, params![node.as_str(), RELATIONS], read)? {
+    let mut found = all(tx, &sql, params![node.as_str(), RELATIONS], read)?;
+    if let Some(id) = asked.filter(|id| found.iter().all(|edge| edge.item.edge_id != **id)) {
+        found.extend(get(tx, id)?.filter(|edge| ends(&edge.item).contains(node)));
+    }
+    let mut listed = Vec::new();
+    for edge in found {
         let outgoing = edge.item.from == *node;
         let other = if outgoing { edge.item.to.clone() } else { edge.item.from.clone() };
         let other_name = tx
             .conn()
             .prepare_cached("SELECT name FROM social_graph_nodes WHERE node_id = ?1")?
             .query_row([other.as_str()], |r| r.get(0))?;
-        out.push(Relation { edge: edge.item, outgoing, other, other_name });
+        listed.push(Relation { edge: edge.item, outgoing, other, other_name });
     }
-    Ok(out)
+    let outgoing = tx
+        .conn()
+        .prepare_cached("SELECT count(*) FROM social_graph_edges WHERE from_node = ?1")?
+        .query_row([node.as_str()], |r| r.get::<_, i64>(0))?;
+    Ok(Relations { listed, outgoing: outgoing.unsigned_abs() })
 }
 
 /// The edges of a node in either direction, all of them.

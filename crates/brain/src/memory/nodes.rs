@@ -106,7 +106,7 @@ pub(crate) fn rewrite(tx: &Tx<'_>, nodes: &BTreeSet<NodeId>, render: &Render<'_>
     let mut changed = Vec::new();
     for id in nodes {
         let Some(node) = get(tx, id)? else { continue };
-        let text = render(&node.item, &edges::relations(tx, id)?);
+        let text = render(&node.item, &edges::relations(tx, id, None)?);
         let rows = tx
             .conn()
             .prepare_cached(

@@ -165,7 +165,7 @@ fn vectors_are_of_their_texts(tx: &Tx<'_>) -> Result<()> {
 fn texts_are_fresh(tx: &Tx<'_>) -> Result<()> {
     for node in nodes::page(tx, 0, 1000)? {
         let text = search::texts(tx, Store::Social, &[node.row])?;
-        assert_eq!(text[0].item, render(&node.item, &edges::relations(tx, &node.item.node_id)?));
+        assert_eq!(text[0].item, render(&node.item, &edges::relations(tx, &node.item.node_id, None)?));
     }
     Ok(())
 }

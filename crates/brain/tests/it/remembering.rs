@@ -127,7 +127,7 @@ async fn a_person_is_found_by_name_and_by_alias_and_keeps_relations() {
             nodes::names(tx, 0, 1)?,
             [nodes::Names { row, norms: vec!["asha".to_owned(), "a".to_owned()] }]
         );
-        let relations = edges::relations(tx, &ben.node_id)?;
+        let relations = edges::relations(tx, &ben.node_id, None)?;
         assert_eq!((relations[0].outgoing, relations[0].other_name.as_str()), (false, "Asha"));
         let open = |now| edges::open(tx, &asha.node_id, &ben.node_id, "knows", at(now));
         assert_eq!(open(5)?.expect("open").item, knows);

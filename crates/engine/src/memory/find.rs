@@ -22,8 +22,8 @@ use brain::Tx;
 use brain::memory::standing::{self, Standing};
 use brain::memory::vectors::{self, Model};
 use brain::memory::{Age, MemoryId, Stored, edges, episodes, knowledge, nodes, search};
-use contract::Timestamp;
 use contract::memory::Store;
+use contract::{EdgeId, Timestamp};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -116,36 +116,43 @@ pub(super) fn newest(
     let items: Vec<Item> = match store {
         Store::Episodes => episodes::newest(tx, age, limit)?.into_iter().map(Item::Episode).collect(),
         Store::Knowledge => knowledge::newest(tx, age, limit)?.into_iter().map(Item::Fact).collect(),
-        Store::Social => {
-            nodes::newest(tx, age, limit)?.into_iter().map(|n| Item::Node(n, Vec::new())).collect()
-        }
+        Store::Social => nodes::newest(tx, age, limit)?
+            .into_iter()
+            .map(|n| Item::Node(n, edges::Relations::default()))
+            .collect(),
     };
     items
         .into_iter()
-        .map(|item| Ok(Hit { item: whole(tx, item)?, score: 0.0 }))
+        .map(|item| Ok(Hit { item: whole(tx, item, None)?, score: 0.0 }))
         .collect::<Result<_, _>>()
         .map(Some)
 }
 
-/// One memory; of a relation the node it leads away from.
+/// One memory; of a relation the node it leads away from, with this relation among those listed.
 pub(super) fn get(tx: &Tx<'_>, id: &MemoryId) -> brain::Result<Option<Item>> {
     let item = match id {
         MemoryId::Episode(id) => episodes::get(tx, id)?.map(Item::Episode),
         MemoryId::Fact(id) => knowledge::get(tx, id)?.map(Item::Fact),
-        MemoryId::Node(id) => nodes::get(tx, id)?.map(|n| Item::Node(n, Vec::new())),
+        MemoryId::Node(id) => nodes::get(tx, id)?.map(|n| Item::Node(n, edges::Relations::default())),
         MemoryId::Edge(id) => match edges::get(tx, id)? {
-            Some(edge) => nodes::get(tx, &edge.item.from)?.map(|n| Item::Node(n, Vec::new())),
+            Some(edge) => {
+                nodes::get(tx, &edge.item.from)?.map(|n| Item::Node(n, edges::Relations::default()))
+            }
             None => None,
         },
     };
-    item.map(|item| whole(tx, item)).transpose()
+    let asked = match id {
+        MemoryId::Edge(id) => Some(id),
+        MemoryId::Episode(_) | MemoryId::Fact(_) | MemoryId::Node(_) => None,
+    };
+    item.map(|item| whole(tx, item, asked)).transpose()
 }
 
 /// With relations, which are only read for what is shown.
-fn whole(tx: &Tx<'_>, item: Item) -> brain::Result<Item> {
+fn whole(tx: &Tx<'_>, item: Item, asked: Option<&EdgeId>) -> brain::Result<Item> {
     Ok(match item {
         Item::Node(node, _) => {
-            let relations = edges::relations(tx, &node.item.node_id)?;
+            let relations = edges::relations(tx, &node.item.node_id, asked)?;
             Item::Node(node, relations)
         }
         other @ (Item::Episode(_) | Item::Fact(_)) => other,

@@ -7,7 +7,7 @@
 //! The invariant: a checked text checks again to itself.
 
 use ::memory::field::{self, Field, Refused};
-use brain::memory::edges::Relation;
+use brain::memory::edges::Relations;
 use brain::memory::episodes::Episode;
 use brain::memory::erase::Erased;
 use brain::memory::knowledge::Fact;
@@ -50,7 +50,7 @@ pub enum Item {
     /// What holds.
     Fact(Stored<Fact>),
     /// Who there is, with relations.
-    Node(Stored<Node>, Vec<Relation>),
+    Node(Stored<Node>, Relations),
 }
 
 impl Item {

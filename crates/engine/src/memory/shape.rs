@@ -4,7 +4,7 @@
 
 use super::item::{Forgotten, Item};
 use ::memory::search_text;
-use brain::memory::edges::Relation;
+use brain::memory::edges::{Relation, Relations};
 use brain::memory::episodes::Episode;
 use brain::memory::knowledge::Fact;
 use brain::memory::nodes::Node;
@@ -48,16 +48,21 @@ fn fact(f: &Fact) -> Map<String, Value> {
     ])
 }
 
-fn node(n: &Node, relations: &[Relation]) -> Map<String, Value> {
+fn node(n: &Node, relations: &Relations) -> Map<String, Value> {
     let away: Vec<Value> = relations.iter().filter(|r| r.outgoing).map(relation).collect();
-    fields([
+    let left_out = relations.outgoing > u64::try_from(away.len()).unwrap_or(u64::MAX);
+    let mut fields = fields([
         ("id", json!(n.node_id)),
         ("name", json!(n.name)),
         ("kind", json!(n.kind)),
         ("aliases", json!(n.aliases)),
         ("attributes", json!(n.attributes)),
         ("relationships", json!(away)),
-    ])
+    ]);
+    if left_out {
+        fields.insert("relationships_total".into(), json!(relations.outgoing));
+    }
+    fields
 }
 
 fn relation(r: &Relation) -> Value {

@@ -175,8 +175,10 @@ fn add_to(writing: &mut Writing<'_>, row: Stored<Node>, new: &NewNode) -> brain:
         node.attributes.clone_from(&old.attributes);
     }
     let memory = MemoryId::Node(id.clone());
-    writing.confirm(&memory, old.provenance.trust, old.provenance.trust)?;
-    if node == old {
+    let same = node == old;
+    let trust = if says_all(new, &node) { writing.origin.trust } else { old.provenance.trust };
+    let lifted = writing.confirm(&memory, old.provenance.trust, trust)?;
+    if same && !lifted {
         return Ok((id, Outcome::Duplicate));
     }
     node.provenance = Provenance {
@@ -186,11 +188,23 @@ fn add_to(writing: &mut Writing<'_>, row: Stored<Node>, new: &NewNode) -> brain:
         updated_at: writing.now,
         ..old.provenance
     };
+    if lifted {
+        writing.lift(&mut node.provenance);
+    }
     let rows = nodes::replace(writing.tx, &node, &node_text)?.unwrap_or_default();
     writing.rewritten(rows)?;
     // Names are looked up in RAM, too.
     writing.touch(Store::Social, row.row);
-    Ok((id, Outcome::Created))
+    Ok((id, if same { Outcome::Duplicate } else { Outcome::Created }))
+}
+
+/// Whether all that a node says is said here. Only then may it be lifted: what nobody repeated keeps its trust.
+fn says_all(new: &NewNode, node: &Node) -> bool {
+    let mut said = norms(&new.aliases);
+    said.push(name_norm(&new.name));
+    said.contains(&node.name_norm)
+        && node.aliases_norm.iter().all(|alias| said.contains(alias))
+        && node.attributes.iter().all(|(name, value)| new.attributes.get(name) == Some(value))
 }
 
 /// What an end is called, for comparing.

@@ -53,7 +53,8 @@ fn shown(own: Value) -> Value {
     }
     let required: Vec<&str> =
         properties.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
-    let required: Vec<&str> = required.into_iter().filter(|name| *name != "score").collect();
+    let required: Vec<&str> =
+        required.into_iter().filter(|name| !["score", "relationships_total"].contains(name)).collect();
     object(properties.clone(), &required)
 }
 
@@ -78,6 +79,9 @@ fn items() -> [(&'static str, Value); 4] {
     let node = json!({
         "name": text, "kind": words(&NodeKind::ALL), "aliases": list(&text), "attributes": {"type": "object"},
         "relationships": list(&relation),
+        "relationships_total": {
+            "type": "integer", "minimum": 0, "description": "only when more lead away from it than are listed",
+        },
     });
     [
         ("Fact", shown(fact)),

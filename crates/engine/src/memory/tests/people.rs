@@ -136,3 +136,42 @@ async fn a_relation_that_comes_with_an_edit_says_why_it_is_kept() {
         assert_eq!(made.edge.provenance.rationale, kept);
     }
 }
+
+#[tokio::test]
+async fn what_a_tool_said_of_somebody_is_lifted_when_a_person_says_all_of_it() {
+    let place = Place::new();
+    let memory = place.local();
+    let works = || {
+        let attributes = json!({"job": "baker"}).as_object().cloned().unwrap_or_default();
+        Wanted::Node(NewNode { attributes, ..person("Zora") })
+    };
+    memory.must(works(), trusted(Trust::Tool)).await;
+    let part = memory.must(Wanted::Node(person("Zora")), api()).await.item.expect("a row");
+    assert_eq!(part.provenance().trust, Trust::Tool, "nobody repeated the job");
+    let all = memory.must(works(), api()).await;
+    let item = all.item.expect("a row");
+    assert_eq!((all.outcome, item.provenance().trust), (Outcome::Duplicate, Trust::User));
+    assert_eq!(item.provenance().source, api().source);
+}
+
+#[tokio::test]
+async fn the_relation_that_is_asked_for_is_shown_and_ones_own_come_before_those_of_others() {
+    let place = Place::new();
+    let memory = place.local();
+    let first = memory.must(edge("Tom", "lives_with", "Wilma"), api()).await.item.expect("a row");
+    let Item::Node(_, relations) = &first else { panic!("a node") };
+    let oldest = MemoryId::Edge(relations[0].edge.edge_id.clone());
+    for at in 0..205 {
+        memory.must(edge(&format!("Caller {at}"), "knows", "Tom"), api()).await;
+    }
+    let tom = memory.get(&first.id()).await.expect("read").expect("there");
+    assert_eq!(shown(&tom, None)["relationships"][0]["id"], json!(oldest.as_str()));
+    for at in 0..205 {
+        memory.must(edge("Tom", "knows", &format!("Friend {at}")), api()).await;
+    }
+    let tom = shown(&memory.get(&first.id()).await.expect("read").expect("there"), None);
+    assert_eq!(tom["relationships"].as_array().map(Vec::len), Some(200));
+    assert_eq!(tom["relationships_total"], 206);
+    let asked = shown(&memory.get(&oldest).await.expect("read").expect("there"), None);
+    assert_eq!(asked["relationships"][200]["id"], json!(oldest.as_str()));
+}
