@@ -43,6 +43,7 @@ pub static MIGRATIONS: &[Migration] = &[
         sql: include_str!("../migrations/0006_memory_by_time.sql"),
     },
     Migration { version: 7, name: "memory_rows", sql: include_str!("../migrations/0007_memory_rows.sql") },
+    Migration { version: 8, name: "others_heard", sql: include_str!("../migrations/0008_others_heard.sql") },
 ];
 
 impl Migration {

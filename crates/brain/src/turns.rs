@@ -366,6 +366,25 @@ pub fn was_tainted(tx: &Tx<'_>, turn: &Turn) -> Result<bool> {
         .query_row(params![turn.task_id.as_str(), turn.number], |r| r.get(0))?)
 }
 
+/// Notes that a turn was shown words of somebody other than the person. It is never taken back: what was shown may be
+/// deleted, and the assistant may repeat it all the same.
+pub fn hear_others(tx: &Tx<'_>, id: &TurnId) -> Result<()> {
+    tx.conn()
+        .prepare_cached("UPDATE turns SET others_heard = 1 WHERE turn_id = ?1 AND others_heard = 0")?
+        .execute([id.as_str()])?;
+    Ok(())
+}
+
+/// True when this turn or an earlier one of its task was shown words of somebody other than the person.
+pub fn has_heard_others(tx: &Tx<'_>, turn: &Turn) -> Result<bool> {
+    Ok(tx
+        .conn()
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM turns WHERE task_id = ?1 AND others_heard = 1 AND number <= ?2)",
+        )?
+        .query_row(params![turn.task_id.as_str(), turn.number], |r| r.get(0))?)
+}
+
 /// Notes which memories were recalled into the turn.
 pub fn set_recalled(tx: &Tx<'_>, id: &TurnId, memories: &[MemoryId]) -> Result<()> {
     let ids: Vec<&str> = memories.iter().map(MemoryId::as_str).collect();
@@ -409,6 +428,19 @@ pub fn superseded_by(tx: &Tx<'_>, turn: &Turn) -> Result<Vec<TurnId>> {
         ids.push(TurnId::parse(&id).map_err(|_| Error::bad_data("turns.turn_id", &id))?);
     }
     Ok(ids)
+}
+
+/// True when an edit or a retry has replaced the message of this turn or its answer.
+pub fn is_superseded(tx: &Tx<'_>, turn: &Turn) -> Result<bool> {
+    Ok(tx
+        .conn()
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM turns WHERE task_id = ?1 AND number > ?2 AND user_message_id = ?3)
+                 OR EXISTS (SELECT 1 FROM conversations WHERE message_id = ?3 AND status = 'superseded')",
+        )?
+        .query_row(params![turn.task_id.as_str(), turn.number, turn.user_message_id.as_str()], |r| {
+            r.get(0)
+        })?)
 }
 
 /// Notes how many model calls the turn has made.

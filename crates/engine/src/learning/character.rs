@@ -64,11 +64,14 @@ pub fn learn(tx: &Tx<'_>, shown: &[(TurnId, Shown)], now: Timestamp) -> brain::R
     Ok(versions)
 }
 
-/// Whether a turn still speaks for what it showed: it is there, and the last word on it was not "down".
+/// Whether a turn still speaks for what it showed: it is there, not replaced by an edit or a
+/// retry, and the last word on it was not "down".
 fn stands(tx: &Tx<'_>, turn: &str) -> brain::Result<bool> {
     let Ok(turn) = TurnId::parse(turn) else { return Ok(false) };
-    if turns::get(tx, &turn)?.is_none() {
-        return Ok(false);
+    // one message that is answered twice speaks once
+    match turns::get(tx, &turn)? {
+        Some(row) if !turns::is_superseded(tx, &row)? => {}
+        Some(_) | None => return Ok(false),
     }
     let last = signals::of_turn(tx, &turn)?.into_iter().rev().find_map(|signal| signal.rating);
     Ok(last != Some(Rating::Down))

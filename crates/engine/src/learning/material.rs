@@ -6,6 +6,7 @@
 //!
 //! The invariant: every piece has an id that evidence can cite, and a voice that says how far it may be believed.
 
+use crate::memory::about;
 use crate::secrets::Known;
 use crate::turn::compact::brief;
 use crate::turn::said::{answer_of, answered, beside, said};
@@ -14,7 +15,7 @@ use ::memory::trust::{Evidence, Turn as Reading};
 use brain::Tx;
 use brain::memory::lineage::Parent;
 use brain::memory::signals::{self, Signal};
-use brain::memory::{MemoryId, episodes, knowledge, trajectories};
+use brain::memory::{MemoryId, edges, episodes, knowledge, nodes, trajectories};
 use brain::messages::{self, Message as Stored};
 use brain::prompts::{self, Prompt, PromptState};
 use brain::turns::{self, Turn};
@@ -108,7 +109,8 @@ pub struct Material {
     pub signals: Vec<Signal>,
     /// What it was reminded of, or looked up in memory.
     pub recalled: Vec<Recalled>,
-    /// Whether a tool, a picture or a document has had a say in its task, which the assistant may repeat.
+    /// Whether anybody but the person has had a say in its task up to it, which the assistant may repeat: a tool, a
+    /// picture, a document, data, a hook, a server, a memory.
     pub others: bool,
     /// Whether something that it said was taken back: then feedback on it is all that is told.
     pub taken_back: bool,
@@ -141,10 +143,11 @@ impl Material {
         let mut ids = turns::recalled(tx, &turn.turn_id)?;
         ids.extend(looked_up(tx, &turn.turn_id)?);
         for id in ids {
-            recalled.extend(said_by(tx, &id)?);
+            recalled.extend(said_by(tx, &id, turn.ended_at.unwrap_or(turn.created_at))?);
         }
         let at = turn.ended_at.unwrap_or(turn.created_at);
-        let others = messages::others_heard(tx, &turn.task_id)?;
+        // what was shown is noted; of turns from before that only what left rows is known
+        let others = turns::has_heard_others(tx, &turn)? || messages::others_heard(tx, &turn.task_id)?;
         let taken_back = trajectories::is_taken_back(tx, &turn.turn_id)?;
         if taken_back {
             told.retain(|told| told.parent().kind == ParentKind::Signal);
@@ -304,17 +307,30 @@ pub fn feedback(signal: &Signal, known: &Known) -> Option<Told> {
     (!message.text.trim().is_empty()).then_some(Told { message, voice: Voice::Person })
 }
 
-/// What a recalled memory says; names alone say nothing that could be repeated.
-fn said_by(tx: &Tx<'_>, id: &MemoryId) -> brain::Result<Option<Recalled>> {
-    Ok(match id {
+/// What a recalled memory says: of somebody each thing that was shown of them, with their name.
+fn said_by(tx: &Tx<'_>, id: &MemoryId, now: Timestamp) -> brain::Result<Vec<Recalled>> {
+    let said = match id {
         MemoryId::Episode(id) => episodes::get(tx, id)?.map(|e| {
             let text = format!("{}\n{}", e.item.description, e.item.value.unwrap_or_default());
-            Recalled { text, trust: e.item.provenance.trust, is_fact: false }
+            vec![Recalled { text, trust: e.item.provenance.trust, is_fact: false }]
         }),
         MemoryId::Fact(id) => {
             let fact = knowledge::get(tx, id)?.map(|f| f.item);
-            fact.map(|f| Recalled { text: f.content, trust: f.provenance.trust, is_fact: true })
+            fact.map(|f| vec![Recalled { text: f.content, trust: f.provenance.trust, is_fact: true }])
         }
-        MemoryId::Node(_) | MemoryId::Edge(_) => None,
-    })
+        MemoryId::Node(id) => match nodes::get(tx, id)? {
+            Some(node) => {
+                let (node, relations) = (node.item, edges::relations(tx, id)?);
+                let lines = about(&node, &relations, now).into_iter().map(|(line, trust)| {
+                    let text = if line.contains(&node.name) { line } else { format!("{} {line}", node.name) };
+                    Recalled { text, trust, is_fact: false }
+                });
+                Some(lines.collect())
+            }
+            None => None,
+        },
+        // relations are recalled with the nodes at their ends
+        MemoryId::Edge(_) => None,
+    };
+    Ok(said.unwrap_or_default())
 }

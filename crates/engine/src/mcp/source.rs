@@ -145,6 +145,10 @@ impl Tool for ConnectorTool {
         self.offered.available
     }
 
+    fn is_described_elsewhere(&self) -> bool {
+        true
+    }
+
     fn reads_untrusted(&self) -> bool {
         true
     }

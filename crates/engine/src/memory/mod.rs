@@ -31,7 +31,7 @@ pub use item::{
     By, EdgePatch, End, EpisodePatch, FactPatch, Forgotten, Hit, Intent, Item, NewEdge, NewEpisode, NewFact,
     NewNode, NewRelation, NodePatch, Origin, Outcome, Patch, Patched, Search, Touched, Wanted, Written,
 };
-pub use recall::{Occasion, Recalled};
+pub use recall::{Occasion, Recalled, about};
 pub use shape::{node_text, shown, shown_forgotten};
 pub use vectors::Prepared;
 

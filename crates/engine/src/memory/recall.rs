@@ -55,6 +55,8 @@ pub struct Recalled {
     pub ids: Vec<MemoryId>,
     /// Whether any of it may be somebody else's words: then the turn has read something untrusted.
     pub untrusted: bool,
+    /// Whether any of it is not the person's word: what is said in the turn may repeat it.
+    pub others: bool,
 }
 
 impl Memory {
@@ -98,8 +100,12 @@ fn block(hits: &[Hit], occasion: &Occasion, budget: Budget, now: Timestamp) -> O
         fitting.iter().zip(&written).map(|(item, written)| written.shown(item)).collect();
     let block = recall::block(&items, &Context::new(&occasion.seen), budget)?;
     let ids: Vec<MemoryId> = block.ids.iter().filter_map(|id| MemoryId::parse(id)).collect();
-    let untrusted = fitting.iter().any(|item| is_from_elsewhere(item) && ids.contains(&item.id()));
-    Some(Recalled { text: block.text, ids, untrusted })
+    let (mut untrusted, mut others) = (false, false);
+    for (item, written) in fitting.iter().zip(&written).filter(|(_, written)| ids.contains(&written.id)) {
+        untrusted |= written.trust == Trust::Untrusted && !is_turn(item);
+        others |= written.trust < Trust::User;
+    }
+    Some(Recalled { text: block.text, ids, untrusted, others })
 }
 
 /// Whether a fact holds by now, or is of the time that is asked about: "what is on tomorrow".
@@ -108,11 +114,6 @@ fn has_begun(item: &Item, periods: &[Period], now: Timestamp) -> bool {
         Item::Fact(f) => f.item.valid_from <= now || periods.iter().any(|p| p.holds(f.item.valid_from)),
         Item::Episode(_) | Item::Node(..) => true,
     }
-}
-
-/// Whether what is shown of an item may be somebody else's words.
-fn is_from_elsewhere(item: &Item) -> bool {
-    item.provenance().trust == Trust::Untrusted && !is_turn(item)
 }
 
 fn is_turn(item: &Item) -> bool {
@@ -140,6 +141,8 @@ fn is_shown(item: &Item, occasion: &Occasion) -> bool {
 struct Written {
     id: MemoryId,
     about: Vec<String>,
+    /// The least of all that is shown: a relation may be less trusted than the node it is shown with.
+    trust: Trust,
 }
 
 impl Written {
@@ -148,7 +151,9 @@ impl Written {
             Item::Node(node, relations) => about(&node.item, relations, now),
             Item::Episode(_) | Item::Fact(_) => Vec::new(),
         };
-        Self { id: item.id(), about }
+        let trust = about.iter().map(|(_, trust)| *trust).chain([item.provenance().trust]).min();
+        let trust = trust.unwrap_or(Trust::Untrusted);
+        Self { id: item.id(), about: about.into_iter().map(|(line, _)| line).collect(), trust }
     }
 
     fn shown<'w>(&'w self, item: &'w Item) -> recall::Item<'w> {
@@ -172,13 +177,15 @@ impl Written {
             pieces,
             at: item.at(),
             source: &item.provenance().source,
-            trust: item.provenance().trust,
+            trust: self.trust,
         }
     }
 }
 
-/// What is known of a node beside its name, a line each; relations that have ended are left out.
-fn about(node: &Node, relations: &[Relation], now: Timestamp) -> Vec<String> {
+/// What is known of a node beside its name, a line each with how far it may be trusted; relations that have ended are
+/// left out.
+pub fn about(node: &Node, relations: &[Relation], now: Timestamp) -> Vec<(String, Trust)> {
+    let trust = node.provenance.trust;
     let mut lines = vec![node.kind.as_str().to_owned()];
     if !node.aliases.is_empty() {
         lines.push(format!("also called {}", node.aliases.join(", ")));
@@ -188,9 +195,13 @@ fn about(node: &Node, relations: &[Relation], now: Timestamp) -> Vec<String> {
         other => format!("{name}: {other}"),
     }));
     let holds = |r: &&Relation| r.edge.valid_until.is_none_or(|until| until > now);
-    lines.extend(relations.iter().filter(holds).map(|r| match r.outgoing {
-        true => format!("{} {} {}", node.name, r.edge.relation, r.other_name),
-        false => format!("{} {} {}", r.other_name, r.edge.relation, node.name),
+    let mut lines: Vec<(String, Trust)> = lines.into_iter().map(|line| (line, trust)).collect();
+    lines.extend(relations.iter().filter(holds).map(|r| {
+        let line = match r.outgoing {
+            true => format!("{} {} {}", node.name, r.edge.relation, r.other_name),
+            false => format!("{} {} {}", r.other_name, r.edge.relation, node.name),
+        };
+        (line, r.edge.provenance.trust)
     }));
     lines
 }

@@ -130,6 +130,12 @@ pub trait Tool: Send + Sync {
         Vec::new()
     }
 
+    /// True when its name, description and input schema were written by somebody else: the model reads them with every
+    /// call, also when it never uses the tool.
+    fn is_described_elsewhere(&self) -> bool {
+        false
+    }
+
     /// True when what it gives back was written by somebody else (web pages, search results): a turn that has read
     /// it is tainted, and the permission rules ask more often.
     fn reads_untrusted(&self) -> bool {

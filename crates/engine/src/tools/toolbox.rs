@@ -77,6 +77,11 @@ impl Toolbox {
             .collect()
     }
 
+    /// Whether a server wrote the description of any tool that the model is offered.
+    pub fn is_described_elsewhere(&self) -> bool {
+        self.catalog.tools().iter().any(|tool| tool.is_described_elsewhere() && self.allows(&**tool))
+    }
+
     /// Every agent with what it is for: a model can only ask for those it knows.
     fn agents(&self) -> String {
         let names = self.catalog.agent_names();

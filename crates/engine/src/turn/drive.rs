@@ -11,7 +11,7 @@ use crate::turn::coordinator::Control;
 use crate::turn::frame::{Frame, Seat};
 use crate::turn::machine::Happening;
 use crate::turn::steps::{End, Run, step};
-use crate::turn::{context, kept, recall, settle, soul};
+use crate::turn::{context, kept, recall, said, settle, soul};
 use brain::observability::{self, Observation};
 use brain::snapshots::{self, Step};
 use brain::turns::{self, Turn, TurnState};
@@ -141,6 +141,10 @@ fn grant(
         checkpoint.working_memory = context::render_working_memory(tx, &turn)?;
         checkpoint.soul = soul::section(tx)?;
         recall::commit(tx, &turn, &mut checkpoint, recalled)?;
+        let message = messages::get(tx, &turn.task_id, &turn.user_message_id)?;
+        if message.is_some_and(|message| said::has_more_than_words(&message.content)) {
+            turns::hear_others(tx, id)?;
+        }
         checkpoint.call_after_seq = events::last_seq(tx)?;
         at = step(tx, expiry, &turn, frame, at, Happening::ContextReady, &checkpoint)?;
     }

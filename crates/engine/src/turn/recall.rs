@@ -63,6 +63,9 @@ pub fn commit(
     if recalled.untrusted {
         turns::taint(tx, &turn.turn_id)?;
     }
+    if recalled.others {
+        turns::hear_others(tx, &turn.turn_id)?;
+    }
     checkpoint.memory = Some(recalled.text);
     Ok(())
 }

@@ -46,6 +46,11 @@ pub fn beside(content: &[Block]) -> String {
     texts.collect::<Vec<_>>().join("\n")
 }
 
+/// Whether anything stands in a message that is not the person's words: data, media, a pointer to a document.
+pub fn has_more_than_words(content: &[Block]) -> bool {
+    content.len() > usize::from(words(content).is_some())
+}
+
 /// What the person answered to a question of the agent's. A yes to a permission says nothing about them, what a connector
 /// asks for is worded by its server, and an option that was offered after somebody else was read may be worded by them.
 pub fn answer_of(prompt: &Prompt, reading: Reading) -> Option<&str> {

@@ -93,12 +93,14 @@ pub struct Run<'a> {
     seat: Seat<'a>,
     checkpoint: Checkpoint,
     step: Step,
+    /// Whether it is noted that servers describe tools of this loop.
+    noted: bool,
 }
 
 impl<'a> Run<'a> {
     /// A loop that goes on where its checkpoint says.
     pub fn new(seat: Seat<'a>, checkpoint: Checkpoint, step: Step) -> Self {
-        Self { seat, checkpoint, step }
+        Self { seat, checkpoint, step, noted: false }
     }
 
     /// Performs step after step until the loop ends or has to stop. A loop that waits goes on by calling this again.
@@ -173,6 +175,7 @@ impl<'a> Run<'a> {
         let estimate =
             context::estimate(&request, &Checkpoint { counted: None, ..self.checkpoint.clone() }, &history);
         let ask = compact::Ask { window, estimate, refusals: refusals + 1 };
+        self.note_servers().await?;
         let end = model::call(self.seat, self.checkpoint.next_block, request).await?;
         match end {
             CallEnd::Halted => Ok(Some(End::Halted)),
@@ -195,6 +198,17 @@ impl<'a> Run<'a> {
             }
             CallEnd::Complete(complete) => self.answered(complete).await,
         }
+    }
+
+    /// A server's words stand in what the model is offered, whether it calls its tools or not.
+    async fn note_servers(&mut self) -> brain::Result<()> {
+        let Seat { core, turn, toolbox, .. } = self.seat;
+        if !self.noted && toolbox.is_described_elsewhere() {
+            let turn = turn.turn_id.clone();
+            core.brain.write("note who is heard", move |tx| turns::hear_others(tx, &turn)).await?;
+            self.noted = true;
+        }
+        Ok(())
     }
 
     /// Makes the context of a refused call smaller; what it has said already is kept and goes on.

@@ -381,3 +381,20 @@ async fn the_words_of_a_failed_action_taint_their_turn_too() {
         assert_eq!(server.count("tools/call"), 1);
     }
 }
+
+#[tokio::test]
+async fn a_server_is_heard_by_describing_its_tools_also_when_none_is_called() {
+    let (model, server) = (calls_in_order(Vec::new()).await, ScriptedMcp::start(Speaks::Modern).await);
+    let setup = Setup::scripted(&model);
+    let engine = setup.start().await;
+    engine.turn("before", "hello").await;
+    connect(&engine, &server, json!({})).await;
+    engine.turn("after", "hello").await;
+    let brain = rusqlite::Connection::open(setup.brain()).expect("the brain");
+    let heard = |task: &str| -> i64 {
+        let sql = "SELECT others_heard FROM turns WHERE task_id = ?1";
+        brain.query_row(sql, [task], |row| row.get(0)).expect("a turn")
+    };
+    assert_eq!((heard("before"), heard("after")), (0, 1));
+    assert_eq!(server.count("tools/call"), 0);
+}

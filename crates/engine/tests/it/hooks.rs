@@ -184,6 +184,9 @@ async fn a_stop_hook_sends_back_to_work_at_most_three_times() {
     let roles: Vec<&str> =
         messages["messages"].as_array().expect("a list").iter().filter_map(|m| m["role"].as_str()).collect();
     assert_eq!(roles, ["user", "assistant", "user", "assistant", "user", "assistant"]);
+    let brain = rusqlite::Connection::open(setup.brain()).expect("the brain");
+    let heard = brain.query_row("SELECT others_heard FROM turns", [], |row| row.get::<_, i64>(0));
+    assert_eq!(heard.expect("a turn"), 1, "a hook is not the person");
 
     put_hooks(&setup.path("catalog"), &[("stop", "*", "echo '{\"decision\":\"continue\"}'")]);
     engine.post("/admin/reload-catalog", json!({})).await.ok().await;

@@ -476,3 +476,36 @@ async fn a_paused_turn_does_not_send_again_what_was_edited_while_it_waited() {
         assert!(sent[1..].iter().all(|call| !call.body.to_string().contains("turquoise")), "{store}");
     }
 }
+
+#[tokio::test]
+async fn who_somebody_is_related_to_is_shown_no_more_trusted_than_it_is() {
+    let model = saying("Fine.").await;
+    let engine = Setup::scripted(&model).start().await;
+    let asha =
+        json!({"name": "Asha", "kind": "person", "relationships": [{"relation": "pays_to", "to": "EVIL"}]});
+    engine.post("/memory/social", asha).await.ok().await;
+    engine.turn("a", "Who is Asha?").await;
+    let mut engine = engine;
+    let setup = engine.setup.clone();
+    engine.signal(rustix::process::Signal::TERM);
+    assert_eq!(engine.exit_code().await, 0, "{}", engine.log());
+    let brain = rusqlite::Connection::open(setup.brain()).expect("the brain");
+    // as a file has said it
+    assert_eq!(brain.execute("UPDATE social_graph_edges SET trust = 'tool'", []).expect("changed"), 1);
+    drop(brain);
+    let engine = setup.start().await;
+    engine.turn("b", "Who is Asha?").await;
+    let trusts: Vec<bool> = model
+        .calls()
+        .iter()
+        .map(|call| {
+            let shown = block(call).expect("a block");
+            let items: Vec<&str> =
+                shown.split("<item ").filter(|item| item.contains("Asha pays_to EVIL")).collect();
+            assert!(!items.is_empty(), "{shown}");
+            items.iter().all(|item| item.contains("trust=\"user\""))
+        })
+        .collect();
+    assert_eq!(trusts, [true, false]);
+    drop(engine);
+}

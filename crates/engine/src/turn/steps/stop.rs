@@ -10,6 +10,7 @@ use crate::turn::hooks::Runner;
 use crate::turn::machine::Happening;
 use crate::turn::message::{commit_pending, commit_usage, counted, store_assistant, store_note};
 use crate::turn::model::Complete;
+use brain::turns;
 use contract::conversation::Block;
 use serde_json::json;
 
@@ -84,6 +85,7 @@ impl Run<'_> {
                 store_assistant(tx, &turn, &frame, content)?;
             }
             let position = store_note(tx, &turn, message)?;
+            turns::hear_others(tx, &turn.turn_id)?;
             commit_usage(tx, out, &turn, &frame, &complete, provider)?;
             checkpoint.carried = String::new();
             checkpoint.lost_call = false;

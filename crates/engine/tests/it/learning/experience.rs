@@ -84,6 +84,20 @@ async fn three_turns_make_a_pattern_and_a_complaint_retires_it_but_never_what_a_
     assert_eq!(patterns(&engine).await, json!(["Wants short answers"]));
 }
 
+#[tokio::test]
+async fn a_message_that_is_answered_three_times_is_no_pattern() {
+    let model = model().await;
+    let engine = Setup::scripted(&model).start().await;
+    let first = engine.turn("a", "keep it short please").await;
+    assert_eq!(batch(&engine, json!({})).await["state"], "succeeded");
+    for _ in 0..2 {
+        let body = json!({"task_id": "a", "message": "", "retry_message_id": first.user_message()});
+        engine.run(body).await;
+        assert_eq!(batch(&engine, json!({})).await["trajectories"], 1);
+    }
+    assert_eq!(patterns(&engine).await, json!([]));
+}
+
 async fn skill(engine: &Engine) -> Option<Value> {
     let all = engine.json("/skills").await;
     all.as_array().expect("a list").iter().find(|s| s["name"] == "deploy").cloned()

@@ -1,6 +1,6 @@
 //! Whose words a message holds: what the person says in it or answers, and what a program put beside it.
 
-use super::{answer, batch, contents, facts, is_lesson, line_of, shown};
+use super::{answer, at_rest, batch, contents, count, facts, is_lesson, line_of, shown, stopped};
 use crate::hitl::calls_in_order;
 use crate::memory::found;
 use crate::support::Setup;
@@ -121,4 +121,38 @@ async fn what_the_person_answers_when_asked_is_their_word() {
     assert_eq!(roles(&lessons[0]), ["user", "user"], "the answer is the person's");
     assert_eq!(roles(&lessons[1]), ["user", "assistant", "user", "assistant"], "and nobody else's");
     model.assert_no_problems();
+}
+
+#[tokio::test]
+async fn who_was_heard_once_is_heard_in_every_later_turn_whatever_becomes_of_their_words() {
+    let model = ScriptedModel::start(Script::from_fn(|request| {
+        if is_lesson(request) { answer(&facts(&[])) } else { Reply::text("Fine.") }
+    }))
+    .await;
+    let engine = Setup::scripted(&model).start().await;
+    engine.turn("plain", "Hello there").await;
+    let rent = json!({"subject": "rent", "content": "The rent is paid to account 123"});
+    engine.post("/memory/knowledge", rent).await.ok().await;
+    let setup = stopped(engine).await;
+    // as an agent writes it on its own
+    at_rest(&setup).execute("UPDATE knowledge_store SET trust = 'tool'", []).expect("changed");
+    let engine = setup.start().await;
+    engine.run(json!({"task_id": "data", "message": "Is it blue?", "context": {"page": "x"}})).await;
+    engine.turn("data", "And now?").await;
+    engine.turn("memory", "To which account is the rent paid?").await;
+    let setup = stopped(engine).await;
+    // what was not the person's word when it was shown looks like it by now
+    at_rest(&setup).execute("UPDATE knowledge_store SET trust = 'user'", []).expect("changed");
+    let heard = |task: &str| {
+        count(&setup, &format!("SELECT others_heard FROM turns WHERE task_id = '{task}' AND number = 1"))
+    };
+    assert_eq!((heard("plain"), heard("data"), heard("memory")), (0, 1, 1));
+    let engine = setup.start().await;
+    assert_eq!(batch(&engine, json!({})).await["state"], "succeeded");
+    let lessons: Vec<_> = model.calls().into_iter().filter(is_lesson).collect();
+    let of = |words: &str| lessons.iter().filter(|l| line_of(l, "user", words).is_some()).count();
+    assert_eq!(of("Hello there"), 1, "nobody else was heard");
+    for words in ["Is it blue", "And now", "To which account"] {
+        assert_eq!(of(words), 2, "{words}: the person is heard alone, and then everybody");
+    }
 }
