@@ -320,7 +320,7 @@ fn said_by(tx: &Tx<'_>, id: &MemoryId, now: Timestamp) -> brain::Result<Vec<Reca
         }
         MemoryId::Node(id) => match nodes::get(tx, id)? {
             Some(node) => {
-                let (node, relations) = (node.item, edges::relations(tx, id)?);
+                let (node, relations) = (node.item, edges::relations(tx, id, None)?);
                 let lines = about(&node, &relations, now).into_iter().map(|(line, trust)| {
                     let text = if line.contains(&node.name) { line } else { format!("{} {line}", node.name) };
                     Recalled { text, trust, is_fact: false }
