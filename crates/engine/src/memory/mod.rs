@@ -36,6 +36,7 @@ pub use shape::{node_text, shown, shown_forgotten};
 pub use vectors::Prepared;
 
 use crate::config::{Config, EmbeddingProvider};
+use crate::learning::showings;
 use ::memory::{confidence, search_text};
 use brain::memory::{MemoryId, erase, search, stats, vectors as stored};
 use brain::{Brain, Tx};
@@ -258,6 +259,9 @@ impl Memory {
         let id = id.clone();
         self.commit("memory.erase_feedback", move |tx| {
             let erased = erase::of_signal(tx, &id, &node_text)?;
+            if let Some(erased) = &erased {
+                showings::drop_procedures(tx, &erased.procedures)?;
+            }
             Ok(erased.map_or((None, Touched::default()), |erased| {
                 let touched = Touched::erased(&erased);
                 (Some(erased.gone.into_iter().map(|gone| gone.item).collect()), touched)

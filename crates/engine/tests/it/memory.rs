@@ -88,7 +88,8 @@ async fn a_fact_is_kept_found_confirmed_edited_and_forgotten() {
     let gone = engine.send(Ask::delete(&target)).await.ok().await;
     assert_eq!(
         gone,
-        json!({"status": "deleted", "id": id, "also_deleted": [], "still_said_in": [], "not_learned_from": 0})
+        json!({"status": "deleted", "id": id, "also_deleted": [], "still_said_in": [],
+            "still_in_skills": [], "not_learned_from": 0})
     );
     assert_eq!(found(&engine, "knowledge", "").await, Vec::<Value>::new());
     engine.send(Ask::delete(&target)).await.error(404, "MEMORY_NOT_FOUND").await;
@@ -263,7 +264,8 @@ async fn what_rests_only_on_a_forgotten_memory_is_forgotten_with_it() {
     let gone = engine.send(Ask::delete(&format!("/memory/knowledge/{ground}"))).await.ok().await;
     assert_eq!(
         gone,
-        json!({"status": "deleted", "id": ground, "also_deleted": [derived], "still_said_in": [], "not_learned_from": 0})
+        json!({"status": "deleted", "id": ground, "also_deleted": [derived], "still_said_in": [],
+            "still_in_skills": [], "not_learned_from": 0})
     );
     assert_eq!(found(&engine, "knowledge", "").await, Vec::<Value>::new());
 }

@@ -185,8 +185,8 @@ fn answers() -> [(&'static str, Value); 10] {
             "MemoryDeleted",
             object(
                 json!({"status": text, "id": text, "also_deleted": list(&text), "still_said_in": list(&text),
-                    "not_learned_from": {"type": "integer", "minimum": 0}}),
-                &["status", "id", "also_deleted", "still_said_in", "not_learned_from"],
+                    "still_in_skills": list(&text), "not_learned_from": {"type": "integer", "minimum": 0}}),
+                &["status", "id", "also_deleted", "still_said_in", "still_in_skills", "not_learned_from"],
             ),
         ),
         ("Soul", object(soul, &parts[..3])),
