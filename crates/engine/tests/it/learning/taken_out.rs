@@ -1,7 +1,7 @@
 //! What a person takes out of the soul or out of the procedures does not come back from the turns that taught it.
 
-use super::batch;
 use super::experience::{model, patterns, skill};
+use super::{batch, contents};
 use crate::memory::found;
 use crate::support::http::Ask;
 use crate::support::{Engine, Setup};
@@ -83,4 +83,28 @@ async fn a_procedure_that_was_forgotten_or_reworded_makes_no_draft_and_a_draft_t
     }
     assert_eq!(named, ["deploy"]);
     assert!(skill(&engine).await.is_some(), "it is a skill of its own, and stays");
+}
+
+#[tokio::test]
+async fn the_lessons_of_a_turn_go_with_their_source_and_those_of_feedback_with_the_feedback() {
+    let engine = Setup::offline().start().await;
+    let turn = engine.turn("talk", "I prefer green tea.").await;
+    let message = turn.last().data["message_id"].clone();
+    batch(&engine, json!({})).await;
+    let given = json!({"message_id": message, "corrected": "I prefer short walks."});
+    let given = engine.post("/feedback", given).await.ok().await["signal_id"].clone();
+    batch(&engine, json!({})).await;
+    let taught = found(&engine, "knowledge", "walks").await;
+    let taught = taught.iter().find(|hit| hit.to_string().contains("walks")).expect("it was learned");
+    let target = format!("/feedback/{}", given.as_str().expect("an id"));
+    let gone = engine.send(Ask::delete(&target)).await.ok().await;
+    assert_eq!(gone["also_deleted"], json!([taught["id"]]), "it rested on the feedback alone");
+    assert_eq!(contents(&engine, "tea").await, ["The user prefers green tea"], "this was said in the turn");
+
+    let source = format!("trajectory:{}", turn.turn_id());
+    let gone = engine.send(Ask::delete(&format!("/memory?source={source}"))).await.ok().await;
+    assert!(gone["total"].as_u64() > Some(0), "{gone}");
+    assert_eq!(contents(&engine, "tea").await, [""; 0]);
+    batch(&engine, json!({})).await;
+    assert_eq!(contents(&engine, "tea").await, [""; 0]);
 }
