@@ -28,6 +28,10 @@ pub const LEARNED_ALL_AT: &str = "learned_all_at";
 /// What the learning batch that runs looks at, as JSON, so that the rest goes on after a death.
 pub const LEARNING_NOW: &str = "learning_now";
 
+/// Milliseconds: what turns that were begun before this show of how the person wants things does not count, because the
+/// person has taken a learned line out of the soul then.
+pub const PATTERNS_SINCE: &str = "patterns_since";
+
 /// Reads one fact.
 pub fn get(tx: &Tx<'_>, key: &str) -> Result<Option<String>> {
     Ok(tx

@@ -5,8 +5,8 @@ use super::lineage::{self, Parent};
 use super::nodes::{self, Render};
 use super::{Change, MemoryId, Stored, all, edges, first, knowledge, signals, trajectories};
 use crate::{Error, Result, Tx, snapshots};
-use contract::memory::ParentKind;
-use contract::{NodeId, SignalId, TaskId};
+use contract::memory::{FactType, ParentKind};
+use contract::{FactId, NodeId, SignalId, TaskId, TurnId};
 use rusqlite::params;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -20,6 +20,32 @@ pub struct Erased {
     pub gone: Vec<Stored<MemoryId>>,
     /// Rows of nodes that stay and whose text no longer names what is gone; their vectors are gone.
     pub rewritten: Vec<i64>,
+    /// The procedures among what is gone: turns may show them beside memories.
+    pub procedures: Vec<Procedure>,
+}
+
+/// A way of doing something that is a memory no more.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Procedure {
+    /// What it was about.
+    pub subject: String,
+    /// What it said.
+    pub content: String,
+    /// The turns it came from.
+    pub turns: BTreeSet<TurnId>,
+}
+
+impl Procedure {
+    /// The procedure that a fact is; `None` when it is no procedure, or not there.
+    pub fn of(tx: &Tx<'_>, fact: &FactId) -> Result<Option<Self>> {
+        let Some(row) = knowledge::get(tx, fact)?.filter(|row| row.item.kind == FactType::Procedure) else {
+            return Ok(None);
+        };
+        let parents = lineage::parents(tx, &MemoryId::Fact(fact.clone()))?.into_iter();
+        let turns = parents.filter(|parent| parent.kind == ParentKind::Trajectory);
+        let turns = turns.filter_map(|parent| TurnId::parse(&parent.id).ok()).collect();
+        Ok(Some(Self { subject: row.item.subject, content: row.item.content, turns }))
+    }
 }
 
 /// Erases a memory; `None` when there is no such memory.
@@ -32,6 +58,7 @@ pub fn erase(tx: &Tx<'_>, id: &MemoryId, render: &Render<'_>) -> Result<Option<E
 pub fn erase_all(tx: &Tx<'_>, ids: &[MemoryId], render: &Render<'_>) -> Result<Erased> {
     let mut queue: VecDeque<MemoryId> = ids.iter().cloned().collect();
     let mut gone = Vec::new();
+    let mut procedures = Vec::new();
     let mut touched: BTreeSet<NodeId> = BTreeSet::new();
     while let Some(id) = queue.pop_front() {
         let Some(row) = row_of(tx, &id)? else { continue };
@@ -49,7 +76,10 @@ pub fn erase_all(tx: &Tx<'_>, ids: &[MemoryId], render: &Render<'_>) -> Result<E
                 let ends = edges::get(tx, edge)?.map(|e| [e.item.from, e.item.to]);
                 touched.extend(ends.into_iter().flatten());
             }
-            MemoryId::Fact(fact) => knowledge::reopen(tx, fact)?,
+            MemoryId::Fact(fact) => {
+                procedures.extend(Procedure::of(tx, fact)?);
+                knowledge::reopen(tx, fact)?;
+            }
             MemoryId::Episode(_) => {}
         }
         queue.extend(orphans(tx, &Parent { kind: ParentKind::Memory, id: id.as_str().to_owned() })?);
@@ -64,7 +94,7 @@ pub fn erase_all(tx: &Tx<'_>, ids: &[MemoryId], render: &Render<'_>) -> Result<E
         snapshots::forget_recalled(tx, &ids)?;
         tx.forget();
     }
-    Ok(Erased { rewritten: nodes::rewrite(tx, &touched, render)?, gone })
+    Ok(Erased { rewritten: nodes::rewrite(tx, &touched, render)?, gone, procedures })
 }
 
 fn row_of(tx: &Tx<'_>, id: &MemoryId) -> Result<Option<i64>> {
@@ -98,8 +128,14 @@ pub fn of_signal(tx: &Tx<'_>, id: &SignalId, render: &Render<'_>) -> Result<Opti
     erase_all(tx, &alone, render).map(Some)
 }
 
-/// Erases up to `limit` memories of each kind that came from this source; call it until nothing goes.
-pub fn of_source(tx: &Tx<'_>, source: &str, limit: u32, render: &Render<'_>) -> Result<Erased> {
+/// Erases up to `limit` memories of each kind that came from this source, and what rests only on them; call it until
+/// nothing goes. The former are named first.
+pub fn of_source(
+    tx: &Tx<'_>,
+    source: &str,
+    limit: u32,
+    render: &Render<'_>,
+) -> Result<(Vec<MemoryId>, Erased)> {
     let mut ids = Vec::new();
     for (table, column) in [
         ("social_graph_edges", "edge_id"),
@@ -110,7 +146,8 @@ pub fn of_source(tx: &Tx<'_>, source: &str, limit: u32, render: &Render<'_>) -> 
         let sql = format!("SELECT {column} FROM {table} WHERE source = ?1 ORDER BY id LIMIT ?2");
         ids.extend(all(tx, &sql, params![source, limit], |row| MemoryId::stored(&row.get::<_, String>(0)?))?);
     }
-    erase_all(tx, &ids, render)
+    let erased = erase_all(tx, &ids, render)?;
+    Ok((ids, erased))
 }
 
 /// A piece of forgetting a task.

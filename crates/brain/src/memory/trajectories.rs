@@ -254,11 +254,29 @@ pub fn shown(tx: &Tx<'_>, limit: u32) -> Result<Vec<(TurnId, Value)>> {
     })
 }
 
-/// Whether a trajectory still shows what it was noted to show.
-pub fn shows(tx: &Tx<'_>, turn: &TurnId) -> Result<bool> {
-    let sql = "SELECT 1 FROM trajectories
+/// What a trajectory shows; `None` when it shows nothing, or nothing any more.
+pub fn shown_by(tx: &Tx<'_>, turn: &TurnId) -> Result<Option<Value>> {
+    let sql = "SELECT json_extract(trace_json, '$.shown') FROM trajectories
                WHERE turn_id = ?1 AND json_type(trace_json, '$.shown') = 'object'";
-    Ok(first(tx, sql, [turn.as_str()], |_| Ok(()))?.is_some())
+    first(tx, sql, [turn.as_str()], |row| {
+        let shown: String = row.get(0)?;
+        serde_json::from_str(&shown).map_err(|_| Error::bad_data("trajectories.trace_json", turn.as_str()))
+    })
+}
+
+/// What trajectories show under one name, in the order of ids after `after`; those that show nothing under it are left out.
+pub fn showing(tx: &Tx<'_>, what: &str, after: Option<&TurnId>, limit: u32) -> Result<Vec<(TurnId, Value)>> {
+    let sql = "SELECT turn_id, json_extract(trace_json, '$.shown') FROM trajectories
+               WHERE turn_id > ?1 AND json_array_length(trace_json, '$.shown.' || ?2) > 0
+               ORDER BY turn_id LIMIT ?3";
+    all(tx, sql, params![after.map_or("", TurnId::as_str), what, limit], |row| {
+        let (turn, shown): (String, String) = (row.get(0)?, row.get(1)?);
+        let wrong = |column| Error::bad_data(column, &turn);
+        Ok((
+            TurnId::parse(&turn).map_err(|_| wrong("trajectories.turn_id"))?,
+            serde_json::from_str(&shown).map_err(|_| wrong("trajectories.trace_json"))?,
+        ))
+    })
 }
 
 /// Takes away what a page of trajectories showed, and takes back what they said, in the order of ids after `after`. The

@@ -264,7 +264,7 @@ async fn everything_of_one_source_can_be_retired_in_pieces() {
     .await;
     let mut pieces = Vec::new();
     for _ in 0..5 {
-        let erased = write(&brain, |tx| erase::of_source(tx, "import:old", 2, &render)).await;
+        let (_, erased) = write(&brain, |tx| erase::of_source(tx, "import:old", 2, &render)).await;
         pieces.push(erased.gone.len());
     }
     assert_eq!(pieces, [3, 2, 1, 0, 0]);

@@ -123,13 +123,16 @@ async fn what_waits_can_be_ended_and_what_was_shown_taken_away_a_page_at_a_time(
         for _ in 0..3 {
             ended.push((trajectories::end_pending(tx, 3, at(9))?, signals::end_waiting(tx, 4, at(9))?));
         }
-        assert!(trajectories::shows(tx, &turns[0])?);
+        assert!(trajectories::shown_by(tx, &turns[0])?.is_some());
         let (mut after, mut pages) = (None, 0);
         while let Some(last) = trajectories::forget_shown(tx, after.as_ref(), 2)? {
             (after, pages) = (Some(last), pages + 1);
         }
         let left = trajectories::get(tx, &turns[4])?.expect("it is there");
-        let still = turns.iter().map(|id| trajectories::shows(tx, id)).collect::<brain::Result<Vec<_>>>()?;
+        let still = turns
+            .iter()
+            .map(|id| Ok(trajectories::shown_by(tx, id)?.is_some()))
+            .collect::<brain::Result<Vec<_>>>()?;
         Ok((ended, pages, left, still))
     })
     .await;

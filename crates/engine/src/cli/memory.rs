@@ -75,7 +75,11 @@ pub enum Command {
     /// Forget a memory for good, and what rests only on it
     Forget {
         /// Its id: ep-…, fact-…, soc-… or rel-…
-        id: String,
+        #[arg(required_unless_present = "source", conflicts_with = "source")]
+        id: Option<String>,
+        /// Instead of one memory: everything that came from this source, as `search --json` names it
+        #[arg(long)]
+        source: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -111,7 +115,8 @@ impl Command {
     const fn of_the_api(&self) -> &'static str {
         match self {
             Command::List { .. } | Command::Search { .. } => "POST /memory/{store}/search",
-            Command::Forget { .. } => "DELETE /memory/{store}/{id}",
+            Command::Forget { source: None, .. } => "DELETE /memory/{store}/{id}",
+            Command::Forget { source: Some(_), .. } => "DELETE /memory?source=SOURCE",
             Command::Export { .. } => "GET /memory/export",
             Command::Import { .. } => "POST /memory/import",
         }
@@ -168,7 +173,8 @@ async fn answer(config: &Config, brain: &Brain, command: Command) -> brain::Resu
             list(&memory, Listing { store, before, much, json }).await
         }
         Command::Search { query, store, limit, json } => search(&memory, query, store, limit, json).await,
-        Command::Forget { id, json } => forget(&memory, &id, json).await,
+        Command::Forget { source: Some(source), json, .. } => forget_source(&memory, &source, json).await,
+        Command::Forget { id, json, .. } => forget(&memory, &id.unwrap_or_default(), json).await,
         Command::Export { file } => export(config, brain, file).await,
         Command::Import { file, mode, json } => import(config, brain, memory, &file, mode, json).await,
     }
@@ -260,10 +266,34 @@ async fn forget(memory: &Memory, id: &str, json: bool) -> brain::Result<Exit> {
         turns => format!("turns that said it and are not learned from: {turns}\n"),
     };
     Ok(emit(&format!(
-        "forgotten: {id}\n{}{}{passed_over}",
+        "forgotten: {id}\n{}{}{}{passed_over}",
         named("and what rested only on it", &forgotten.also_deleted),
         named("the same is still said in, until it is forgotten, too", &forgotten.still_said_in),
+        skills_left(forgotten.still_in_skills.iter()),
     )))
+}
+
+async fn forget_source(memory: &Memory, source: &str, json: bool) -> brain::Result<Exit> {
+    let shown = terminal::one_line(&terminal::clean(source), COLUMNS);
+    let Some(erased) = memory.erase_source(source).await? else {
+        return Ok(Exit::fail(&format!("no memory came from {shown}")));
+    };
+    if json {
+        return Ok(emit_json(&erased.json(source)));
+    }
+    let total = terminal::number(erased.total);
+    let skills = skills_left(erased.still_in_skills.iter());
+    Ok(emit(&format!("forgotten: {total} memories that came from {shown} or rested only on them\n{skills}")))
+}
+
+fn skills_left<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    let names: Vec<String> = names.map(|name| terminal::clean(name)).collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => {
+            format!("learned skills that were made of it, until they are deleted: {}\n", names.join(", "))
+        }
+    }
 }
 
 async fn export(config: &Config, brain: &Brain, file: Option<PathBuf>) -> brain::Result<Exit> {

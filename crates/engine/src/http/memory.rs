@@ -10,7 +10,7 @@ mod read;
 pub(super) use read::refused;
 
 use super::app::App;
-use super::fields::{Fields, InStore, StoreAndId};
+use super::fields::{Fields, InStore, Query, StoreAndId};
 use crate::core::{Core, to_the_end};
 use crate::memory::{
     End, Item, NewEpisode, NodePatch, Origin, Outcome, Patch, Patched, Wanted, shown, shown_forgotten,
@@ -260,6 +260,23 @@ pub async fn delete(
     let erased = to_the_end(async move { memory.erase(&wanted).await }).await;
     let forgotten = erased.map_err(|e| storage(&e))?.ok_or_else(|| missing(id.as_str()))?;
     Ok(Json(shown_forgotten(&id, &forgotten)))
+}
+
+/// Forgets for good everything that came from one source, and what rests only on that.
+pub async fn delete_source(State(app): State<Arc<App>>, query: Query) -> Result<Json<Value>, Refusal> {
+    let core = app.core()?;
+    let Some(source) = query.get("source") else {
+        let expected = "the source of the memories to forget, as they name it";
+        return Err(ApiError::invalid_field("source", expected, Value::Null).into());
+    };
+    let (memory, wanted) = (Arc::clone(&core.memory), source.to_owned());
+    let erased = to_the_end(async move { memory.erase_source(&wanted).await }).await;
+    let Some(erased) = erased.map_err(|e| storage(&e))? else {
+        let text = "there is no memory that came from this source";
+        let shown: String = source.chars().take(SHOWN_CHARS).collect();
+        return Err(ApiError::new(ErrorCode::MemoryNotFound, text).with(json!({"source": shown})).into());
+    };
+    Ok(app.told(erased.json(source)))
 }
 
 /// How much there is, and how it is embedded.

@@ -272,6 +272,21 @@ pub const OPERATIONS: &[Operation] = &[
         codes: &[C::NotFound, C::MemoryNotFound],
         ..op("DELETE", "/memory/{store}/{id}", "Forget a memory and what rests only on it", "MemoryDeleted")
     },
+    Operation {
+        parameters: &[(
+            "source",
+            "query",
+            "string",
+            "required; as the memories name it: message:ID, trajectory:ID of the turn, import:NAME, user:api",
+        )],
+        codes: &[C::MemoryNotFound],
+        ..op(
+            "DELETE",
+            "/memory",
+            "Forget everything that came from one source and what rests only on it",
+            "MemorySourceDeleted",
+        )
+    },
     op("GET", "/memory/soul", "Who the assistant is", "Soul"),
     op("GET", "/memory/soul/full", "The same with its versions", "SoulFull"),
     Operation {
@@ -398,6 +413,7 @@ fn handler(operation: &Operation, app: &Arc<App>) -> MethodRouter {
         ("GET", "/memory/{store}/{id}") => with(filter, memory::get, app),
         ("PATCH", "/memory/{store}/{id}") => with(filter, memory::change, app),
         ("DELETE", "/memory/{store}/{id}") => with(filter, memory::delete, app),
+        ("DELETE", "/memory") => with(filter, memory::delete_source, app),
         ("GET", "/memory/soul") => with(filter, soul::get, app),
         ("GET", "/memory/soul/full") => with(filter, soul::full, app),
         ("PUT", "/memory/soul") => with(filter, soul::put, app),

@@ -6,6 +6,7 @@
 
 use super::app::App;
 use super::fields::Fields;
+use crate::learning::showings;
 use crate::turn::accept::storage;
 use ::memory::field::{self, Field, Refused};
 use ::memory::soul::lines;
@@ -104,22 +105,29 @@ fn refused(refused: &Refused) -> ApiError {
 
 /// Forgets for good every version but the present one.
 pub async fn forget_history(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal> {
-    let forgotten =
-        app.core()?.brain.write("forget soul history", |tx| soul::forget_before(tx, i64::MAX)).await;
+    let forgotten = app.core()?.brain.write("forget soul history", |tx| {
+        showings::forget_history(tx)?;
+        soul::forget_before(tx, i64::MAX)
+    });
+    let forgotten = forgotten.await;
     Ok(Json(json!({"status": "deleted", "versions": forgotten.map_err(|e| storage(&e))?})))
 }
 
-/// Writes the soul. Sent again, it is the same version.
+/// Writes the soul. Sent again, it is the same version. What turns have shown of a pattern that is taken out or reworded
+/// counts no more.
 pub async fn put(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>, Refusal> {
     let core = app.core()?;
     let mut fields = Fields::read(body, app.max_body).await?;
     let sent = Sent::read(&mut fields)?;
     let written = core.brain.write("write soul", move |tx| {
         let present = soul::get(tx)?;
-        let wanted = sent.onto(present.as_ref().map(|stored| stored.soul.clone()).unwrap_or_default());
+        let before = present.as_ref().map(|stored| stored.soul.clone()).unwrap_or_default();
+        let wanted = sent.onto(before.clone());
+        let now = Timestamp::now();
+        showings::drop_lines(tx, &before.patterns, &wanted.patterns, now)?;
         let is_there = present.is_some_and(|stored| stored.source == Source::User && stored.soul == wanted);
         if !is_there {
-            soul::set(tx, &wanted, Source::User, RATIONALE, Timestamp::now())?;
+            soul::set(tx, &wanted, Source::User, RATIONALE, now)?;
         }
         Ok((soul::get(tx)?, soul::history(tx, None, HISTORY)?))
     });

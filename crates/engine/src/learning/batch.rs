@@ -7,7 +7,7 @@
 //! The invariant: at every instant a trajectory is either pending or learned from, with all that belongs to it.
 
 use super::Learning;
-use super::commit::{self, Commit, Done, Shown};
+use super::commit::{self, Commit, Done};
 use super::lessons::{self, Lessons};
 use super::material::{self, Material};
 use super::reading::{self, Read, Unread};
@@ -468,12 +468,8 @@ async fn finish(core: &Arc<Core>, job: &Job, state: State, error: Option<String>
     let shown = core
         .brain
         .read("what turns show", |tx| {
-            let read = |(turn, value): (TurnId, Value)| {
-                let shown: Shown = serde_json::from_value(value)
-                    .map_err(|_| brain::Error::bad_data("trajectories.trace_json", turn.as_str()))?;
-                Ok((turn, shown))
-            };
-            trajectories::shown(tx, SHOWN)?.into_iter().map(read).collect::<brain::Result<Vec<_>>>()
+            let turns = trajectories::shown(tx, SHOWN)?.into_iter().map(|(turn, _)| turn);
+            Ok(turns.collect::<Vec<TurnId>>())
         })
         .await?;
     let platform: HashSet<String> = core
@@ -489,12 +485,11 @@ async fn finish(core: &Arc<Core>, job: &Job, state: State, error: Option<String>
         if !end(tx, &batch, state, error.as_deref(), now)? {
             return Ok(Done::default());
         }
-        // taken away since they were read: the memory was replaced meanwhile
+        // as they stand now: a person may have taken something out, or replaced the memory, since they were read
         let mut standing = Vec::with_capacity(shown.len());
-        for (turn, what) in shown {
-            if trajectories::shows(tx, &turn)? {
-                standing.push((turn, what));
-            }
+        for turn in shown {
+            let what = practice::shown_by(tx, &turn)?;
+            standing.push((turn, what));
         }
         let shown = standing;
         character::learn(tx, &shown, now)?;

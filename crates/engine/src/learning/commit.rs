@@ -8,8 +8,8 @@
 
 use super::lessons::{Lesson, Lessons, Showing};
 use super::material::Material;
-use super::practice;
-use crate::memory::{Outcome, Prepared, Touched, Wanted, write_in};
+use super::{practice, showings};
+use crate::memory::{Origin, Outcome, Prepared, Touched, Wanted, write_in};
 use ::memory::likeness::content_hash;
 use ::memory::signals::{MEMORY_DOWN, MEMORY_UP};
 use brain::memory::batches::{self, Progress, Written};
@@ -70,8 +70,9 @@ impl Commit<'_> {
         if trajectories::processed(tx, turn, self.now)? == Change::Missing {
             return Ok(Done::default());
         }
+        let counts = showings::patterns_count(tx, self.material.turn.created_at)?;
         let shown = Shown {
-            patterns: lessons.patterns.clone(),
+            patterns: if counts { lessons.patterns.clone() } else { Vec::new() },
             procedures: lessons.procedures.clone(),
             skills: Vec::new(),
         };
@@ -117,7 +118,7 @@ impl Commit<'_> {
             if rests_on_erased_feedback(tx, &origin.lineage)? {
                 continue;
             }
-            if is_from_this_turn(tx, wanted, origin.trust, &turn)? {
+            if is_from_this_turn(tx, wanted, origin, &turn)? {
                 progress.duplicates += 1;
                 continue;
             }
@@ -166,8 +167,13 @@ fn rests_on_erased_feedback(tx: &Tx<'_>, lineage: &[Parent]) -> brain::Result<bo
     Ok(false)
 }
 
-/// Whether the same words were written from this turn before, with no less trust: a turn is no second source for itself.
-fn is_from_this_turn(tx: &Tx<'_>, wanted: &Wanted, trust: Trust, turn: &Parent) -> brain::Result<bool> {
+/// Whether the same words were written from this turn before, or from this very feedback on it, with no less trust: a
+/// turn is no second source for itself.
+fn is_from_this_turn(tx: &Tx<'_>, wanted: &Wanted, origin: &Origin, turn: &Parent) -> brain::Result<bool> {
+    let trust = origin.trust;
+    let is_it = |parent: &Parent| {
+        parent == turn || (parent.kind == ParentKind::Signal && origin.lineage.contains(parent))
+    };
     let same: Vec<(MemoryId, Trust)> = match wanted {
         Wanted::Fact(f) => knowledge::by_hash(tx, &content_hash(&f.subject, &f.content))?
             .into_iter()
@@ -186,7 +192,7 @@ fn is_from_this_turn(tx: &Tx<'_>, wanted: &Wanted, trust: Trust, turn: &Parent) 
         Wanted::Node(_) | Wanted::Edge(_) => Vec::new(),
     };
     for (id, had) in same {
-        if had >= trust && lineage::parents(tx, &id)?.contains(turn) {
+        if had >= trust && lineage::parents(tx, &id)?.iter().any(is_it) {
             return Ok(true);
         }
     }

@@ -234,8 +234,12 @@ impl Making<'_> {
         if self.lessons.items.len() >= ITEMS || !self.seen.insert(key) {
             return;
         }
-        let mut lineage = vec![Parent { kind: ParentKind::Trajectory, id: turn.to_owned() }];
-        lineage.extend(ground.evidence.iter().filter_map(|id| self.material.told(id)).map(Told::parent));
+        let cited = ground.evidence.iter().filter_map(|id| self.material.told(id));
+        let mut lineage: Vec<Parent> = cited.map(Told::parent).collect();
+        // what feedback alone says goes with the feedback
+        if lineage.iter().any(|parent| parent.kind != ParentKind::Signal) {
+            lineage.insert(0, Parent { kind: ParentKind::Trajectory, id: turn.to_owned() });
+        }
         let replaces: Vec<String> =
             ground.replaces.iter().filter(|id| self.known.contains(*id)).cloned().collect();
         let intent = match (reading.by_rule, replaces.is_empty()) {
@@ -427,9 +431,15 @@ mod tests {
         let accounts = [
             account(Heard::Everybody, "Tea is booked", &["msg-1"], &[]),
             account(Heard::Everybody, "The user wants tea", &["sig-1", "msg-1"], &[]),
+            account(Heard::Everybody, "The user drinks no coffee", &["sig-1"], &[]),
         ];
         let lessons = of(&material, &accounts, &HashSet::new(), true);
-        assert_eq!(lessons.items.len(), 1);
-        assert_eq!(lessons.items[0].origin.lineage[1].kind, ParentKind::Signal);
+        let rests_on: Vec<Vec<ParentKind>> = lessons
+            .items
+            .iter()
+            .map(|lesson| lesson.origin.lineage.iter().map(|parent| parent.kind).collect())
+            .collect();
+        let (turn, feedback, said) = (ParentKind::Trajectory, ParentKind::Signal, ParentKind::Message);
+        assert_eq!(rests_on, [vec![turn, feedback, said], vec![feedback]]);
     }
 }

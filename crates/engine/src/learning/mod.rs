@@ -3,7 +3,7 @@
 //! In reading order: [`schedule`] when what is looked at (pure); [`material`] what a turn offers, and who said it;
 //! [`reading`] the call of the light model, or the fixed rules without one; [`lessons`] what of the answer is kept and how
 //! far it is believed (pure); [`commit`] one turn's lessons in one transaction; [`character`] and [`practice`] what only
-//! several turns can teach; [`batch`] one run over what waits. Here: who runs batches, and what is told about them.
+//! several turns can teach, and [`showings`] what a person takes out of that; [`batch`] one run over what waits. Here: who runs batches, and what is told about them.
 //!
 //! The invariant: nothing here has to have run for a turn to be right. A death at any instant repeats what was not
 //! committed, and nothing that was.
@@ -15,6 +15,7 @@ mod reading;
 mod commit;
 mod character;
 mod practice;
+pub mod showings;
 mod batch;
 
 use crate::config::Config;

@@ -14,6 +14,7 @@ use ::memory::entity::name_norm;
 use ::memory::likeness::{differ_in_substance, stem_jaccard};
 use ::memory::signals::{Outcome, SKILL_START, Showing as OfTurn, Skill as Fate, makes_a_skill};
 use ::memory::soul::is_same_line;
+use brain::memory::erase::Procedure as Erased;
 use brain::memory::{signals, trajectories};
 use brain::skills::{self, Skill};
 use brain::turns::TurnState;
@@ -28,6 +29,12 @@ const LEARNED: &str = "trajectory:";
 /// Shared stems from which on two texts under one subject are one procedure. Higher keeps every wording apart; lower
 /// calls two ways of doing the same thing one.
 const SAME_PROCEDURE: f64 = 0.5;
+/// How the description of a learned skill begins; what it is about follows.
+const ABOUT: &str = "Learned from experience: ";
+/// How the prompt of a learned skill begins; the procedure follows.
+const BEFORE_THE_WAY: &str = "Carry out what is asked below in the way that has worked before.\n\nThe way:\n";
+/// How it ends.
+const AFTER_THE_WAY: &str = "\n\nWhat is asked:\n{{text}}";
 /// Longest name of a skill.
 const NAME_BYTES: usize = 64;
 
@@ -45,7 +52,7 @@ fn procedures(shown: &[(TurnId, Shown)]) -> Vec<Procedure> {
     let mut found: Vec<Procedure> = Vec::new();
     for (turn, shown) in shown {
         for Showing { subject, text, trust } in &shown.procedures {
-            match found.iter_mut().find(|p| is_same(p, subject, text)) {
+            match found.iter_mut().find(|p| is_same((&p.subject, &p.text), (subject, text))) {
                 Some(there) if there.shown.iter().any(|(of, _)| of == turn) => {}
                 Some(there) => there.shown.push((turn.clone(), *trust)),
                 None => found.push(Procedure {
@@ -59,11 +66,12 @@ fn procedures(shown: &[(TurnId, Shown)]) -> Vec<Procedure> {
     found
 }
 
-fn is_same(procedure: &Procedure, subject: &str, text: &str) -> bool {
-    let alike = name_norm(&procedure.subject) == name_norm(subject)
-        && stem_jaccard(&procedure.text, text) >= SAME_PROCEDURE
-        && !differ_in_substance(&procedure.text, text);
-    alike || is_same_line(&procedure.text, text)
+/// Whether two procedures, each a subject and a text, are one.
+pub fn is_same((about, way): (&str, &str), (subject, text): (&str, &str)) -> bool {
+    let alike = name_norm(about) == name_norm(subject)
+        && stem_jaccard(way, text) >= SAME_PROCEDURE
+        && !differ_in_substance(way, text);
+    alike || is_same_line(way, text)
 }
 
 /// Makes drafts of what enough turns show; true when there are new ones. `platform` are names that are taken.
@@ -99,14 +107,15 @@ pub fn learn(
     Ok(made)
 }
 
+/// What was learned is text, not a template.
+fn plain(text: &str) -> String {
+    text.replace('{', "{ ")
+}
+
 fn draft(name: &str, procedure: &Procedure, trust: Trust) -> Skill {
-    // what was learned is text, not a template
-    let text = procedure.text.replace('{', "{ ");
-    let mut prompt = format!(
-        "Carry out what is asked below in the way that has worked before.\n\nThe way:\n{text}\n\nWhat is asked:\n{{{{text}}}}"
-    );
+    let mut prompt = format!("{BEFORE_THE_WAY}{}{AFTER_THE_WAY}", plain(&procedure.text));
     prompt.truncate(prompt.floor_char_boundary(PROMPT_MAX));
-    let description = format!("Learned from experience: {}", procedure.subject);
+    let description = format!("{ABOUT}{}", procedure.subject);
     let first = procedure.shown.last().map_or("", |(turn, _)| turn.as_str());
     Skill {
         name: name.to_owned(),
@@ -148,7 +157,7 @@ fn outcome(tx: &Tx<'_>, turn: &TurnId) -> brain::Result<Outcome> {
 fn use_up(tx: &Tx<'_>, procedure: &Procedure, name: &str) -> brain::Result<()> {
     for (turn, _) in &procedure.shown {
         let mut shown = shown_by(tx, turn)?;
-        shown.procedures.retain(|p| !is_same(procedure, &p.subject, &p.text));
+        shown.procedures.retain(|p| !is_same((&procedure.subject, &procedure.text), (&p.subject, &p.text)));
         if !shown.skills.iter().any(|there| there == name) {
             shown.skills.push(name.to_owned());
         }
@@ -157,13 +166,28 @@ fn use_up(tx: &Tx<'_>, procedure: &Procedure, name: &str) -> brain::Result<()> {
     Ok(())
 }
 
-fn shown_by(tx: &Tx<'_>, turn: &TurnId) -> brain::Result<Shown> {
-    let Some(trajectory) = trajectories::get(tx, turn)? else { return Ok(Shown::default()) };
-    match trajectory.turn.trace.get("shown") {
+/// What a turn shows now.
+pub fn shown_by(tx: &Tx<'_>, turn: &TurnId) -> brain::Result<Shown> {
+    match trajectories::shown_by(tx, turn)? {
         None => Ok(Shown::default()),
-        Some(shown) => serde_json::from_value(shown.clone())
+        Some(shown) => serde_json::from_value(shown)
             .map_err(|_| brain::Error::bad_data("trajectories.trace_json", turn.as_str())),
     }
+}
+
+/// The learned skills that say one of these procedures: they are skills of their own, and stay.
+pub fn skills_that_say(tx: &Tx<'_>, gone: &[Erased]) -> brain::Result<Vec<String>> {
+    if gone.is_empty() {
+        return Ok(Vec::new());
+    }
+    let says = |skill: &Skill| {
+        let subject = skill.description.strip_prefix(ABOUT)?;
+        let way = skill.prompt_template.as_deref()?.strip_prefix(BEFORE_THE_WAY)?;
+        let way = way.strip_suffix(AFTER_THE_WAY).unwrap_or(way);
+        gone.iter().find(|one| is_same((&one.subject, &plain(&one.content)), (subject, way)))
+    };
+    let learned = skills::list(tx)?.into_iter().filter(|skill| skill.source.starts_with(LEARNED));
+    Ok(learned.filter(|skill| says(skill).is_some()).map(|skill| skill.name).collect())
 }
 
 /// What feedback on a turn does to the learned skills that were made of it or used in it; true when one has changed.

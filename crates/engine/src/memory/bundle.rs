@@ -26,6 +26,7 @@ mod apply;
 mod remove;
 mod job;
 
+pub(super) use apply::STEP;
 pub use job::{ImportError, Importer, judged};
 pub use pages::export;
 pub use progress::{Counts, Mode};

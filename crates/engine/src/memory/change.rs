@@ -17,6 +17,7 @@ use super::shape::node_text;
 use super::taken_back::{Heard, TakenBack};
 use super::vectors::Prepared;
 use super::{find, social, write};
+use crate::learning::showings;
 use ::memory::entity::name_norm;
 use ::memory::field::{self, Field, Refused};
 use ::memory::likeness::content_hash;
@@ -24,6 +25,7 @@ use ::memory::search_text;
 use brain::Tx;
 use brain::memory::edges::Edge;
 use brain::memory::episodes::Episode;
+use brain::memory::erase::Procedure;
 use brain::memory::knowledge::Fact;
 use brain::memory::nodes::Node;
 use brain::memory::{MemoryId, Provenance, Stored, edges, episodes, erase, knowledge, lineage, nodes};
@@ -94,6 +96,7 @@ pub(super) fn patch(
 ) -> brain::Result<(Patched, Touched)> {
     let before = TakenBack::before(tx, id)?;
     let shown_in = shown_in(tx, id)?;
+    let procedure = procedure(tx, id)?;
     let edit = Edit { tx, vectors, now };
     let edited = match (id, patch) {
         (MemoryId::Episode(id), Patch::Episode(p)) => edit.episode(id, p)?,
@@ -112,6 +115,10 @@ pub(super) fn patch(
     {
         taken_back.end_pending(tx, heard, now)?;
     }
+    let says = |one: &Option<Procedure>| one.as_ref().map(|one| (one.subject.clone(), one.content.clone()));
+    if says(&procedure) != says(&self::procedure(tx, id)?) {
+        showings::drop_procedures(tx, procedure.as_slice())?;
+    }
     // nobody may read in the log what it said before
     tx.forget();
     lineage::replace(tx, id, &[])?;
@@ -119,6 +126,14 @@ pub(super) fn patch(
     snapshots::forget_recalled(tx, &shown_in)?;
     let patched = find::get(tx, id)?.map_or(Patched::Missing, |item| Patched::Changed(Box::new(item)));
     Ok((patched, touched))
+}
+
+/// The way of doing something that a memory is.
+fn procedure(tx: &Tx<'_>, id: &MemoryId) -> brain::Result<Option<Procedure>> {
+    match id {
+        MemoryId::Fact(fact) => Procedure::of(tx, fact),
+        MemoryId::Episode(_) | MemoryId::Node(_) | MemoryId::Edge(_) => Ok(None),
+    }
 }
 
 /// The memories whose text, where it is recalled, shows this one: itself, and the nodes at the other ends of relations.
@@ -309,8 +324,10 @@ pub(super) fn erase(
     let Some(erased) = erase::erase(tx, id, &node_text)? else { return Ok(None) };
     let not_learned_from = before.end_pending(tx, heard, now)?;
     let still_said_in = before.still_said_in(tx)?;
+    showings::drop_procedures(tx, &erased.procedures)?;
+    let still_in_skills = showings::skills_that_say(tx, &erased.procedures)?;
     let stored = embed_nodes(tx, vectors, &erased.rewritten, now)?;
     let touched = Touched { unembedded: !stored, ..Touched::erased(&erased) };
     let also_deleted = erased.gone.into_iter().map(|g| g.item).filter(|gone| gone != id).collect();
-    Ok(Some((Forgotten { also_deleted, still_said_in, not_learned_from }, touched)))
+    Ok(Some((Forgotten { also_deleted, still_said_in, still_in_skills, not_learned_from }, touched)))
 }

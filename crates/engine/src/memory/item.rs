@@ -447,6 +447,8 @@ pub struct Forgotten {
     pub also_deleted: Vec<MemoryId>,
     /// What says the same still, the nearest of each store first: memories of their own that stay.
     pub still_said_in: Vec<MemoryId>,
+    /// The learned skills that were made of it: skills of their own that stay.
+    pub still_in_skills: Vec<String>,
     /// Finished turns that waited to be learned from, said it, and are passed over.
     pub not_learned_from: u64,
 }

@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`item`] what is handed in and out; [`gate`] the one way in ([`write_in`]), used by people, tools, the
 //! end of a turn, the Learning Centre and imports, with [`write`] for episodes and facts and [`social`] for people;
-//! [`change`] edits and forgetting, [`taken_back`] what these mean for learning; [`find`] search; [`recall`] what of it goes into a turn; [`shape`] the JSON of the API; [`vectors`] vectors known before a write
+//! [`change`] edits and forgetting, [`taken_back`] what these mean for learning; [`of_source`] forgetting by source; [`find`] search; [`recall`] what of it goes into a turn; [`shape`] the JSON of the API; [`vectors`] vectors known before a write
 //! and [`embed`] those made later; [`mirrors`] the sign codes in RAM;
 //! [`bundle`] export and import. The rules themselves are in the crate `memory`, the
 //! rows in `brain::memory`; here the two meet.
@@ -18,6 +18,7 @@ mod write;
 mod social;
 mod change;
 mod taken_back;
+mod of_source;
 mod mirrors;
 mod find;
 mod recall;
@@ -31,11 +32,13 @@ pub use item::{
     By, EdgePatch, End, EpisodePatch, FactPatch, Forgotten, Hit, Intent, Item, NewEdge, NewEpisode, NewFact,
     NewNode, NewRelation, NodePatch, Origin, Outcome, Patch, Patched, Search, Touched, Wanted, Written,
 };
+pub use of_source::OfSource;
 pub use recall::{Occasion, Recalled, about};
 pub use shape::{node_text, shown, shown_forgotten};
 pub use vectors::Prepared;
 
 use crate::config::{Config, EmbeddingProvider};
+use crate::learning::showings;
 use ::memory::{confidence, search_text};
 use brain::memory::{MemoryId, erase, search, stats, vectors as stored};
 use brain::{Brain, Tx};
@@ -258,6 +261,9 @@ impl Memory {
         let id = id.clone();
         self.commit("memory.erase_feedback", move |tx| {
             let erased = erase::of_signal(tx, &id, &node_text)?;
+            if let Some(erased) = &erased {
+                showings::drop_procedures(tx, &erased.procedures)?;
+            }
             Ok(erased.map_or((None, Touched::default()), |erased| {
                 let touched = Touched::erased(&erased);
                 (Some(erased.gone.into_iter().map(|gone| gone.item).collect()), touched)

@@ -106,6 +106,7 @@ pub fn shown_forgotten(id: &MemoryId, forgotten: &Forgotten) -> Value {
         "id": id.as_str(),
         "also_deleted": ids(&forgotten.also_deleted),
         "still_said_in": ids(&forgotten.still_said_in),
+        "still_in_skills": forgotten.still_in_skills,
         "not_learned_from": forgotten.not_learned_from,
     })
 }

@@ -33,6 +33,11 @@ fn memories_are_imported_found_forgotten_and_exported_without_an_engine() {
     assert!(place.run(&["memory", "forget", &id]).expect(1).err.contains("no memory"));
     assert!(place.run(&["memory", "forget", "x y"]).expect(2).err.contains("no id"));
 
+    assert!(place.run(&["memory", "forget", &id, "--source", "x"]).expect(2).err.contains("--source"));
+    assert!(
+        place.run(&["memory", "forget", "--source", "x"]).expect(1).err.contains("no memory came from x")
+    );
+
     place.run(&["memory", "export", "out.json"]).expect(0);
     let written = std::fs::read_to_string(place.path("out.json")).expect("a bundle");
     assert!(!written.contains("canary-llm-0001"), "{written}");
@@ -43,6 +48,11 @@ fn memories_are_imported_found_forgotten_and_exported_without_an_engine() {
     assert!(place.run(&["memory", "export", "out.json"]).expect(1).err.contains("there already"));
     let printed = place.run(&["memory", "export"]).expect(0).json();
     assert_eq!(printed["knowledge"].as_array().map(Vec::len), Some(2), "{printed}");
+
+    let source = printed["knowledge"][0]["source"].as_str().expect("a source");
+    let gone = place.run(&["memory", "forget", "--source", source, "--json"]).expect(0).json();
+    assert_eq!((&gone["status"], &gone["source"]), (&json!("deleted"), &json!(source)));
+    assert!(gone["total"].as_u64() >= Some(2), "{gone}");
 }
 
 #[test]
@@ -145,6 +155,7 @@ async fn beside_a_running_engine_the_command_names_its_api() {
         (&["memory", "export"][..], "GET /memory/export"),
         (&["memory", "search", "tea"], "POST /memory/{store}/search"),
         (&["memory", "forget", "fact-1"], "DELETE /memory/{store}/{id}"),
+        (&["memory", "forget", "--source", "import:x"], "DELETE /memory?source="),
     ] {
         let said = engine.setup.command(args).output().expect("runs");
         let err = String::from_utf8_lossy(&said.stderr);

@@ -1,6 +1,7 @@
 //! Forgetting that really forgets: of a memory, of a task, of what was corrected, no byte is left in the brain's files.
 
 use crate::hitl::calls;
+use crate::learning::{answer, batch, facts, is_lesson, line_of};
 use crate::support::http::Ask;
 use crate::support::{Engine, Setup, eventually, put_file};
 use rusqlite::Connection;
@@ -347,5 +348,43 @@ async fn a_forgotten_history_of_the_soul_leaves_no_byte_and_no_number_is_given_t
     let next = put("I am a third.".to_owned()).await;
     assert_eq!(next["version"].as_i64(), present["version"].as_i64().map(|n| n + 1));
     stop(engine).await;
+    assert_eq!(holds(&setup), [""; 0], "{:?}", tables(&setup));
+}
+
+#[tokio::test]
+async fn words_that_only_the_learning_centre_wrote_go_with_the_line_and_the_memory() {
+    let way = format!("Warm the kettle, then pour {MARKER} over the leaves");
+    let wish = format!("Wants {MARKER} answers");
+    let model = ScriptedModel::start(Script::from_fn(move |request| {
+        if !is_lesson(request) {
+            return Reply::text("Done.");
+        }
+        let Some(line) = line_of(request, "user", "tea") else { return answer(&facts(&[])) };
+        let mut said = facts(&[("Tea", &way, "procedure", vec![line.clone()])]);
+        said["patterns"] =
+            json!([{"text": wish, "evidence": [line], "confidence": 0.8, "rationale": "it was said"}]);
+        answer(&said)
+    }))
+    .await;
+    let setup = Setup::scripted(&model);
+    let engine = setup.start().await;
+    for n in 0..3 {
+        engine.turn(&format!("task-{n}"), "make tea please").await;
+    }
+    batch(&engine, json!({})).await;
+    assert_eq!(engine.json("/memory/soul").await["patterns"], json!([format!("Wants {MARKER} answers")]));
+    let put = json!({"patterns": []}).to_string();
+    engine.send(Ask::new("PUT", "/memory/soul").body(put)).await.ok().await;
+    delete(&engine, "/memory/soul/history").await;
+    let found = engine.post("/memory/knowledge/search", json!({"query": "tea kettle"})).await.ok().await;
+    let found = found.as_array().expect("a list");
+    assert!(!found.is_empty());
+    for fact in found {
+        delete(&engine, &format!("/memory/knowledge/{}", fact["id"].as_str().expect("an id"))).await;
+    }
+    until_no_byte(&setup).await;
+    stop(engine).await;
+    assert_eq!(holds(&setup), [""; 0], "{:?}", tables(&setup));
+    vacuum(&setup);
     assert_eq!(holds(&setup), [""; 0], "{:?}", tables(&setup));
 }

@@ -8,6 +8,7 @@ mod experience;
 mod feedback;
 mod replaced;
 mod taken_back;
+mod taken_out;
 mod trust;
 mod words;
 
@@ -37,7 +38,7 @@ async fn stopped(mut engine: Engine) -> Setup {
 }
 
 /// Runs a batch over everything (or `body`) to its end; its line in the status.
-async fn batch(engine: &Engine, body: Value) -> Value {
+pub(crate) async fn batch(engine: &Engine, body: Value) -> Value {
     let started = engine.post("/learning/run", body).await.ok().await;
     assert_eq!(started["status"], "started", "{started}");
     ended(engine, &started["batch_id"]).await
@@ -54,7 +55,7 @@ async fn ended(engine: &Engine, id: &Value) -> Value {
 }
 
 /// True for the calls of the Learning Centre.
-fn is_lesson(request: &SeenRequest) -> bool {
+pub(crate) fn is_lesson(request: &SeenRequest) -> bool {
     request.system.contains("You read one finished turn")
 }
 
@@ -66,14 +67,14 @@ fn shown(request: &SeenRequest) -> Vec<Value> {
 }
 
 /// The id of the line with this role whose text holds `part`.
-fn line_of(request: &SeenRequest, role: &str, part: &str) -> Option<String> {
+pub(crate) fn line_of(request: &SeenRequest, role: &str, part: &str) -> Option<String> {
     let is =
         |line: &&Value| line["role"] == role && line["text"].as_str().is_some_and(|text| text.contains(part));
     shown(request).iter().find(is).map(|line| line["id"].as_str().expect("an id").to_owned())
 }
 
 /// An answer with these facts: subject, content, type, evidence.
-fn facts(facts: &[(&str, &str, &str, Vec<String>)]) -> Value {
+pub(crate) fn facts(facts: &[(&str, &str, &str, Vec<String>)]) -> Value {
     let list: Vec<Value> = facts
         .iter()
         .map(|(subject, content, kind, evidence)| {
@@ -84,7 +85,7 @@ fn facts(facts: &[(&str, &str, &str, Vec<String>)]) -> Value {
     json!({"episodes": [], "facts": list, "people": [], "relations": [], "patterns": [], "replaces": []})
 }
 
-fn answer(value: &Value) -> Reply {
+pub(crate) fn answer(value: &Value) -> Reply {
     Reply::text(&value.to_string())
 }
 

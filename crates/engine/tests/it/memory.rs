@@ -88,7 +88,8 @@ async fn a_fact_is_kept_found_confirmed_edited_and_forgotten() {
     let gone = engine.send(Ask::delete(&target)).await.ok().await;
     assert_eq!(
         gone,
-        json!({"status": "deleted", "id": id, "also_deleted": [], "still_said_in": [], "not_learned_from": 0})
+        json!({"status": "deleted", "id": id, "also_deleted": [], "still_said_in": [],
+            "still_in_skills": [], "not_learned_from": 0})
     );
     assert_eq!(found(&engine, "knowledge", "").await, Vec::<Value>::new());
     engine.send(Ask::delete(&target)).await.error(404, "MEMORY_NOT_FOUND").await;
@@ -263,7 +264,8 @@ async fn what_rests_only_on_a_forgotten_memory_is_forgotten_with_it() {
     let gone = engine.send(Ask::delete(&format!("/memory/knowledge/{ground}"))).await.ok().await;
     assert_eq!(
         gone,
-        json!({"status": "deleted", "id": ground, "also_deleted": [derived], "still_said_in": [], "not_learned_from": 0})
+        json!({"status": "deleted", "id": ground, "also_deleted": [derived], "still_said_in": [],
+            "still_in_skills": [], "not_learned_from": 0})
     );
     assert_eq!(found(&engine, "knowledge", "").await, Vec::<Value>::new());
 }
@@ -394,4 +396,57 @@ async fn over_rpc_a_search_is_the_same_search() {
     assert_eq!((names(&written), &written["status"]), (vec!["closed", "id", "status"], &json!("created")));
     let boat = &found(&engine, "knowledge", "boat").await[0];
     assert_eq!((&boat["trust"], &boat["source"]), (&json!("user"), &json!("user:api")));
+}
+
+#[tokio::test]
+async fn everything_of_one_source_can_be_forgotten_at_once() {
+    let setup = Setup::offline();
+    let engine = setup.start().await;
+    let fact = |n: usize| json!({"subject": format!("s {n}"), "content": format!("number {n} was said {}", n * 7919)});
+    let mut written = Vec::new();
+    for n in 0..60 {
+        let item = engine.post("/memory/knowledge", fact(n)).await.ok().await["item"].clone();
+        written.push(item["id"].as_str().expect("an id").to_owned());
+    }
+    engine.kill();
+    let brain = rusqlite::Connection::open(setup.brain()).expect("the brain");
+    brain
+        .execute("UPDATE knowledge_store SET source = 'import:old shop' WHERE fact_id != ?1", [&written[0]])
+        .expect("a source");
+    // the last but one rests on the last alone
+    brain
+        .execute("UPDATE knowledge_store SET source = 'user:api' WHERE fact_id = ?1", [&written[58]])
+        .expect("one");
+    brain
+        .execute(
+            "INSERT INTO memory_lineage (memory_id, parent_kind, parent_id) VALUES (?1, 'memory', ?2)",
+            [&written[58], &written[59]],
+        )
+        .expect("a parent");
+    drop(brain);
+    let engine = setup.start().await;
+    for none in ["/memory", "/memory?source="] {
+        let error = engine.send(Ask::delete(none)).await.error(400, "INVALID_REQUEST").await;
+        assert_eq!(error["details"]["field"], "source");
+    }
+    for other in ["import:old", "import:old%25", "IMPORT:old%20shop"] {
+        engine
+            .send(Ask::delete(&format!("/memory?source={other}")))
+            .await
+            .error(404, "MEMORY_NOT_FOUND")
+            .await;
+    }
+    let gone = engine.send(Ask::delete("/memory?source=import:old%20shop")).await.ok().await;
+    assert_eq!((&gone["status"], &gone["source"]), (&json!("deleted"), &json!("import:old shop")));
+    assert_eq!((&gone["also_deleted"], &gone["total"]), (&json!([written[58]]), &json!(59)));
+    let mut named: Vec<&str> =
+        gone["deleted"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    named.sort_unstable();
+    let mut expected: Vec<&str> =
+        written[1..].iter().map(String::as_str).filter(|id| *id != written[58]).collect();
+    expected.sort_unstable();
+    assert_eq!(named, expected);
+    let left = found(&engine, "knowledge", "").await;
+    assert_eq!(left.iter().map(|hit| hit["id"].as_str().expect("an id")).collect::<Vec<_>>(), [&written[0]]);
+    engine.send(Ask::delete("/memory?source=import:old%20shop")).await.error(404, "MEMORY_NOT_FOUND").await;
 }

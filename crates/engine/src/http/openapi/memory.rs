@@ -147,7 +147,7 @@ fn bodies() -> [(&'static str, Value); 6] {
     ]
 }
 
-fn answers() -> [(&'static str, Value); 10] {
+fn answers() -> [(&'static str, Value); 11] {
     let text = json!({"type": "string"});
     let number = json!({"type": "integer", "minimum": 0});
     let item = reference("MemoryItem");
@@ -185,8 +185,16 @@ fn answers() -> [(&'static str, Value); 10] {
             "MemoryDeleted",
             object(
                 json!({"status": text, "id": text, "also_deleted": list(&text), "still_said_in": list(&text),
-                    "not_learned_from": {"type": "integer", "minimum": 0}}),
-                &["status", "id", "also_deleted", "still_said_in", "not_learned_from"],
+                    "still_in_skills": list(&text), "not_learned_from": {"type": "integer", "minimum": 0}}),
+                &["status", "id", "also_deleted", "still_said_in", "still_in_skills", "not_learned_from"],
+            ),
+        ),
+        (
+            "MemorySourceDeleted",
+            object(
+                json!({"status": {"const": "deleted"}, "source": text, "deleted": list(&text),
+                    "also_deleted": list(&text), "still_in_skills": list(&text), "total": number}),
+                &["status", "source", "deleted", "also_deleted", "still_in_skills", "total"],
             ),
         ),
         ("Soul", object(soul, &parts[..3])),

@@ -10,7 +10,7 @@ use testbed::{Reply, ScriptedModel};
 const EMPTY: &str = r#"{"episodes":[],"facts":[],"people":[],"relations":[],"patterns":[],"replaces":[]}"#;
 
 /// A model that sees a wish for short answers and a way to deploy in every turn that names them.
-async fn model() -> ScriptedModel {
+pub(super) async fn model() -> ScriptedModel {
     ScriptedModel::start(Script::from_fn(|request| {
         if !is_lesson(request) {
             return Reply::text("Done.");
@@ -40,7 +40,7 @@ async fn rate(engine: &Engine, message: &Value, rating: &str) {
     engine.post("/feedback", json!({"message_id": message, "rating": rating})).await.ok().await;
 }
 
-async fn patterns(engine: &Engine) -> Value {
+pub(super) async fn patterns(engine: &Engine) -> Value {
     engine.json("/memory/soul").await["patterns"].clone()
 }
 
@@ -98,7 +98,7 @@ async fn a_message_that_is_answered_three_times_is_no_pattern() {
     assert_eq!(patterns(&engine).await, json!([]));
 }
 
-async fn skill(engine: &Engine) -> Option<Value> {
+pub(super) async fn skill(engine: &Engine) -> Option<Value> {
     let all = engine.json("/skills").await;
     all.as_array().expect("a list").iter().find(|s| s["name"] == "deploy").cloned()
 }
