@@ -2,9 +2,11 @@
 //!
 //! Looked up only once something is refused. The invariant: whatever a bundle holds, what is repeated of it is short.
 
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use std::collections::HashMap;
+use std::fmt;
 
 /// Characters of a value that an answer repeats. More fills the answer with what the client has; fewer is not recognised.
 const SHOWN_CHARS: usize = 60;
@@ -40,12 +42,76 @@ fn at<'t>(text: &'t str, pointer: &str) -> Option<&'t str> {
     for step in pointer.split('/').skip(1) {
         let name = step.replace("~1", "/").replace("~0", "~");
         raw = match raw.trim_start().as_bytes().first()? {
-            b'{' => serde_json::from_str::<HashMap<String, &RawValue>>(raw).ok()?.get(&name)?.get(),
-            b'[' => serde_json::from_str::<Vec<&RawValue>>(raw).ok()?.get(name.parse::<usize>().ok()?)?.get(),
+            b'{' | b'[' => serde_json::Deserializer::from_str(raw).deserialize_any(Step(&name)).ok()??.get(),
             _ => return None,
         };
     }
     Some(raw)
+}
+
+/// One step into an object or an array. Everything beside the way is stepped over and held nowhere: a bundle that is
+/// refused may be as large as one that is taken, and what is wrong with it may stand anywhere. Of a name that stands
+/// twice the last counts, as it does for most readers.
+struct Step<'s>(&'s str);
+
+impl<'de> Visitor<'de> for Step<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object or an array")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(is_it) = map.next_key_seed(IsName(self.0))? {
+            match is_it {
+                true => found = Some(map.next_value()?),
+                false => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(found)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let wanted = self.0.parse::<usize>().ok();
+        let mut found = None;
+        for at in 0.. {
+            let is_there = match wanted == Some(at) {
+                true => {
+                    found = items.next_element()?;
+                    found.is_some()
+                }
+                false => items.next_element::<IgnoredAny>()?.is_some(),
+            };
+            if !is_there {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Whether a name is this one.
+struct IsName<'s>(&'s str);
+
+impl<'de> DeserializeSeed<'de> for IsName<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for IsName<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<bool, E> {
+        Ok(name == self.0)
+    }
 }
 
 /// What the reader of JSON says is wrong, as the field below the place where it stopped (empty: that place) and what was
@@ -91,6 +157,11 @@ mod tests {
             assert_eq!(is(nowhere), NOTHING, "{nowhere}");
         }
         assert_eq!(shown(b"[1e999]", "/0"), "1e999");
+        assert_eq!(shown(br#"{"a":1,"\u0061":[2,3]}"#, "/a/1"), 3, "the last of a name that stands twice");
+        let wide = format!("[{}{{\"id\":7}}]", "0,".repeat(200_000));
+        assert_eq!(shown(wide.as_bytes(), "/200000/id"), 7);
+        let deep = format!("{{\"deep\":{}{},\"id\":7}}", "[".repeat(5_000), "]".repeat(5_000));
+        assert_eq!(shown(deep.as_bytes(), "/id"), 7, "what is stepped over may be as deep as it likes");
     }
 
     #[test]
