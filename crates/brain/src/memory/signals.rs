@@ -127,18 +127,18 @@ pub fn page(tx: &Tx<'_>, after: Option<&SignalId>, limit: u32) -> Result<Vec<Sig
     all(tx, &select("WHERE signal_id > ?1 ORDER BY signal_id LIMIT ?2"), params![after, limit], read)
 }
 
-/// The newest first: of those that are older than `before`, or of all; `None` when `before` is not there.
+/// The newest first: of those that are older than `before`, or of all. The place outlives its feedback: who looks through
+/// the list may delete what they have seen.
 ///
 /// Reads every row: a person gives feedback by hand, and no index is kept for a list that is looked at once in a while.
-pub fn newest(tx: &Tx<'_>, before: Option<&SignalId>, limit: u32) -> Result<Option<Vec<Signal>>> {
-    let Some(before) = before else {
+pub fn newest(tx: &Tx<'_>, before: Option<&(Timestamp, SignalId)>, limit: u32) -> Result<Vec<Signal>> {
+    let Some((at, id)) = before else {
         let newest = select("ORDER BY created_at DESC, signal_id DESC LIMIT ?1");
-        return all(tx, &newest, [limit], read).map(Some);
+        return all(tx, &newest, [limit], read);
     };
-    let Some(place) = get(tx, before)? else { return Ok(None) };
     let older =
         select("WHERE (created_at, signal_id) < (?1, ?2) ORDER BY created_at DESC, signal_id DESC LIMIT ?3");
-    all(tx, &older, params![place.created_at.millis(), before.as_str(), limit], read).map(Some)
+    all(tx, &older, params![at.millis(), id.as_str(), limit], read)
 }
 
 /// Forgets feedback for good. What rests on it: [`super::erase::of_signal`].

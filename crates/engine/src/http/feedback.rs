@@ -7,6 +7,7 @@
 
 use super::app::App;
 use super::fields::{Fields, Id, Query};
+use super::tasks::{bad_cursor, cursor_of, read_cursor};
 use crate::core::{Core, to_the_end};
 use crate::turn::accept::storage;
 use axum::Json;
@@ -81,20 +82,19 @@ fn shown(signal: &Signal) -> Value {
 /// Feedback, newest first.
 pub async fn list(State(app): State<Arc<App>>, query: Query) -> Result<Json<Value>, Refusal> {
     let limit = query.int("limit", 1, LISTED_MAX)?.and_then(|n| u32::try_from(n).ok()).unwrap_or(LISTED);
-    let before = match query.get("cursor") {
+    let before = match read_cursor(&query)? {
         None => None,
-        Some(text) => Some(SignalId::parse(text).map_err(|_| {
-            ApiError::invalid_field("cursor", "the next_cursor of an earlier answer", json!(shortened(text)))
-        })?),
+        Some(place) => {
+            let at = place[0].as_i64().map(Timestamp::from_millis).ok_or_else(bad_cursor)?;
+            let id = place[1].as_str().and_then(|id| SignalId::parse(id).ok()).ok_or_else(bad_cursor)?;
+            Some((at, id))
+        }
     };
-    let place = before.clone();
-    let read = app.core()?.brain.read("feedback", move |tx| signals::newest(tx, place.as_ref(), limit));
-    let list = read.await.map_err(|e| storage(&e))?.ok_or_else(|| {
-        let id = before.as_ref().map(SignalId::as_str).unwrap_or_default();
-        no_such_feedback(id).with(json!({"signal_id": id, "field": "cursor"}))
-    })?;
+    let read = app.core()?.brain.read("feedback", move |tx| signals::newest(tx, before.as_ref(), limit));
+    let list = read.await.map_err(|e| storage(&e))?;
     let full = list.len() == limit as usize;
-    let next = list.last().filter(|_| full).map(|signal| signal.signal_id.clone());
+    let last = list.last().filter(|_| full);
+    let next = last.map(|signal| cursor_of(&json!([signal.created_at.millis(), signal.signal_id])));
     let list: Vec<Value> = list.iter().map(shown).collect();
     Ok(app.told(json!({"signals": list, "next_cursor": next})))
 }

@@ -55,7 +55,8 @@ fn task_json(summary: &Summary, last: Option<&Turn>) -> Value {
     })
 }
 
-fn bad_cursor() -> ApiError {
+/// A cursor that no answer gave.
+pub fn bad_cursor() -> ApiError {
     ApiError::invalid_field("cursor", "the next_cursor of an earlier answer", Value::Null)
 }
 

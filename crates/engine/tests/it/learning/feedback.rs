@@ -27,7 +27,8 @@ async fn feedback_is_listed_newest_first_page_by_page() {
         wanted.insert(0, given(&engine, body).await);
     }
     let first = engine.json("/feedback?limit=2").await;
-    assert_eq!((ids(&first), &first["next_cursor"]), (vec![&*wanted[0], &*wanted[1]], &json!(wanted[1])));
+    assert_eq!(ids(&first), [&*wanted[0], &*wanted[1]]);
+    let next = |page: &Value| page["next_cursor"].as_str().expect("there is more").to_owned();
     let mut shown = first["signals"][0].clone();
     assert!(shown.as_object_mut().expect("an object").remove("created_at").is_some_and(|t| t.is_string()));
     assert_eq!(
@@ -37,21 +38,17 @@ async fn feedback_is_listed_newest_first_page_by_page() {
     );
     // what comes meanwhile is on no later page
     given(&engine, json!({"message_id": message, "rating": "down"})).await;
-    let second = engine.json(&format!("/feedback?limit=2&cursor={}", wanted[1])).await;
+    // nor does what was seen and deleted take the place along
+    engine.send(Ask::new("DELETE", &format!("/feedback/{}", wanted[1]))).await.ok().await;
+    let second = engine.json(&format!("/feedback?limit=2&cursor={}", next(&first))).await;
     assert_eq!(ids(&second), [&*wanted[2], &*wanted[3]]);
-    let last = engine.json(&format!("/feedback?limit=2&cursor={}", wanted[3])).await;
+    let last = engine.json(&format!("/feedback?limit=2&cursor={}", next(&second))).await;
     assert_eq!((ids(&last), &last["next_cursor"]), (vec![&*wanted[4]], &Value::Null));
 
     for (query, field) in [("limit=101", "limit"), ("limit=0", "limit"), ("cursor=x", "cursor")] {
         let error = engine.get(&format!("/feedback?{query}")).await.error(400, "INVALID_REQUEST").await;
         assert_eq!(error["details"]["field"], field);
     }
-    let gone = "sig-0123456789abcdef0123456789abcdef";
-    let error = engine.get(&format!("/feedback?cursor={gone}")).await.error(404, "NOT_FOUND").await;
-    assert_eq!(
-        (&error["details"]["field"], &error["details"]["signal_id"]),
-        (&json!("cursor"), &json!(gone))
-    );
 }
 
 #[tokio::test]
