@@ -81,7 +81,7 @@ async fn changes_through_the_database_are_performed_by_a_replica_that_runs() {
     }
     let rotated = fleet.json(&["engines", "rotate-key", "demo/ada", "--json"]).await;
     assert_eq!(fleet.admitted("ada").await.key, rotated["api_key"].as_str().expect("the new key"));
-    fleet.json(&["engines", "destroy", "demo/ada", "--json"]).await;
+    fleet.json(&["engines", "destroy", "demo/ada", "--yes", "--json"]).await;
     assert_eq!(fleet.get("ada").await.code(), "ENGINE_NOT_FOUND");
     let by_hand = fleet.json(&["audit", "list", "--user", "ada", "--json"]).await;
     let rows = by_hand["entries"].as_array().expect("rows").iter().filter(|r| r["action"] != "health_check");
