@@ -8,6 +8,7 @@
 //! The invariant: the value of a variable marked `secret` appears in no text this module produces.
 
 mod form;
+mod guess;
 mod kind;
 mod report;
 mod source;
@@ -17,7 +18,7 @@ pub use kind::{Kind, Parsed, Rejected, parse_span, show_span};
 pub use report::{Report, Row, reference_page};
 pub use source::{EnvFileError, Layered, Source, Values, parse_env};
 
-use kind::{edit_distance, likely_name};
+use guess::{edit_distance, likely_name};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;

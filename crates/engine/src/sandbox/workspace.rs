@@ -223,11 +223,11 @@ mod tests {
     fn tree() -> (tempfile::TempDir, Workspace) {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path().canonicalize().unwrap();
-        fs::create_dir_all(base.join("data/work/sub")).unwrap();
+        fs::create_dir_all(base.join("data/root/sub")).unwrap();
         fs::create_dir_all(base.join("data/backups")).unwrap();
         fs::write(base.join("data/brain.sqlite"), "brain").unwrap();
         fs::write(base.join("data/backups/b1"), "backup").unwrap();
-        let ws = Workspace::new([base.join("data/work")])
+        let ws = Workspace::new([base.join("data/root")])
             .unwrap()
             .seal_brain(&base.join("data/brain.sqlite"))
             .seal(&base.join("data/backups"));
@@ -238,7 +238,7 @@ mod tests {
     fn paths_count_by_what_they_resolve_to() {
         let (dir, ws) = tree();
         let base = dir.path().canonicalize().unwrap();
-        let work = base.join("data/work");
+        let work = base.join("data/root");
         symlink("../brain.sqlite", work.join("link")).unwrap();
         symlink("../brain.sqlite-wal", work.join("later")).unwrap();
         symlink("/", work.join("slash")).unwrap();
@@ -281,7 +281,7 @@ mod tests {
             prop::sample::select(vec!["..", ".", "sub", "link", "abs", "out", "missing", "a", "x y"]), 0..12)) {
             let (dir, ws) = tree();
             let base = dir.path().canonicalize().unwrap();
-            let work = base.join("data/work");
+            let work = base.join("data/root");
             symlink("sub", work.join("link")).unwrap();
             symlink(work.join("sub"), work.join("abs")).unwrap();
             symlink("../..", work.join("sub/out")).unwrap();
